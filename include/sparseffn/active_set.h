@@ -1,0 +1,66 @@
+/** @file active_set.h  sffn_active_set: the neurons or blocks that each token computes, and their union. */
+#ifndef SFFN_ACTIVE_SET_H
+#define SFFN_ACTIVE_SET_H
+#include "sparseffn/context.h"
+#ifdef __cplusplus
+extern "C" {
+#endif
+/**
+ * For each of n_tokens tokens a subset of n_blocks blocks of block_size consecutive neurons; block_size 1 means neurons.
+ * Mutable: one per thread while it is written; any number of readers afterwards. All memory is taken at creation.
+ */
+typedef struct sffn_active_set sffn_active_set;
+
+typedef struct sffn_active_set_config {
+    size_t struct_size;
+    uint32_t n_blocks;    /**< > 0 */
+    uint32_t block_size;  /**< neurons per block, > 0; default 1 */
+    uint32_t max_tokens;  /**< > 0; default 1 */
+} sffn_active_set_config;
+#define SFFN_ACTIVE_SET_CONFIG_INIT { sizeof(sffn_active_set_config), 0u, 1u, 1u }
+
+/** @retval SFFN_ERR_INVALID_ARGUMENT a zero size, n_blocks * block_size over 2^31 - 1. The new set has 0 tokens. Since 0.1. */
+SFFN_API sffn_status sffn_active_set_create(sffn_context *ctx, const sffn_active_set_config *config, sffn_active_set **set);
+/** NULL is a no-op. Since 0.1. */
+SFFN_API void sffn_active_set_destroy(sffn_active_set *set);
+
+/** Sets the number of tokens to n_tokens and empties every token's subset. @retval SFFN_ERR_SHAPE more than max_tokens. Since 0.1. */
+SFFN_API sffn_status sffn_active_set_clear(sffn_active_set *set, size_t n_tokens);
+/**
+ * Replaces the subset of one token (token < n_tokens) by the blocks listed, in any order; repeats count once.
+ * @retval SFFN_ERR_INVALID_ARGUMENT  an index >= n_blocks; the set is left as it was
+ * Does not allocate. Since 0.1.
+ */
+SFFN_API sffn_status sffn_active_set_set_indices(sffn_active_set *set, size_t token, const uint32_t *blocks, size_t n);
+/** The same from a bitmap: block b is bit b % 8 of byte b / 8; (n_blocks + 7) / 8 bytes; bits past the end are ignored. Since 0.1. */
+SFFN_API sffn_status sffn_active_set_set_bitmap(sffn_active_set *set, size_t token, const uint8_t *bitmap);
+/** The same from bytes: block b is active when mask[b] != 0; n_blocks bytes. Since 0.1. */
+SFFN_API sffn_status sffn_active_set_set_mask(sffn_active_set *set, size_t token, const uint8_t *mask);
+/** All blocks of one token. Since 0.1. */
+SFFN_API sffn_status sffn_active_set_set_all(sffn_active_set *set, size_t token);
+
+SFFN_API uint32_t sffn_active_set_n_blocks(const sffn_active_set *set);
+SFFN_API uint32_t sffn_active_set_block_size(const sffn_active_set *set);
+SFFN_API uint32_t sffn_active_set_max_tokens(const sffn_active_set *set);
+SFFN_API size_t sffn_active_set_n_tokens(const sffn_active_set *set);
+/** Active blocks of one token; 0 when token >= n_tokens. Since 0.1. */
+SFFN_API size_t sffn_active_set_count(const sffn_active_set *set, size_t token);
+/** Their indices, ascending, valid until the set changes; NULL when token >= n_tokens. Since 0.1. */
+SFFN_API const uint32_t *sffn_active_set_indices(const sffn_active_set *set, size_t token);
+/** 1 when the block is active for the token, else 0 (also out of range). Since 0.1. */
+SFFN_API int32_t sffn_active_set_contains(const sffn_active_set *set, size_t token, uint32_t block);
+/** Writes the bitmap described above, (n_blocks + 7) / 8 bytes. Since 0.1. */
+SFFN_API sffn_status sffn_active_set_get_bitmap(const sffn_active_set *set, size_t token, uint8_t *bitmap);
+/** Number of blocks that at least one token has. Since 0.1. */
+SFFN_API size_t sffn_active_set_union_count(const sffn_active_set *set);
+/** Mean over tokens of active / n_blocks, in [0, 1]; 0 without tokens. Since 0.1. */
+SFFN_API double sffn_active_set_density(const sffn_active_set *set);
+/**
+ * Predictor recall of one token: |predicted and truth| / |truth|, 1 when truth is empty (methods: 0/0 is 1).
+ * Both sets must have the same n_blocks and block_size. @retval SFFN_ERR_SHAPE otherwise. Since 0.1.
+ */
+SFFN_API sffn_status sffn_active_set_recall(const sffn_active_set *predicted, const sffn_active_set *truth, size_t token, double *recall);
+#ifdef __cplusplus
+}
+#endif
+#endif /* SFFN_ACTIVE_SET_H */

@@ -1,0 +1,192 @@
+/** @file ffn.h  sffn_ffn: one feed-forward layer, x -> y, reading only the weights of the neurons that matter. */
+#ifndef SFFN_FFN_H
+#define SFFN_FFN_H
+#include "sparseffn/matmul.h"
+#include "sparseffn/predictor.h"
+#include "sparseffn/router.h"
+#ifdef __cplusplus
+extern "C" {
+#endif
+/**
+ * One layer:  g = W_gate x + b_gate,  s = act(g),  u = W_up x + b_up,  h = s * u,  y = W_down h + b_down.
+ * Ungated: g = W_up x + b_up, h = s = act(g). Immutable once created: share it freely between threads and contexts.
+ */
+typedef struct sffn_ffn sffn_ffn;
+
+enum sffn_activation {
+    SFFN_ACT_RELU = 0,       /**< max(0, g) */
+    SFFN_ACT_FATRELU = 1,    /**< g when g >= t (tie keep) or g > t (tie drop), else 0. ProSparse, arXiv:2402.13516. t = act_threshold >= 0 */
+    SFFN_ACT_RELU2 = 2,      /**< max(0, g)^2. arXiv:2402.03804 */
+    SFFN_ACT_DRELU = 3,      /**< max(0, g) * max(0, u), gated only. Turbo Sparse, arXiv:2406.05955 */
+    SFFN_ACT_SILU = 4,       /**< g * sigmoid(g) */
+    SFFN_ACT_GELU_ERF = 5,   /**< g * Phi(g) */
+    SFFN_ACT_GELU_TANH = 6,  /**< the tanh form of GELU */
+    SFFN_ACT_SHIFTED_RELU = 7 /**< max(0, g - t): the value is shifted, unlike FATReLU */
+};
+/** Post-gate rule: a further test that drops neurons. Zeros of the activation itself are always skipped. */
+enum sffn_rule {
+    SFFN_RULE_NONE = 0,
+    SFFN_RULE_SCORE = 1,     /**< keep when s_i > t_i (or >=) */
+    SFFN_RULE_ABS_SCORE = 2, /**< keep when |s_i| > t_i (or >=): CATS arXiv:2404.08763, CHESS arXiv:2409.01366 */
+    SFFN_RULE_ABS_H = 3      /**< keep when |h_i| > t_i (or >=): CETT, arXiv:2402.03804; saves only the down rows */
+};
+/** What happens at equality; the field disagrees (methods: 0.3). */
+enum sffn_tie { SFFN_TIE_DROP = 0, SFFN_TIE_KEEP = 1 };
+
+typedef struct sffn_ffn_config {
+    size_t struct_size;
+    uint32_t d_model;            /**< > 0; a multiple of 32 for q8_0 and q4_0 */
+    uint32_t d_ff;               /**< neurons, > 0. A slice of a layer's neurons gives a partial y: sum the slices' y */
+    sffn_weights gate;           /**< [d_ff][d_model]; data NULL: ungated */
+    sffn_weights up;             /**< [d_ff][d_model] */
+    sffn_weights down;           /**< SFFN_LAYOUT_COLUMNS: [d_model][d_ff] as engines store it; SFFN_LAYOUT_ROWS: [d_ff][d_model] */
+    const float *gate_bias;      /**< [d_ff] or NULL; copied */
+    const float *up_bias;        /**< [d_ff] or NULL; copied */
+    const float *down_bias;      /**< [d_model] or NULL; copied */
+    int32_t activation;          /**< enum sffn_activation */
+    int32_t act_tie;             /**< enum sffn_tie, of FATReLU; default SFFN_TIE_KEEP, the paper's formula */
+    float act_threshold;         /**< t of FATReLU and shifted ReLU, finite and >= 0 */
+    int32_t rule;                /**< enum sffn_rule */
+    int32_t rule_tie;            /**< enum sffn_tie; default SFFN_TIE_DROP */
+    float rule_threshold;        /**< t for all neurons */
+    const float *rule_thresholds;/**< [d_ff] t_i, instead of rule_threshold; NULL: none; copied */
+    int32_t storage;             /**< enum sffn_storage, of gate and up, and of down when it is SFFN_LAYOUT_ROWS; default copy */
+    int32_t dtype;               /**< packed type of all three; -1 (default): each keeps its own */
+    uint32_t block_size;         /**< 32: keep q8_0/q4_0 down blocks of SFFN_LAYOUT_COLUMNS losslessly, experts of 32k neurons only (see matmul.h). Default 1 */
+    const sffn_predictor *predictor; /**< borrowed until destroy; NULL: none */
+    const sffn_router *router;       /**< borrowed until destroy; NULL: none. Not together with a predictor */
+    float max_density;           /**< fallback: when a predictor or a handed-in set lets through more than this share of the neurons (union over a tile of up to 8
+                                      tokens), the gate looks at all of them instead. Default 1: never. Results are equal when the skipped neurons are true zeros */
+    uint32_t dense_tokens;       /**< SFFN_SELECT_DEFAULT runs batches of at least this many tokens dense (through oneDNN when the context uses it), where a gate or a
+                                      predictor would select; never against a router or a handed-in set. 0: never. Default 32 */
+    const char *name;            /**< for error texts and the log, e.g. "blk.3"; copied; NULL: "ffn" */
+} sffn_ffn_config;
+#define SFFN_FFN_CONFIG_INIT \
+    { sizeof(sffn_ffn_config), 0u, 0u, SFFN_WEIGHTS_INIT, SFFN_WEIGHTS_INIT, SFFN_WEIGHTS_INIT, NULL, NULL, NULL, SFFN_ACT_RELU, SFFN_TIE_KEEP, \
+      0.0f, SFFN_RULE_NONE, SFFN_TIE_DROP, 0.0f, NULL, SFFN_STORAGE_COPY, -1, 1u, NULL, NULL, 1.0f, 32u, NULL }
+
+/**
+ * Packs a layer; the up and down rows of one neuron are stored next to each other. Reserves @p ctx's scratch for it.
+ * @retval SFFN_ERR_INVALID_ARGUMENT  NULL, zero size, unknown enum, NaN or negative threshold, dReLU without gate, both predictor and router
+ * @retval SFFN_ERR_SHAPE             sizes of weights, predictor or router don't fit
+ * @retval SFFN_ERR_DTYPE, SFFN_ERR_UNSUPPORTED, SFFN_ERR_OUT_OF_MEMORY
+ * Since 0.1.
+ */
+SFFN_API sffn_status sffn_ffn_create(sffn_context *ctx, const sffn_ffn_config *config, sffn_ffn **ffn);
+/** NULL is a no-op. Since 0.1. */
+SFFN_API void sffn_ffn_destroy(sffn_ffn *ffn);
+/** Takes the scratch that forward needs in a context other than the one the layer was made with. Since 0.1. */
+SFFN_API sffn_status sffn_ffn_reserve(sffn_context *ctx, const sffn_ffn *ffn);
+/** Bytes of scratch that forward needs with this context's thread count. Since 0.1. */
+SFFN_API size_t sffn_ffn_query_scratch(const sffn_context *ctx, const sffn_ffn *ffn);
+
+/** Who decides which neurons run, per call. */
+enum sffn_select {
+    SFFN_SELECT_DEFAULT = 0,   /**< args.active, else the layer's predictor, else its router, else gate-first exact. Dense for long prompts (dense_tokens), and
+                                    when neither activation nor rule can make zeros */
+    SFFN_SELECT_DENSE = 1,     /**< everything runs, the post-gate rule is not applied: the dense layer of the same weights */
+    SFFN_SELECT_GATE = 2,      /**< gate-first: the full gate product decides. Exact for activations with true zeros */
+    SFFN_SELECT_PREDICTOR = 3, /**< the layer's predictor, then the gate among those let through */
+    SFFN_SELECT_ROUTER = 4,    /**< the layer's router, then the gate inside the chosen experts */
+    SFFN_SELECT_ACTIVE = 5     /**< args.active, then the gate among those */
+};
+/** Which way a call went; sffn_ffn_stats.path. */
+enum sffn_path { SFFN_PATH_SPARSE = 0, SFFN_PATH_DENSE = 1, SFFN_PATH_DENSE_ONEDNN = 2 };
+
+/** What a call did. Filled at its end; n_* are summed over tokens, so n_active / (n_tokens * d_ff) is a density. */
+typedef struct sffn_ffn_stats {
+    size_t struct_size;
+    int32_t path;            /**< enum sffn_path */
+    uint64_t n_tokens;
+    uint64_t n_selected;     /**< neurons let through to the gate; d_ff * n_tokens in gate-first and dense */
+    uint64_t n_active;       /**< neurons whose up row was needed (passed gate and rule) */
+    uint64_t n_nonzero;      /**< neurons whose down row was needed */
+    uint64_t union_active;   /**< up rows really read, each once per up to 8 tokens */
+    uint64_t touched_bytes;  /**< weight bytes read, selector included */
+    uint64_t select_ns, gate_ns, up_ns, down_ns, total_ns; /**< of thread 0; 0 unless the context collects statistics */
+} sffn_ffn_stats;
+#define SFFN_FFN_STATS_INIT { sizeof(sffn_ffn_stats), 0, 0u, 0u, 0u, 0u, 0u, 0u, 0u, 0u, 0u, 0u, 0u }
+
+/** Arguments of one call. Start from SFFN_FFN_ARGS_INIT. Everything is borrowed until the call returns. */
+typedef struct sffn_ffn_args {
+    size_t struct_size;
+    const float *x;               /**< [n_tokens] rows of d_model floats, x_stride apart, any alignment */
+    size_t x_stride;              /**< elements; 0: d_model */
+    float *y;                     /**< [n_tokens] rows of d_model floats, y_stride apart; overwritten; must not overlap x */
+    size_t y_stride;              /**< elements; 0: d_model */
+    size_t n_tokens;              /**< 0 is a no-op */
+    const float *select_x;        /**< input of the predictor or router when it is not x; NULL: x */
+    size_t select_x_stride;       /**< 0: tightly packed */
+    int32_t select;               /**< enum sffn_select */
+    const sffn_active_set *active;/**< a selection made earlier; n_blocks * block_size == d_ff; NULL: none */
+    float *h;                     /**< optional: [n_tokens] rows of d_ff floats, 0 where skipped; NULL: not wanted */
+    size_t h_stride;              /**< 0: d_ff */
+    sffn_active_set *active_out;  /**< optional: the neurons (block_size 1) whose up row was needed; must hold n_tokens; not the same set as active */
+    sffn_ffn_stats *stats;        /**< optional */
+} sffn_ffn_args;
+#define SFFN_FFN_ARGS_INIT \
+    { sizeof(sffn_ffn_args), NULL, 0u, NULL, 0u, 0u, NULL, 0u, SFFN_SELECT_DEFAULT, NULL, NULL, 0u, NULL, NULL }
+
+/**
+ * Runs the layer on the context's threads (own pool or parallel_for).
+ * y is bit-identical for any number of threads, any kind of threading, and any grouping of the same tokens into sparse-path calls.
+ * NaN and infinities in x follow IEEE rules in the neurons that are computed: a NaN gate counts as active, so it reaches y. With
+ * q8_0 and q4_0 down rows a non-finite h makes the whole y of its token NaN.
+ * @retval SFFN_ERR_INVALID_ARGUMENT, SFFN_ERR_SHAPE  bad args; y is untouched
+ * @retval SFFN_ERR_UNSUPPORTED   a selector that the layer does not have
+ * @retval SFFN_ERR_NOT_RESERVED  see sffn_ffn_reserve()
+ * @retval SFFN_ERR_BUSY          another call is running in this context
+ * Does not allocate, lock, log or call the system except to wake and wait for pool threads. Since 0.1.
+ */
+SFFN_API sffn_status sffn_ffn_forward(sffn_context *ctx, const sffn_ffn *ffn, const sffn_ffn_args *args);
+
+/**
+ * The same on the caller's own threads, in phases that never wait (a ggml node each, an OpenMP for, an ORT ParallelFor).
+ * Every phase 0 .. n-1 must be run once for each ith in 0 .. nth-1, in any order or concurrently, and finished before the next phase
+ * starts. args and nth must be the same in all of them. nth <= 512; it may exceed the context's n_threads when
+ * sffn_ffn_reserve_threads() was told so. Every call checks args and returns the same status, before it touches anything.
+ * These forms do not notice SFFN_ERR_BUSY, and never use oneDNN.
+ * Since 0.1.
+ */
+SFFN_API uint32_t sffn_ffn_n_phases(const sffn_ffn *ffn, const sffn_ffn_args *args);
+SFFN_API sffn_status sffn_ffn_forward_phase(sffn_context *ctx, const sffn_ffn *ffn, const sffn_ffn_args *args,
+                                            uint32_t phase, uint32_t ith, uint32_t nth);
+/** The same as one call that every one of the caller's nth threads makes; barrier(user) must make all of them wait for each other. Since 0.1. */
+SFFN_API sffn_status sffn_ffn_forward_spmd(sffn_context *ctx, const sffn_ffn *ffn, const sffn_ffn_args *args,
+                                           uint32_t ith, uint32_t nth, void (*barrier)(void *user), void *user);
+/** Scratch for up to max_threads caller's threads. Since 0.1. */
+SFFN_API sffn_status sffn_ffn_reserve_threads(sffn_context *ctx, const sffn_ffn *ffn, uint32_t max_threads);
+
+/**
+ * The stages alone. Rows of s, u and h are d_ff floats, x and y d_model floats, tightly packed [n_tokens][...].
+ * select: the layer's selector -> active (blocks of the selector).  gate: -> s with zeros where skipped or dropped by the rule, and
+ * the surviving neurons (block_size 1).  up: -> h = s * u for the given neurons, zeros elsewhere.  down: -> y.
+ * active_in NULL: all neurons. Errors as sffn_ffn_forward(). Since 0.1.
+ */
+SFFN_API sffn_status sffn_ffn_select(sffn_context *ctx, const sffn_ffn *ffn, const float *select_x, size_t n_tokens, sffn_active_set *active);
+SFFN_API sffn_status sffn_ffn_gate(sffn_context *ctx, const sffn_ffn *ffn, const float *x, size_t n_tokens,
+                                   const sffn_active_set *active_in, float *s, sffn_active_set *active_out);
+SFFN_API sffn_status sffn_ffn_up(sffn_context *ctx, const sffn_ffn *ffn, const float *x, const float *s, size_t n_tokens,
+                                 const sffn_active_set *active_in, float *h);
+SFFN_API sffn_status sffn_ffn_down(sffn_context *ctx, const sffn_ffn *ffn, const float *h, size_t n_tokens,
+                                   const sffn_active_set *active_in, float *y);
+
+typedef struct sffn_ffn_info {
+    size_t struct_size;
+    uint32_t d_model, d_ff;
+    int32_t is_gated, activation, rule, has_predictor, has_router;
+    int32_t gate_dtype, up_dtype, down_dtype; /**< gate_dtype -1 when ungated */
+    float act_threshold;
+    uint64_t weight_bytes;    /**< what the dense layer must read */
+    uint64_t selector_bytes;  /**< what the predictor or router reads */
+} sffn_ffn_info;
+#define SFFN_FFN_INFO_INIT { sizeof(sffn_ffn_info), 0u, 0u, 0, 0, 0, 0, 0, 0, 0, 0, 0.0f, 0u, 0u }
+SFFN_API sffn_status sffn_ffn_get_info(const sffn_ffn *ffn, sffn_ffn_info *info);
+/** "relu", "fatrelu", "relu2", "drelu", "silu", "gelu", "gelu_tanh", "shifted_relu"; "unknown" otherwise. Since 0.1. */
+SFFN_API const char *sffn_activation_name(int32_t activation);
+/** The activation of that name, or -1. Since 0.1. */
+SFFN_API int32_t sffn_activation_from_name(const char *name);
+#ifdef __cplusplus
+}
+#endif
+#endif /* SFFN_FFN_H */

@@ -1,0 +1,106 @@
+/* ffn.h  One layer, and the plan of one call, as the files of this folder see them. */
+#ifndef SFFN_LIB_FFN_H
+#define SFFN_LIB_FFN_H
+#include "matmul/rows.h"
+#include "predictor/predictor.h"
+#include "router/router.h"
+#include "sparseffn/ffn.h"
+
+struct sffn_ffn {
+    sffn_context *ctx;
+    char name[64];
+    uint32_t d_model, d_ff;
+    int is_gated;
+    struct sffn_matmul gate; /* the matrix whose product decides; W_up when ungated */
+    struct sffn_matmul up;   /* gated only */
+    struct sffn_matmul down; /* neuron-major */
+    uint8_t *arena;          /* packed gate, then the up and down rows of each neuron side by side */
+    size_t arena_bytes;
+    float *gate_bias, *up_bias, *down_bias;
+    int32_t activation, act_tie;
+    float act_threshold;
+    int32_t rule, rule_tie;
+    float rule_threshold;
+    float *rule_thresholds;
+    const struct sffn_predictor *predictor;
+    const struct sffn_router *router;
+    float max_density;
+    uint32_t dense_tokens;
+    uint64_t weight_bytes;
+};
+
+/* ---- activation.c ---- */
+
+/* s = act(g). dReLU's up half is applied in the up stage. */
+float sffn_activate(const struct sffn_ffn *ffn, float g);
+/* 1 when s is zero or the rule drops the neuron. NaN never drops. */
+int sffn_gate_drops(const struct sffn_ffn *ffn, uint32_t neuron, float s);
+/* The same for h, after the up product. */
+int sffn_h_drops(const struct sffn_ffn *ffn, uint32_t neuron, float h);
+/* 1 when "g > *t" (or >=, when *keep_equal) is all that the gate stage needs: the activation has true zeros and no rule looks at s. */
+int sffn_gate_is_threshold(const struct sffn_ffn *ffn, float *t, int *keep_equal);
+/* 1 when some neurons can be skipped on the strength of the gate product. */
+int sffn_gate_can_skip(const struct sffn_ffn *ffn);
+
+/* ---- the plan of one call: a pure function of its arguments, made anew by every thread in every phase ---- */
+
+enum sffn_stage {
+    SFFN_STAGE_CLEAR,   /* zero the optional full-width outputs */
+    SFFN_STAGE_SELECT,  /* predictor, router or the caller's set -> selected */
+    SFFN_STAGE_GATE,    /* selected -> active, with s */
+    SFFN_STAGE_IMPORT,  /* the caller's set and s -> active */
+    SFFN_STAGE_UP,      /* active -> nonzero, with h */
+    SFFN_STAGE_EXPORT,  /* active -> the caller's set */
+    SFFN_STAGE_DENSE_H, /* everything -> h */
+    SFFN_STAGE_DOWN,    /* nonzero -> partial sums */
+    SFFN_STAGE_REDUCE   /* partial sums -> y */
+};
+#define SFFN_MAX_STAGES 6
+
+struct sffn_counters { /* of one thread, one cache line apart */
+    uint64_t selected, selected_rows, active, active_rows, nonzero, nonzero_rows;
+    uint64_t stage_ns[SFFN_STAGE_REDUCE + 1], mark_ns;
+};
+
+/* Scratch of one call, laid out for nth threads. */
+struct sffn_workspace {
+    struct sffn_counters *counters; /* [nth] */
+    uint8_t *x;                     /* [nth][x_bytes]: quantised x */
+    uint8_t *scorer;                /* [nth][scorer_bytes] */
+    float *values;                  /* [nth][2][SFFN_CHUNK * SFFN_TILE_TOKENS]: products on their way to a list */
+    struct sffn_list selected, active, nonzero;
+    struct sffn_axpy_scratch axpy;
+    size_t x_bytes, scorer_bytes;
+};
+#define SFFN_CHUNK 256 /* rows multiplied before they are decided */
+
+/* What a call wants besides the public arguments: stages run alone. */
+struct sffn_call {
+    const struct sffn_ffn *ffn;
+    sffn_ffn_args args;  /* with every default filled in */
+    int32_t select;      /* resolved: enum sffn_select without DEFAULT */
+    int is_dense;
+    const float *s_in;   /* IMPORT */
+    float *s_out;        /* GATE: [n_tokens][d_ff] */
+    enum sffn_stage stages[SFFN_MAX_STAGES];
+    uint32_t n_stages;   /* per tile */
+    uint32_t n_tiles;
+};
+
+/* Checks the arguments and decides the stages of a whole layer. */
+sffn_status sffn_call_plan(const sffn_context *ctx, const struct sffn_ffn *ffn, const sffn_ffn_args *args,
+                           struct sffn_call *call);
+/* The whole pipeline: forward.c. `scratch` holds sffn_workspace_layout() bytes. */
+void sffn_call_run_phase(const struct sffn_kernels *k, const struct sffn_call *call, void *scratch, uint32_t phase,
+                         uint32_t ith, uint32_t nth, int collects_stats);
+/* Runs all phases on the context's threads. */
+sffn_status sffn_call_run(sffn_context *ctx, const struct sffn_call *call);
+/* Bytes of scratch; with base, also fills *w. */
+size_t sffn_workspace_layout(const struct sffn_ffn *ffn, uint32_t nth, struct sffn_workspace *w, void *base);
+
+/* ---- dense.c ---- */
+
+/* Long prompts through oneDNN. 0: not possible here, use the stages. */
+int sffn_dense_onednn_forward(sffn_context *ctx, const struct sffn_call *call);
+
+#endif /* SFFN_LIB_FFN_H */

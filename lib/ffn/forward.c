@@ -1,0 +1,444 @@
+/* forward.c  The pipeline: x -> selected -> active -> h -> y. Read this first.
+ *
+ * A call is a list of stages per tile of up to 8 tokens. Every thread runs every stage on its share, and the caller of
+ * sffn_call_run_phase() puts a barrier between stages, never inside one. Lists hand the work over: each thread appends to its own
+ * segment, and the next stage deals out the concatenation evenly again. Nothing is decided by who was faster, so the lists, and with
+ * them every bit of y, do not depend on the number of threads.
+ */
+#include <math.h>
+#include <string.h>
+
+#include "base/context.h"
+#include "ffn/ffn.h"
+
+/* One thread in one stage of one tile. */
+struct worker {
+    const struct sffn_kernels *k;
+    const struct sffn_call *call;
+    const struct sffn_ffn *ffn;
+    struct sffn_workspace w;
+    size_t token, tile; /* first token of the tile, and how many */
+    uint32_t ith, nth;
+    struct sffn_counters *counters;
+    struct sffn_segment all; /* the one segment of "every neuron" */
+};
+
+static const float *tile_x(const struct worker *w)
+{
+    return w->call->args.x + w->token * w->call->args.x_stride;
+}
+
+static struct sffn_x prepare_x(const struct worker *w, const struct sffn_matmul *m)
+{
+    return sffn_x_prepare(w->k, tile_x(w), w->call->args.x_stride, w->tile, m->n_cols, sffn_is_quantized(m->dtype),
+                          w->w.x + w->ith * w->w.x_bytes);
+}
+
+/* Every neuron, in order. */
+static struct sffn_list every_row(struct worker *w, float *values)
+{
+    w->all.start = 0;
+    w->all.n = w->ffn->d_ff;
+    const struct sffn_list list = {NULL, NULL, values, &w->all, 1};
+    return list;
+}
+
+/* A list as the next stage reads it: with one token every listed row is its row, and masks need no reading. */
+static struct sffn_list as_input(const struct worker *w, const struct sffn_list *list)
+{
+    struct sffn_list in = *list;
+    if (w->tile == 1)
+        in.masks = NULL;
+    return in;
+}
+
+/* The neurons that the gate has to look at. */
+static struct sffn_list selected_rows(struct worker *w)
+{
+    const struct sffn_call *call = w->call;
+    if (call->select == SFFN_SELECT_GATE)
+        return every_row(w, NULL);
+    if (call->select == SFFN_SELECT_ACTIVE && w->tile == 1 && sffn_active_set_block_size(call->args.active) == 1) {
+        w->all.start = 0;
+        w->all.n = sffn_active_set_count(call->args.active, w->token);
+        /* the caller's own list serves as it is; consumers only read it */
+        const struct sffn_list list = {(uint32_t *)sffn_active_set_indices(call->args.active, w->token), NULL, NULL, &w->all, 1};
+        return list;
+    }
+    struct sffn_list list = as_input(w, &w->w.selected);
+    /* Dense fallback: a selection of nearly everything costs more than it saves. A router's choice is the model's and stays. */
+    if (call->select != SFFN_SELECT_ROUTER &&
+        (double)sffn_list_count(&list) > (double)w->ffn->max_density * w->ffn->d_ff)
+        return every_row(w, NULL);
+    return list;
+}
+
+static void clear_outputs(struct worker *w)
+{
+    const struct sffn_ffn_args *args = &w->call->args;
+    size_t first, last;
+    sffn_share(w->ffn->d_ff, w->ith, w->nth, &first, &last);
+    for (size_t t = w->token; t < w->token + w->tile; t++) {
+        if (args->h)
+            memset(args->h + t * args->h_stride + first, 0, (last - first) * sizeof(float));
+        if (w->call->s_out)
+            memset(w->call->s_out + t * w->ffn->d_ff + first, 0, (last - first) * sizeof(float));
+    }
+}
+
+/* selector -> selected */
+static void run_select(struct worker *w)
+{
+    const struct sffn_ffn_args *args = &w->call->args;
+    if (w->call->select == SFFN_SELECT_ACTIVE) {
+        sffn_list_from_set(args->active, w->token, w->tile, w->ffn->d_ff, &w->w.selected, w->ith, w->nth);
+        return;
+    }
+    const struct sffn_scorer *s =
+        w->call->select == SFFN_SELECT_PREDICTOR ? &w->ffn->predictor->scorer : &w->ffn->router->scorer;
+    sffn_scorer_run(w->k, s, args->select_x + w->token * args->select_x_stride, args->select_x_stride, w->tile, NULL, 0,
+                    &w->w.selected, s->block_size, w->w.scorer + w->ith * w->w.scorer_bytes, w->ith, w->nth);
+}
+
+/* Appends to a thread's own segment of a list. */
+struct appender {
+    struct sffn_list *list;
+    struct sffn_segment *segment;
+    size_t n_tokens;
+};
+
+static struct appender append_to(struct sffn_list *list, uint32_t ith, size_t start, size_t n_tokens)
+{
+    struct appender a = {list, &list->segments[ith], n_tokens};
+    a.segment->start = start;
+    a.segment->n = 0;
+    return a;
+}
+
+static inline void append(struct appender *a, uint32_t row, unsigned mask, const float *values)
+{
+    const size_t pos = a->segment->start + a->segment->n++;
+    a->list->rows[pos] = row;
+    a->list->masks[pos] = (uint8_t)mask;
+    memcpy(a->list->values + pos * a->n_tokens, values, a->n_tokens * sizeof(float));
+}
+
+/* h of one row has been made: what the down stage must know of it. */
+static inline void note_h(struct worker *w, uint32_t row, size_t t, float h)
+{
+    float *h_max = w->w.axpy.h_max + w->ith * SFFN_TILE_TOKENS + t;
+    if (w->ffn->down.row_scale_max)
+        *h_max = sffn_max_nan(*h_max, sffn_axpy_weight(&w->ffn->down, row, h));
+    if (w->call->args.h)
+        w->call->args.h[(w->token + t) * w->call->args.h_stride + row] = h;
+}
+
+/* One token, and the gate value alone decides: the vector kernel finds the survivors of a chunk. */
+static void keep_above_threshold(struct worker *w, struct appender *out, const uint32_t *rows, size_t start, const float *g,
+                                 size_t n, float t, int keep_equal)
+{
+    const size_t at = out->segment->start + out->segment->n;
+    uint32_t *kept = out->list->rows + at;
+    const size_t n_kept = w->k->threshold.fn(kept, g, 0, n, t, keep_equal, 0);
+    for (size_t i = 0; i < n_kept; i++) {
+        const float s = g[kept[i]];
+        kept[i] = rows ? rows[kept[i]] : (uint32_t)(start + kept[i]);
+        out->list->masks[at + i] = 1;
+        out->list->values[at + i] = s;
+        if (!w->ffn->is_gated)
+            note_h(w, kept[i], 0, s);
+        if (w->call->s_out)
+            w->call->s_out[w->token * w->ffn->d_ff + kept[i]] = s;
+    }
+    out->segment->n += n_kept;
+    w->counters->active += n_kept;
+}
+
+/* selected -> active, with s = act(g); for ungated layers s is h, and active is nonzero */
+static void run_gate(struct worker *w)
+{
+    const struct sffn_ffn *ffn = w->ffn;
+    const struct sffn_list list = selected_rows(w);
+    const struct sffn_x x = prepare_x(w, &ffn->gate);
+    float *g = w->w.values + w->ith * 2 * SFFN_CHUNK * SFFN_TILE_TOKENS;
+    float threshold;
+    int keep_equal;
+    const int is_simple = w->tile == 1 && !ffn->gate_bias && (ffn->is_gated || ffn->rule == SFFN_RULE_NONE) &&
+                          sffn_gate_is_threshold(ffn, &threshold, &keep_equal);
+    size_t first, last;
+    sffn_share(sffn_list_count(&list), w->ith, w->nth, &first, &last);
+    struct appender out = append_to(ffn->is_gated ? &w->w.active : &w->w.nonzero, w->ith, first, w->tile);
+    struct sffn_walk walk = sffn_walk_begin(&list, first, last);
+    while (sffn_walk_next(&walk)) {
+        w->counters->selected_rows += walk.n;
+        for (size_t done = 0; done < walk.n; done += SFFN_CHUNK) {
+            const size_t start = walk.start + done, n = walk.n - done < SFFN_CHUNK ? walk.n - done : SFFN_CHUNK;
+            sffn_rows_dot(w->k, &ffn->gate, &list, start, n, &x, w->tile, g);
+            if (is_simple) {
+                w->counters->selected += n;
+                keep_above_threshold(w, &out, list.rows ? list.rows + start : NULL, start, g, n, threshold, keep_equal);
+                continue;
+            }
+            for (size_t i = 0; i < n; i++) {
+                const uint32_t row = list.rows ? list.rows[start + i] : (uint32_t)(start + i);
+                const unsigned wanted = list.masks ? list.masks[start + i] : (1u << w->tile) - 1;
+                float s[SFFN_TILE_TOKENS] = {0};
+                unsigned kept = 0;
+                for (size_t t = 0; t < w->tile; t++) {
+                    if (!(wanted >> t & 1))
+                        continue;
+                    w->counters->selected++;
+                    const float v = sffn_activate(ffn, g[i * w->tile + t] + (ffn->gate_bias ? ffn->gate_bias[row] : 0.0f));
+                    if (sffn_gate_drops(ffn, row, v) || (!ffn->is_gated && sffn_h_drops(ffn, row, v)))
+                        continue;
+                    s[t] = v;
+                    kept |= 1u << t;
+                    w->counters->active++;
+                    if (!ffn->is_gated)
+                        note_h(w, row, t, v);
+                    if (w->call->s_out)
+                        w->call->s_out[(w->token + t) * ffn->d_ff + row] = v;
+                }
+                if (kept)
+                    append(&out, row, kept, s);
+            }
+        }
+    }
+    w->counters->active_rows += out.segment->n;
+}
+
+/* the caller's set and s -> active (nonzero for ungated layers) */
+static void run_import(struct worker *w)
+{
+    const struct sffn_ffn *ffn = w->ffn;
+    struct sffn_list *list = ffn->is_gated ? &w->w.active : &w->w.nonzero;
+    if (w->call->args.active) {
+        sffn_list_from_set(w->call->args.active, w->token, w->tile, ffn->d_ff, list, w->ith, w->nth);
+    } else {
+        size_t first, last;
+        sffn_share(ffn->d_ff, w->ith, w->nth, &first, &last);
+        list->segments[w->ith].start = first;
+        list->segments[w->ith].n = last - first;
+        for (size_t row = first; row < last; row++) {
+            list->rows[row] = (uint32_t)row;
+            list->masks[row] = (uint8_t)((1u << w->tile) - 1);
+        }
+    }
+    const struct sffn_segment s = list->segments[w->ith];
+    for (size_t pos = s.start; pos < s.start + s.n; pos++) {
+        for (size_t t = 0; t < w->tile; t++) {
+            if (!(list->masks[pos] >> t & 1))
+                continue;
+            const float v = w->call->s_in[(w->token + t) * ffn->d_ff + list->rows[pos]];
+            list->values[pos * w->tile + t] = v;
+            if (!ffn->is_gated)
+                note_h(w, list->rows[pos], t, v);
+        }
+    }
+}
+
+/* h = s * u; dReLU: u is rectified too, NaN stays */
+static inline float make_h(const struct sffn_ffn *ffn, uint32_t row, float s, float u)
+{
+    if (ffn->up_bias)
+        u += ffn->up_bias[row];
+    if (ffn->activation == SFFN_ACT_DRELU && u <= 0)
+        u = 0;
+    return s * u;
+}
+
+/* active -> nonzero, with h */
+static void run_up(struct worker *w)
+{
+    const struct sffn_ffn *ffn = w->ffn;
+    const struct sffn_list list = as_input(w, &w->w.active);
+    const struct sffn_x x = prepare_x(w, &ffn->up);
+    float *u = w->w.values + w->ith * 2 * SFFN_CHUNK * SFFN_TILE_TOKENS;
+    size_t first, last;
+    sffn_share(sffn_list_count(&list), w->ith, w->nth, &first, &last);
+    struct appender out = append_to(&w->w.nonzero, w->ith, first, w->tile);
+    struct sffn_walk walk = sffn_walk_begin(&list, first, last);
+    while (sffn_walk_next(&walk)) {
+        for (size_t done = 0; done < walk.n; done += SFFN_CHUNK) {
+            const size_t start = walk.start + done, n = walk.n - done < SFFN_CHUNK ? walk.n - done : SFFN_CHUNK;
+            sffn_rows_dot(w->k, &ffn->up, &list, start, n, &x, w->tile, u);
+            for (size_t i = 0; i < n; i++) {
+                const uint32_t row = list.rows[start + i];
+                const unsigned wanted = list.masks ? list.masks[start + i] : 1u;
+                float h[SFFN_TILE_TOKENS] = {0};
+                unsigned kept = 0;
+                for (size_t t = 0; t < w->tile; t++) {
+                    if (!(wanted >> t & 1))
+                        continue;
+                    const float v = make_h(ffn, row, list.values[(start + i) * w->tile + t], u[i * w->tile + t]);
+                    if (sffn_h_drops(ffn, row, v))
+                        continue;
+                    h[t] = v;
+                    kept |= 1u << t;
+                    w->counters->nonzero++;
+                    note_h(w, row, t, v);
+                }
+                if (kept)
+                    append(&out, row, kept, h);
+            }
+        }
+    }
+    w->counters->nonzero_rows += out.segment->n;
+}
+
+/* everything -> h, without lists; the post-gate rule is not applied */
+static void run_dense_h(struct worker *w)
+{
+    const struct sffn_ffn *ffn = w->ffn;
+    const struct sffn_list list = every_row(w, w->w.nonzero.values);
+    const struct sffn_x x = prepare_x(w, &ffn->gate);
+    /* One scratch for quantised x per thread: x is the same for both matrices unless only one of them is quantised. */
+    const struct sffn_x x_up = ffn->is_gated && sffn_is_quantized(ffn->up.dtype) ? prepare_x(w, &ffn->up) : x;
+    float *g = w->w.values + w->ith * 2 * SFFN_CHUNK * SFFN_TILE_TOKENS, *u = g + SFFN_CHUNK * SFFN_TILE_TOKENS;
+    size_t first, last;
+    sffn_share(ffn->d_ff, w->ith, w->nth, &first, &last);
+    for (size_t start = first; start < last; start += SFFN_CHUNK) {
+        const size_t n = last - start < SFFN_CHUNK ? last - start : SFFN_CHUNK;
+        sffn_rows_dot(w->k, &ffn->gate, &list, start, n, &x, w->tile, g);
+        if (ffn->is_gated)
+            sffn_rows_dot(w->k, &ffn->up, &list, start, n, &x_up, w->tile, u);
+        for (size_t i = 0; i < n; i++) {
+            const uint32_t row = (uint32_t)(start + i);
+            for (size_t t = 0; t < w->tile; t++) {
+                const float s = sffn_activate(ffn, g[i * w->tile + t] + (ffn->gate_bias ? ffn->gate_bias[row] : 0.0f));
+                const float h = ffn->is_gated ? make_h(ffn, row, s, u[i * w->tile + t]) : s;
+                list.values[(size_t)row * w->tile + t] = h;
+                note_h(w, row, t, h);
+            }
+        }
+    }
+    const uint64_t n_rows = last - first, n = n_rows * w->tile;
+    w->counters->selected += n;
+    w->counters->active += n;
+    w->counters->nonzero += n;
+    w->counters->selected_rows += n_rows;
+    w->counters->active_rows += n_rows;
+    w->counters->nonzero_rows += n_rows;
+}
+
+/* Writes the active neurons of this thread's tokens to the caller's set. */
+static void export_active(struct worker *w)
+{
+    sffn_active_set *set = w->call->args.active_out;
+    for (size_t t = w->ith; set && t < w->tile; t += w->nth) {
+        uint32_t *indices = sffn_active_set_begin(set, w->token + t);
+        size_t n = 0;
+        const struct sffn_list list = w->call->is_dense   ? every_row(w, NULL)
+                                      : w->ffn->is_gated ? w->w.active
+                                                         : w->w.nonzero;
+        struct sffn_walk walk = sffn_walk_begin(&list, 0, w->ffn->d_ff);
+        while (sffn_walk_next(&walk))
+            for (size_t pos = walk.start; pos < walk.start + walk.n; pos++)
+                if (!list.masks || (list.masks[pos] >> t & 1))
+                    indices[n++] = list.rows ? list.rows[pos] : (uint32_t)pos;
+        sffn_active_set_commit(set, w->token + t, n);
+    }
+}
+
+/* nonzero -> partial sums */
+static void run_down(struct worker *w)
+{
+    export_active(w);
+    const struct sffn_list list =
+        w->call->is_dense ? every_row(w, w->w.nonzero.values) : as_input(w, &w->w.nonzero);
+    sffn_axpy_accumulate(w->k, &w->ffn->down, &list, w->tile, &w->w.axpy, w->ith, w->nth);
+}
+
+/* partial sums -> y */
+static void run_reduce(struct worker *w)
+{
+    const struct sffn_ffn_args *args = &w->call->args;
+    sffn_axpy_reduce(&w->ffn->down, w->tile, &w->w.axpy, w->ffn->down_bias, args->y + w->token * args->y_stride,
+                     args->y_stride, w->ith, w->nth);
+}
+
+static void write_stats(const struct worker *w, uint32_t nth)
+{
+    const struct sffn_ffn *ffn = w->ffn;
+    sffn_ffn_stats s = SFFN_FFN_STATS_INIT;
+    struct sffn_counters sum = {0};
+    for (uint32_t i = 0; i < nth; i++) {
+        const struct sffn_counters *c = &w->w.counters[i];
+        sum.selected += c->selected;
+        sum.selected_rows += c->selected_rows;
+        sum.active += c->active;
+        sum.active_rows += c->active_rows;
+        sum.nonzero += c->nonzero;
+        sum.nonzero_rows += c->nonzero_rows;
+    }
+    if (!ffn->is_gated) { /* one product makes both lists */
+        sum.nonzero = sum.active;
+        sum.nonzero_rows = sum.active_rows;
+    }
+    s.path = w->call->is_dense ? SFFN_PATH_DENSE : SFFN_PATH_SPARSE;
+    s.n_tokens = w->call->args.n_tokens;
+    s.n_selected = sum.selected;
+    s.n_active = sum.active;
+    s.n_nonzero = sum.nonzero;
+    s.union_active = sum.active_rows;
+    s.touched_bytes = sum.selected_rows * ffn->gate.row_bytes + (ffn->is_gated ? sum.active_rows * ffn->up.row_bytes : 0) +
+                      sum.nonzero_rows * ffn->down.row_bytes / ffn->down.block_size;
+    if (w->call->select == SFFN_SELECT_PREDICTOR)
+        s.touched_bytes += w->call->n_tiles * sffn_scorer_weight_bytes(&ffn->predictor->scorer);
+    if (w->call->select == SFFN_SELECT_ROUTER)
+        s.touched_bytes += w->call->n_tiles * sffn_scorer_weight_bytes(&ffn->router->scorer);
+    const uint64_t *ns = w->w.counters[0].stage_ns;
+    s.select_ns = ns[SFFN_STAGE_SELECT];
+    s.gate_ns = ns[SFFN_STAGE_GATE] + ns[SFFN_STAGE_DENSE_H];
+    s.up_ns = ns[SFFN_STAGE_UP];
+    s.down_ns = ns[SFFN_STAGE_DOWN] + ns[SFFN_STAGE_REDUCE];
+    s.total_ns = s.select_ns + s.gate_ns + s.up_ns + s.down_ns + ns[SFFN_STAGE_CLEAR] + ns[SFFN_STAGE_IMPORT];
+    sffn_info_copy(ffn->ctx, "sffn_ffn_stats", w->call->args.stats, &s, sizeof(s));
+}
+
+static void run_stage(struct worker *w, enum sffn_stage stage)
+{
+    switch (stage) {
+    case SFFN_STAGE_CLEAR: clear_outputs(w); break;
+    case SFFN_STAGE_SELECT: run_select(w); break;
+    case SFFN_STAGE_GATE: run_gate(w); break;
+    case SFFN_STAGE_IMPORT: run_import(w); break;
+    case SFFN_STAGE_UP: run_up(w); break;
+    case SFFN_STAGE_EXPORT: export_active(w); break;
+    case SFFN_STAGE_DENSE_H: run_dense_h(w); break;
+    case SFFN_STAGE_DOWN: run_down(w); break;
+    case SFFN_STAGE_REDUCE: run_reduce(w); break;
+    }
+}
+
+void sffn_call_run_phase(const struct sffn_kernels *k, const struct sffn_call *call, void *scratch, uint32_t phase,
+                         uint32_t ith, uint32_t nth, int collects_stats)
+{
+    struct worker w = {.k = k, .call = call, .ffn = call->ffn, .ith = ith, .nth = nth};
+    sffn_workspace_layout(call->ffn, nth, &w.w, scratch);
+    const uint32_t tile = phase / call->n_stages, stage = phase % call->n_stages;
+    w.token = (size_t)tile * SFFN_TILE_TOKENS;
+    w.tile = call->args.n_tokens - w.token < SFFN_TILE_TOKENS ? call->args.n_tokens - w.token : SFFN_TILE_TOKENS;
+    w.counters = &w.w.counters[ith];
+    const int is_last = phase + 1 == call->n_stages * call->n_tiles;
+    if (phase == 0) {
+        memset(w.counters, 0, sizeof(*w.counters));
+        if (ith == 0 && call->args.active_out)
+            sffn_active_set_clear(call->args.active_out, call->args.n_tokens);
+    }
+    if (stage == 0)
+        memset(w.w.axpy.h_max + ith * SFFN_TILE_TOKENS, 0, SFFN_TILE_TOKENS * sizeof(float));
+    /* A stage lasts until the next one begins: what is measured includes waiting for the other threads. */
+    const int is_timed = collects_stats && ith == 0;
+    if (is_timed) {
+        const uint64_t now = sffn_now_ns();
+        if (phase > 0)
+            w.counters->stage_ns[call->stages[(stage + call->n_stages - 1) % call->n_stages]] += now - w.counters->mark_ns;
+        w.counters->mark_ns = now;
+    }
+    run_stage(&w, call->stages[stage]);
+    if (is_timed && is_last)
+        w.counters->stage_ns[call->stages[stage]] += sffn_now_ns() - w.counters->mark_ns;
+    if (is_last && ith == 0 && call->args.stats)
+        write_stats(&w, nth);
+}

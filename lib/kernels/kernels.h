@@ -1,0 +1,97 @@
+/* kernels.h  Signatures of the kernels and the table that a context fills once.
+ *
+ * Scalar (isa/scalar/) is the specification: readable C, no tricks. An ISA overlays only what it improves; NULL means
+ * "nothing better". Kernels know nothing of threads, layers or memory: they get rows, and touch exactly the rows listed.
+ *
+ * Weights are rows of ggml's element order at any alignment, row_bytes apart: row r starts at w + r * row_bytes. A kernel never reads
+ * outside [row, row + sffn_dtype_row_bytes(type, n)), not even to fill a vector, because borrowed rows may end at a page's end.
+ * It may prefetch any address. `rows` lists row indices (ascending in practice); rows == NULL means 0 .. n_rows-1.
+ */
+#ifndef SFFN_KERNELS_H
+#define SFFN_KERNELS_H
+#include <stddef.h>
+#include <stdint.h>
+#include "sparseffn/dtype.h"
+
+#define SFFN_TILE_TOKENS 8  /* most tokens per rows_dot call: one bit each in its masks */
+
+/* The inputs of up to SFFN_TILE_TOKENS tokens, prepared once per call. Token t's vectors start at x + t * x_stride, q + t * q_stride,
+ * d + t * (q_stride / 32), sum + t * (q_stride / 32). */
+struct sffn_x {
+    const float *x;       /* f32, f16, bf16 weights read this, any alignment */
+    size_t x_stride;
+    const int8_t *q;      /* q8_0, q4_0 weights read these: blocks of 32 ... */
+    const float *d;       /* ... with value q * d ... */
+    const int32_t *sum;   /* ... and sum = sum of the block's q (for q4_0's offset of 8, and unsigned byte products) */
+    size_t q_stride;      /* a multiple of 32 */
+};
+
+/* out[r * n_tokens + t] = dot(row rows[r], x[t]) for every token t of masks[r] (bit t; masks == NULL: all); other entries of out are
+ * left alone. n is the row length. For one (row, token) pair the result's bits do not depend on the other rows, tokens or masks.
+ * Float types: f32 products and sums in any fixed order. Integer types: for each block b of 32
+ *     I_b = sum_k q_w[k] * q_x[k]   exact in int32     (q4_0: q_w = nibble - 8)
+ * and the dot is sum_b (float)I_b * (d_w[b] * d_x[b]) in f32, any fixed order. */
+typedef void sffn_rows_dot_fn(float *out, const void *w, size_t row_bytes, const uint32_t *rows, const uint8_t *masks,
+                              size_t n_rows, const struct sffn_x *x, size_t n_tokens, size_t n);
+
+/* y[j] = fma(h[r], w[rows[r]][j], y[j]) for r = 0, 1, ..., n_rows-1 in this order, j in [0, n): identical bits on every ISA with FMA (scalar uses fmaf).
+ * f32, f16, bf16 only. One token. The caller slices columns by offsetting w and y. */
+typedef void sffn_rows_axpy_fn(float *y, const void *w, size_t row_bytes, const uint32_t *rows, const float *h, size_t n_rows, size_t n);
+
+/* Exact integer form for q8_0 and q4_0. One token. With d[r][b] the scale of block b of row rows[r]:
+ *     v[r][b] = (int) rint((h[r] * inv) * d[r][b])        f32 products, nearest even
+ *     acc[j] += sum_r v[r][j / 32] * q[r][j]              exact in int32 (q4_0: nibble - 8)
+ * The caller chooses inv so that |v| <= SFFN_AXPY_V_MAX, and empties acc before it can overflow (SFFN_AXPY_ROWS_MAX_*).
+ * All h are finite. Results are identical on every ISA, whatever the order of rows. n is a multiple of 32. */
+#define SFFN_AXPY_V_MAX 16256         /* 127 * 128: v = 128 * hi + lo with hi, lo in int8 */
+#define SFFN_AXPY_ROWS_MAX_Q8_0 1024  /* 1024 * 128 * 16320 < 2^31 */
+#define SFFN_AXPY_ROWS_MAX_Q4_0 16384 /* 16384 * 8 * 16320 < 2^31 */
+typedef void sffn_rows_axpy_int_fn(int32_t *acc, const void *w, size_t row_bytes, const uint32_t *rows, const float *h, float inv,
+                                   size_t n_rows, size_t n);
+
+/* Lossless blocks of 32 neurons (q8_0, q4_0): "row" e holds n blocks, block j being the weights of the expert's 32 neurons for output j.
+ *     y[j] = fma((float)I_ej, d_w[e][j] * d_h[e], y[j]) for e = 0, 1, ... in this order, I_ej = sum_k q_w * q_h exact
+ * h of expert blocks[e] is h->q + e * 32, h->d[e], h->sum[e] (position in the list, not index). One token. */
+typedef void sffn_blocks_axpy_fn(float *y, const void *w, size_t row_bytes, const uint32_t *blocks, const struct sffn_x *h, size_t n_blocks,
+                                 size_t n);
+
+/* Quantises n floats (a multiple of 32) to blocks of 32: amax = max |x|; amax < 2^-100: q = 0, d = 0, sum = 0; amax infinite or any NaN:
+ * q = 0, d = NaN, sum = 0; else d = amax / 127, q = rint(x * (127 / amax)) nearest even, sum = sum of q. Identical on every ISA. */
+typedef void sffn_quantize_x_fn(int8_t *q, float *d, int32_t *sum, const float *x, size_t n);
+
+/* Writes first + i to rows for each i in [0, n), ascending, unless v[i] < t (keep_equal) or v[i] <= t (else): NaN is kept.
+ * use_abs compares |v[i]|. Returns how many. rows has room for n entries; whole-vector stores past the count are allowed up to rows + n. */
+typedef size_t sffn_threshold_fn(uint32_t *rows, const float *v, uint32_t first, size_t n, float t, int keep_equal, int use_abs);
+
+/* One entry per op and weight type; fn NULL: the op is not defined for the type. name: "rows_dot_q8_0_avx512_vnni". */
+#define SFFN_KERNEL_ENTRY(op) \
+    struct sffn_##op##_kernel { \
+        sffn_##op##_fn *fn; \
+        const char *name; \
+    }
+SFFN_KERNEL_ENTRY(rows_dot);
+SFFN_KERNEL_ENTRY(rows_axpy);
+SFFN_KERNEL_ENTRY(rows_axpy_int);
+SFFN_KERNEL_ENTRY(blocks_axpy);
+SFFN_KERNEL_ENTRY(quantize_x);
+SFFN_KERNEL_ENTRY(threshold);
+
+struct sffn_kernels {
+#define SFFN_WEIGHT_OP(op) struct sffn_##op##_kernel op[SFFN_DTYPE_COUNT_];
+#include "kernels/weight_ops.inc"
+#define SFFN_PLAIN_OP(op) struct sffn_##op##_kernel op;
+#include "kernels/plain_ops.inc"
+};
+
+/* Fills *out with the best kernels for the capability bits `cpu` (cpu/features.h), considering only the first max_isa + 1 rows of the ISA
+ * table (row 0 is scalar). Returns the index of the strongest row that was used. */
+size_t sffn_kernels_select(struct sffn_kernels *out, uint64_t cpu, size_t max_isa);
+/* The ISA table, weakest first: name and bits, NULL past the end. */
+const char *sffn_kernels_isa_name(size_t index);
+int sffn_kernels_isa_runs_on(size_t index, uint64_t cpu);
+/* The table of one ISA alone, NULL entries included, for checkkernel; NULL past the end. */
+const struct sffn_kernels *sffn_kernels_isa_table(size_t index);
+/* Entry `index` of a filled table as "op_type_isa", skipping undefined ones; NULL past the end. */
+const char *sffn_kernels_entry_name(const struct sffn_kernels *k, size_t index);
+
+#endif /* SFFN_KERNELS_H */

@@ -1,0 +1,411 @@
+#include "matmul/rows.h"
+
+#include <float.h>
+#include <math.h>
+#include <string.h>
+
+int sffn_walk_next(struct sffn_walk *w)
+{
+    const struct sffn_list *list = w->list;
+    while (w->segment < list->n_segments && w->passed < w->last) {
+        const struct sffn_segment s = list->segments[w->segment++];
+        const size_t begin = w->passed > w->first ? w->passed : w->first;
+        const size_t end = w->passed + s.n < w->last ? w->passed + s.n : w->last;
+        const size_t skip = begin - w->passed;
+        w->passed += s.n;
+        if (begin < end) {
+            w->start = s.start + skip;
+            w->n = end - begin;
+            return 1;
+        }
+    }
+    return 0;
+}
+
+size_t sffn_list_count(const struct sffn_list *list)
+{
+    size_t n = 0;
+    for (uint32_t i = 0; i < list->n_segments; i++)
+        n += list->segments[i].n;
+    return n;
+}
+
+void sffn_share(size_t n, uint32_t ith, uint32_t nth, size_t *first, size_t *last)
+{
+    *first = (size_t)((uint64_t)n * ith / nth);
+    *last = (size_t)((uint64_t)n * (ith + 1) / nth);
+}
+
+static size_t round_up_64(size_t n)
+{
+    return (n + 63) & ~(size_t)63;
+}
+
+size_t sffn_x_scratch_bytes(size_t n)
+{
+    const size_t per_token = n + n / 32 * (sizeof(float) + sizeof(int32_t));
+    return round_up_64(per_token * SFFN_TILE_TOKENS + 192);
+}
+
+struct sffn_x sffn_x_prepare(const struct sffn_kernels *k, const float *x, size_t x_stride, size_t n_tokens, size_t n,
+                             int wants_q8, void *scratch)
+{
+    struct sffn_x out = {.x = x, .x_stride = x_stride};
+    if (!wants_q8)
+        return out;
+    const size_t n_blocks = n / 32;
+    int8_t *q = scratch;
+    float *d = (float *)(q + round_up_64(n * SFFN_TILE_TOKENS));
+    int32_t *sum = (int32_t *)(d + n_blocks * SFFN_TILE_TOKENS);
+    for (size_t t = 0; t < n_tokens; t++)
+        k->quantize_x.fn(q + t * n, d + t * n_blocks, sum + t * n_blocks, x + t * x_stride, n);
+    out.q = q;
+    out.d = d;
+    out.sum = sum;
+    out.q_stride = n;
+    return out;
+}
+
+void sffn_rows_dot(const struct sffn_kernels *k, const struct sffn_matmul *m, const struct sffn_list *list, size_t start,
+                   size_t n, const struct sffn_x *x, size_t n_tokens, float *out)
+{
+    const uint8_t *w = list->rows ? m->data : m->data + start * m->stride;
+    k->rows_dot[m->dtype].fn(out, w, m->stride, list->rows ? list->rows + start : NULL,
+                             list->masks ? list->masks + start : NULL, n, x, n_tokens, m->n_cols);
+}
+
+/* ---- axpy ---- */
+
+static size_t blocks_per_partition(uint32_t n_rows)
+{
+    return (n_rows / 32 + SFFN_PARTITIONS - 1) / SFFN_PARTITIONS + 1;
+}
+
+size_t sffn_axpy_scratch_layout(int32_t dtype, uint32_t block_size, uint32_t n_rows, uint32_t n_cols, uint32_t nth,
+                                struct sffn_axpy_scratch *s, void *base)
+{
+    uint8_t *p = base;
+    size_t used = 0;
+#define TAKE(field, count) \
+    do { \
+        if (base) \
+            s->field = (void *)(p + used); \
+        used += round_up_64((size_t)(count) * sizeof(*s->field)); \
+    } while (0)
+    const size_t tile = (size_t)SFFN_TILE_TOKENS * n_cols;
+    if (sffn_is_quantized(dtype) && block_size == 1) {
+        TAKE(sum, nth * tile);
+        TAKE(acc, nth * tile);
+    } else {
+        TAKE(partial, SFFN_PARTITIONS * tile);
+    }
+    if (block_size == 32) {
+        const size_t n = nth * blocks_per_partition(n_rows);
+        TAKE(hq, n * 32);
+        TAKE(hq_d, n);
+        TAKE(hq_sum, n);
+    }
+    TAKE(gather_h, (size_t)nth * SFFN_GATHER_ROWS);
+    TAKE(gather_rows, (size_t)nth * SFFN_GATHER_ROWS);
+    TAKE(h_max, (size_t)nth * SFFN_TILE_TOKENS);
+#undef TAKE
+    return used;
+}
+
+/* The tile's scale: v = rint(h * inv * d) fits SFFN_AXPY_V_MAX. 0: every product is zero (or below 1e-30, which is taken for zero);
+ * NaN: something was not finite. */
+static float tile_max(const struct sffn_axpy_scratch *s, size_t t, uint32_t nth)
+{
+    float max = 0;
+    for (uint32_t i = 0; i < nth; i++)
+        max = sffn_max_nan(max, s->h_max[i * SFFN_TILE_TOKENS + t]);
+    if (!(max <= FLT_MAX))
+        return NAN;
+    return max < 1e-30f ? 0 : max;
+}
+
+static void drain(int32_t *acc, int64_t *sum, size_t n)
+{
+    for (size_t j = 0; j < n; j++) {
+        sum[j] += acc[j];
+        acc[j] = 0;
+    }
+}
+
+/* Entries [start, start + n) of the list that token t needs, with h; returns how many of them fit in `room`, and advances *at. */
+static size_t gather(const struct sffn_list *list, size_t start, size_t n, size_t *at, size_t t, size_t n_tokens,
+                     const struct sffn_matmul *m, int skip_zero_rows, uint32_t *rows, float *h)
+{
+    size_t found = 0;
+    for (; *at < n && found < SFFN_GATHER_ROWS; (*at)++) {
+        const size_t pos = start + *at;
+        if (list->masks && !(list->masks[pos] >> t & 1))
+            continue;
+        const uint32_t row = list->rows ? list->rows[pos] : (uint32_t)pos;
+        /* A row of zeros has no scale to fold h into. */
+        if (skip_zero_rows && m->row_scale_max[row] == 0)
+            continue;
+        rows[found] = row;
+        h[found++] = list->values[pos * n_tokens + t];
+    }
+    return found;
+}
+
+static void accumulate_int(const struct sffn_kernels *k, const struct sffn_matmul *m, const struct sffn_list *list,
+                           size_t n_tokens, const struct sffn_axpy_scratch *s, uint32_t ith, uint32_t nth)
+{
+    const size_t n = m->n_cols;
+    const size_t rows_max = m->dtype == SFFN_Q8_0 ? SFFN_AXPY_ROWS_MAX_Q8_0 : SFFN_AXPY_ROWS_MAX_Q4_0;
+    sffn_rows_axpy_int_fn *fn = k->rows_axpy_int[m->dtype].fn;
+    int64_t *sum = s->sum + ith * SFFN_TILE_TOKENS * n;
+    int32_t *acc = s->acc + ith * SFFN_TILE_TOKENS * n;
+    uint32_t *rows = s->gather_rows + ith * SFFN_GATHER_ROWS;
+    float *h = s->gather_h + ith * SFFN_GATHER_ROWS;
+    float inv[SFFN_TILE_TOKENS];
+    for (size_t t = 0; t < n_tokens; t++) {
+        const float max = tile_max(s, t, nth);
+        inv[t] = max > 0 ? SFFN_AXPY_V_MAX / max : 0;
+    }
+    memset(sum, 0, n_tokens * n * sizeof(*sum));
+    memset(acc, 0, n_tokens * n * sizeof(*acc));
+    const size_t step = sffn_gather_rows(n_tokens);
+    size_t first, last, since_drain = 0;
+    sffn_share(sffn_list_count(list), ith, nth, &first, &last);
+    struct sffn_walk walk = sffn_walk_begin(list, first, last);
+    while (sffn_walk_next(&walk)) {
+        for (size_t done = 0; done < walk.n; done += step) {
+            const size_t chunk = walk.n - done < step ? walk.n - done : step;
+            for (size_t t = 0; t < n_tokens; t++) {
+                size_t at = 0;
+                const size_t found = gather(list, walk.start + done, chunk, &at, t, n_tokens, m, 1, rows, h);
+                if (inv[t] > 0)
+                    fn(acc + t * n, m->data, m->stride, rows, h, inv[t], found, n);
+            }
+            since_drain += chunk;
+            if (since_drain + step > rows_max) {
+                for (size_t t = 0; t < n_tokens; t++)
+                    drain(acc + t * n, sum + t * n, n);
+                since_drain = 0;
+            }
+        }
+    }
+    for (size_t t = 0; t < n_tokens; t++)
+        drain(acc + t * n, sum + t * n, n);
+}
+
+/* First position of a segment whose row is >= row. */
+static size_t lower_bound(const struct sffn_list *list, struct sffn_segment s, uint32_t row)
+{
+    size_t lo = 0, hi = s.n;
+    while (lo < hi) {
+        const size_t mid = lo + (hi - lo) / 2;
+        const size_t pos = s.start + mid;
+        if ((list->rows ? list->rows[pos] : pos) < row)
+            lo = mid + 1;
+        else
+            hi = mid;
+    }
+    return lo;
+}
+
+/* Neurons of partition p: a fixed cut, in whole blocks. */
+static uint32_t partition_first(const struct sffn_matmul *m, uint32_t p)
+{
+    const uint64_t n = m->n_rows / m->block_size;
+    return (uint32_t)(n * p / SFFN_PARTITIONS) * m->block_size;
+}
+
+/* Into how many column slices a partition is cut so that nth threads are evenly busy with long pieces. */
+static uint32_t n_slices(size_t n_cols, uint32_t nth)
+{
+    uint32_t slices = 1;
+    if (SFFN_PARTITIONS % nth == 0)
+        return slices;
+    while (SFFN_PARTITIONS * slices < 8 * nth && n_cols / (slices * 2) >= 256)
+        slices *= 2;
+    return slices;
+}
+
+static void accumulate_rows(const struct sffn_kernels *k, const struct sffn_matmul *m, const struct sffn_list *list,
+                            size_t n_tokens, const struct sffn_axpy_scratch *s, uint32_t ith, uint32_t p, size_t col,
+                            size_t n)
+{
+    uint32_t *rows = s->gather_rows + ith * SFFN_GATHER_ROWS;
+    float *h = s->gather_h + ith * SFFN_GATHER_ROWS;
+    const size_t n_cols = m->n_cols, step = sffn_gather_rows(n_tokens);
+    const uint8_t *w = m->data + sffn_dtype_row_bytes(m->dtype, col);
+    for (size_t t = 0; t < n_tokens; t++)
+        memset(s->partial + (t * SFFN_PARTITIONS + p) * n_cols + col, 0, n * sizeof(float));
+    for (uint32_t g = 0; g < list->n_segments; g++) {
+        const struct sffn_segment segment = list->segments[g];
+        const size_t first = lower_bound(list, segment, partition_first(m, p));
+        const size_t last = lower_bound(list, segment, partition_first(m, p + 1));
+        for (size_t done = first; done < last; done += step) {
+            const size_t chunk = last - done < step ? last - done : step;
+            for (size_t t = 0; t < n_tokens; t++) {
+                size_t at = 0;
+                const size_t found = gather(list, segment.start + done, chunk, &at, t, n_tokens, m, 0, rows, h);
+                k->rows_axpy[m->dtype].fn(s->partial + (t * SFFN_PARTITIONS + p) * n_cols + col, w, m->stride, rows, h,
+                                          found, n);
+            }
+        }
+    }
+}
+
+/* Lossless blocks: h of an expert is quantised to one block of 32, as ggml does, and meets the expert's n_cols blocks. */
+static void accumulate_blocks(const struct sffn_kernels *k, const struct sffn_matmul *m, const struct sffn_list *list,
+                              size_t n_tokens, const struct sffn_axpy_scratch *s, uint32_t ith, uint32_t p, size_t col,
+                              size_t n)
+{
+    const size_t room = blocks_per_partition(m->n_rows), n_cols = m->n_cols;
+    int8_t *q = s->hq + ith * room * 32;
+    float *d = s->hq_d + ith * room;
+    int32_t *sum = s->hq_sum + ith * room;
+    const uint32_t begin = partition_first(m, p), end = partition_first(m, p + 1);
+    const uint8_t *w = m->data + sffn_dtype_row_bytes(m->dtype, col * 32);
+    for (size_t t = 0; t < n_tokens; t++) {
+        float *y = s->partial + (t * SFFN_PARTITIONS + p) * n_cols + col;
+        memset(y, 0, n * sizeof(float));
+        float h[32];
+        uint32_t blocks[SFFN_GATHER_ROWS], n_blocks = 0, current = UINT32_MAX;
+        const struct sffn_x x = {.q = q, .d = d, .sum = sum};
+        for (uint32_t g = 0; g <= list->n_segments; g++) {
+            const struct sffn_segment none = {0, 0};
+            const struct sffn_segment segment = g < list->n_segments ? list->segments[g] : none;
+            const size_t first = lower_bound(list, segment, begin), last = lower_bound(list, segment, end);
+            for (size_t i = first; i <= last; i++) {
+                const size_t pos = segment.start + i;
+                const int at_end = i == last;
+                if (at_end && g < list->n_segments)
+                    break;
+                if (!at_end && list->masks && !(list->masks[pos] >> t & 1))
+                    continue;
+                const uint32_t row = at_end ? 0 : list->rows ? list->rows[pos] : (uint32_t)pos;
+                const uint32_t block = at_end ? UINT32_MAX : row / 32;
+                if (block != current) {
+                    if (current != UINT32_MAX) {
+                        blocks[n_blocks] = current;
+                        k->quantize_x.fn(q + n_blocks * 32, d + n_blocks, sum + n_blocks, h, 32);
+                        n_blocks++;
+                    }
+                    if (n_blocks == SFFN_GATHER_ROWS || n_blocks == room || at_end) {
+                        k->blocks_axpy[m->dtype].fn(y, w, m->stride, blocks, &x, n_blocks, n);
+                        n_blocks = 0;
+                    }
+                    memset(h, 0, sizeof(h));
+                    current = block;
+                }
+                if (!at_end)
+                    h[row % 32] = list->values[pos * n_tokens + t];
+            }
+        }
+    }
+}
+
+void sffn_axpy_accumulate(const struct sffn_kernels *k, const struct sffn_matmul *m, const struct sffn_list *list,
+                          size_t n_tokens, const struct sffn_axpy_scratch *s, uint32_t ith, uint32_t nth)
+{
+    if (sffn_is_quantized(m->dtype) && m->block_size == 1) {
+        accumulate_int(k, m, list, n_tokens, s, ith, nth);
+        return;
+    }
+    const uint32_t slices = n_slices(m->n_cols, nth), n_items = SFFN_PARTITIONS * slices;
+    size_t first, last;
+    sffn_share(n_items, ith, nth, &first, &last);
+    for (size_t item = first; item < last; item++) {
+        const uint32_t p = (uint32_t)item / slices, slice = (uint32_t)item % slices;
+        /* Slices begin on cache lines of every type. */
+        const size_t unit = 64, n_units = (m->n_cols + unit - 1) / unit;
+        const size_t col = n_units * slice / slices * unit;
+        const size_t end = slice + 1 == slices ? m->n_cols : n_units * (slice + 1) / slices * unit;
+        if (m->block_size == 32)
+            accumulate_blocks(k, m, list, n_tokens, s, ith, p, col, end - col);
+        else
+            accumulate_rows(k, m, list, n_tokens, s, ith, p, col, end - col);
+    }
+}
+
+static void reduce_int(const struct sffn_matmul *m, size_t t, const struct sffn_axpy_scratch *s, const float *bias,
+                       float *y, size_t first, size_t last, uint32_t nth)
+{
+    const float max = tile_max(s, t, nth);
+    const float inv = max > 0 ? SFFN_AXPY_V_MAX / max : 0;
+    const double scale = max > 0 ? 1.0 / (double)inv : (double)max;
+    for (size_t j = first; j < last; j++) {
+        int64_t sum = 0;
+        for (uint32_t i = 0; i < nth; i++)
+            sum += s->sum[(i * SFFN_TILE_TOKENS + t) * m->n_cols + j];
+        y[j] = (float)((double)sum * scale) + (bias ? bias[j] : 0.0f);
+    }
+}
+
+static void reduce_float(const struct sffn_matmul *m, size_t t, const struct sffn_axpy_scratch *s, const float *bias,
+                         float *y, size_t first, size_t last)
+{
+    const float *partial = s->partial + t * SFFN_PARTITIONS * m->n_cols;
+    for (size_t j = first; j < last; j++)
+        y[j] = partial[j];
+    for (uint32_t p = 1; p < SFFN_PARTITIONS; p++)
+        for (size_t j = first; j < last; j++)
+            y[j] += partial[p * m->n_cols + j];
+    for (size_t j = first; bias && j < last; j++)
+        y[j] += bias[j];
+}
+
+void sffn_axpy_reduce(const struct sffn_matmul *m, size_t n_tokens, const struct sffn_axpy_scratch *s,
+                      const float *bias, float *y, size_t y_stride, uint32_t ith, uint32_t nth)
+{
+    size_t first, last;
+    sffn_share((m->n_cols + 15) / 16, ith, nth, &first, &last);
+    first *= 16;
+    last = last * 16 < m->n_cols ? last * 16 : m->n_cols;
+    for (size_t t = 0; t < n_tokens; t++) {
+        if (sffn_is_quantized(m->dtype) && m->block_size == 1)
+            reduce_int(m, t, s, bias, y + t * y_stride, first, last, nth);
+        else
+            reduce_float(m, t, s, bias, y + t * y_stride, first, last);
+    }
+}
+
+/* ---- lists from sets ---- */
+
+static size_t lower_bound_u32(const uint32_t *v, size_t n, uint32_t key)
+{
+    size_t lo = 0, hi = n;
+    while (lo < hi) {
+        const size_t mid = lo + (hi - lo) / 2;
+        if (v[mid] < key)
+            lo = mid + 1;
+        else
+            hi = mid;
+    }
+    return lo;
+}
+
+void sffn_list_from_set(const sffn_active_set *set, size_t token, size_t n_tokens, uint32_t n_rows,
+                        struct sffn_list *list, uint32_t ith, uint32_t nth)
+{
+    const uint32_t block_size = sffn_active_set_block_size(set);
+    size_t first, last;
+    sffn_share(n_rows / block_size, ith, nth, &first, &last);
+    const size_t base = first * block_size;
+    /* Masks of the share by row first; then only the rows with a bit stay. */
+    uint8_t *masks = list->masks + base;
+    memset(masks, 0, (last - first) * block_size);
+    for (size_t t = 0; t < n_tokens; t++) {
+        const uint32_t *blocks = sffn_active_set_indices(set, token + t);
+        const size_t n = sffn_active_set_count(set, token + t);
+        for (size_t i = lower_bound_u32(blocks, n, (uint32_t)first); i < n && blocks[i] < last; i++)
+            for (uint32_t r = 0; r < block_size; r++)
+                masks[(blocks[i] - first) * block_size + r] |= (uint8_t)(1u << t);
+    }
+    size_t n = 0;
+    for (size_t i = 0; i < (last - first) * block_size; i++) {
+        const uint8_t mask = masks[i];
+        masks[n] = mask;
+        list->rows[base + n] = (uint32_t)(base + i);
+        n += mask != 0;
+    }
+    list->segments[ith].start = base;
+    list->segments[ith].n = n;
+}

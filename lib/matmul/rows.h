@@ -1,0 +1,104 @@
+/* rows.h  Products of a matrix with the listed rows, shared by sffn_matmul and sffn_ffn. Nothing here allocates or waits.
+ *
+ * Tokens are processed in tiles of up to SFFN_TILE_TOKENS. A list names rows in ascending order, with one mask bit per token of the
+ * tile and, where a stage produced them, values [position][n_tokens]. Threads append to their own segments, so the concatenation of
+ * the segments is the same list whatever the number of threads. */
+#ifndef SFFN_ROWS_H
+#define SFFN_ROWS_H
+#include "active_set/active_set.h"
+#include "kernels/kernels.h"
+#include "matmul/matmul.h"
+
+struct sffn_segment {
+    size_t start, n;
+};
+
+struct sffn_list {
+    uint32_t *rows;  /* NULL: row r is at position r */
+    uint8_t *masks;  /* NULL: every token needs every row */
+    float *values;   /* [position][n_tokens], or NULL */
+    struct sffn_segment *segments;
+    uint32_t n_segments;
+};
+
+/* Walks the stretches of positions that hold list entries [first, last) in list order.
+ * struct sffn_walk w = sffn_walk_begin(list, first, last); while (sffn_walk_next(&w)) use w.start, w.n */
+struct sffn_walk {
+    const struct sffn_list *list;
+    size_t first, last, passed;
+    uint32_t segment;
+    size_t start, n; /* the current stretch */
+};
+static inline struct sffn_walk sffn_walk_begin(const struct sffn_list *list, size_t first, size_t last)
+{
+    struct sffn_walk w = {list, first, last, 0, 0, 0, 0};
+    return w;
+}
+int sffn_walk_next(struct sffn_walk *walk);
+size_t sffn_list_count(const struct sffn_list *list);
+
+/* Thread ith's share [*first, *last) of n entries. */
+void sffn_share(size_t n, uint32_t ith, uint32_t nth, size_t *first, size_t *last);
+
+/* x of a tile, quantised into scratch (sffn_x_scratch_bytes) when the weights want that. */
+size_t sffn_x_scratch_bytes(size_t n);
+struct sffn_x sffn_x_prepare(const struct sffn_kernels *k, const float *x, size_t x_stride, size_t n_tokens, size_t n,
+                             int wants_q8, void *scratch);
+
+/* out[i * n_tokens + t] = dot of the i-th row of [start, start + n) with x[t], for the tokens in its mask. */
+void sffn_rows_dot(const struct sffn_kernels *k, const struct sffn_matmul *m, const struct sffn_list *list, size_t start,
+                   size_t n, const struct sffn_x *x, size_t n_tokens, float *out);
+
+/* ---- y = sum of h * row, in two phases with a barrier between them ----
+ *
+ * q8_0, q4_0: each thread sums its share of the list in exact integers, so the order does not matter.
+ * Others: the rows are cut into SFFN_PARTITIONS ranges of neurons whatever the number of threads; each is summed in ascending order
+ * and the partitions are added in order. With several threads to a partition they share its columns.
+ */
+#define SFFN_PARTITIONS 16
+
+struct sffn_axpy_scratch {
+    float *partial;   /* [n_tokens][SFFN_PARTITIONS][n_cols] */
+    int64_t *sum;     /* [nth][n_tokens][n_cols] */
+    int32_t *acc;     /* [nth][n_tokens][n_cols], zero between calls */
+    float *gather_h;  /* [nth][SFFN_GATHER_ROWS] */
+    uint32_t *gather_rows;
+    int8_t *hq;       /* lossless blocks: [nth][n_blocks of a partition][32], with d and sum */
+    float *hq_d;
+    int32_t *hq_sum;
+    float *h_max;     /* [nth][SFFN_TILE_TOKENS]: the largest |h * row scale| a thread saw; NaN or infinite when one was */
+};
+#define SFFN_GATHER_ROWS 1024
+
+/* Rows handled for all tokens of a tile before the next ones, so that the later tokens find them in the cache. */
+static inline size_t sffn_gather_rows(size_t n_tokens)
+{
+    return n_tokens == 1 ? SFFN_GATHER_ROWS : 64;
+}
+
+/* Bytes of scratch for a matrix of this shape; with base, also fills *s. All sizes are multiples of 64. */
+size_t sffn_axpy_scratch_layout(int32_t dtype, uint32_t block_size, uint32_t n_rows, uint32_t n_cols, uint32_t nth,
+                                struct sffn_axpy_scratch *s, void *base);
+/* |h| * row scale, to be folded into h_max by the stage that makes h; 0 for types that need none. A row of zeros contributes nothing. */
+static inline float sffn_axpy_weight(const struct sffn_matmul *m, uint32_t row, float h)
+{
+    const float v = m->row_scale_max[row] * h;
+    return v < 0 ? -v : v;
+}
+/* max(a, b) in which NaN wins. */
+static inline float sffn_max_nan(float a, float b)
+{
+    return b > a || b != b ? b : a;
+}
+void sffn_axpy_accumulate(const struct sffn_kernels *k, const struct sffn_matmul *m, const struct sffn_list *list,
+                          size_t n_tokens, const struct sffn_axpy_scratch *s, uint32_t ith, uint32_t nth);
+/* y[t] = bias + the sum; bias NULL: none. */
+void sffn_axpy_reduce(const struct sffn_matmul *m, size_t n_tokens, const struct sffn_axpy_scratch *s,
+                      const float *bias, float *y, size_t y_stride, uint32_t ith, uint32_t nth);
+
+/* Writes thread ith's part of the list of a tile's active rows: set tokens [token, token + n_tokens). list->rows and ->masks have room for
+ * n_rows entries; one segment per thread. */
+void sffn_list_from_set(const sffn_active_set *set, size_t token, size_t n_tokens, uint32_t n_rows,
+                        struct sffn_list *list, uint32_t ith, uint32_t nth);
+
+#endif /* SFFN_ROWS_H */
