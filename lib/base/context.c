@@ -372,7 +372,7 @@ sffn_status sffn_context_get_info(const sffn_context *ctx, sffn_context_info *in
     i.page_bytes = sffn_page_bytes();
     i.huge_page_bytes = ctx->config.huge_pages == SFFN_HUGE_PAGES_AUTO ? sffn_huge_page_bytes() : 0;
     i.has_hwloc = ctx->topology.has_hwloc;
-    i.has_onednn = ctx->config.use_onednn && sffn_onednn_available();
+    i.has_onednn = sffn_context_uses_onednn(ctx);
     i.scratch_bytes = ctx->scratch_bytes;
     pthread_mutex_lock(&ctx->shared->lock);
     i.weight_bytes = ctx->shared->weight_bytes;
@@ -419,6 +419,11 @@ uint32_t sffn_context_n_threads(const sffn_context *ctx)
 int sffn_context_collects_stats(const sffn_context *ctx)
 {
     return ctx->config.collect_stats;
+}
+
+int sffn_context_uses_onednn(const sffn_context *ctx)
+{
+    return ctx->config.use_onednn && sffn_onednn_available();
 }
 
 sffn_status sffn_context_enter(sffn_context *ctx)

@@ -34,6 +34,7 @@ sffn_status sffn_info_copy(const sffn_context *ctx, const char *what, void *dst,
 const struct sffn_kernels *sffn_context_kernels(const sffn_context *ctx);
 uint32_t sffn_context_n_threads(const sffn_context *ctx);
 int sffn_context_collects_stats(const sffn_context *ctx);
+int sffn_context_uses_onednn(const sffn_context *ctx);
 uint64_t sffn_now_ns(void);
 
 /* Enters a call: SFFN_ERR_BUSY when another one is inside. Balanced by sffn_context_leave(). */

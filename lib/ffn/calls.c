@@ -38,7 +38,9 @@ sffn_status sffn_call_run(sffn_context *ctx, const struct sffn_call *call)
         return status;
     status = find_scratch(ctx, call->ffn, sffn_context_n_threads(ctx), &run.scratch);
     if (status == SFFN_OK) {
-        if (!call->is_dense || !sffn_dense_onednn_forward(ctx, call))
+        size_t bytes;
+        sffn_context_scratch(ctx, &bytes);
+        if (!call->is_dense || !sffn_dense_onednn_forward(ctx, call, run.scratch, bytes))
             sffn_context_run_phases(ctx, call->n_stages * call->n_tiles, run_phase, &run);
     }
     sffn_context_leave(ctx);

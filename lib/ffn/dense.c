@@ -1,7 +1,119 @@
+/* dense.c  Long prompts: every neuron for every token, as matrix products. With few tokens the stages of forward.c are as good. */
+#include <string.h>
+
+#include "base/context.h"
+#include "ffn/dense_onednn.h"
 #include "ffn/ffn.h"
 
-int sffn_dense_onednn_forward(sffn_context *ctx, const struct sffn_call *call)
+struct dense {
+    const struct sffn_ffn *ffn;
+    const struct sffn_call *call;
+    float *gate, *up, *down; /* [SFFN_DENSE_NEURONS][d_model], decoded */
+    float *g, *u;            /* [tokens][SFFN_DENSE_NEURONS] */
+    size_t token, n_tokens;
+    uint32_t neuron, n_neurons;
+};
+
+size_t sffn_dense_onednn_scratch_bytes(const sffn_context *ctx, const struct sffn_ffn *ffn)
 {
-    (void)ctx, (void)call;
-    return 0;
+    if (!sffn_context_uses_onednn(ctx))
+        return 0;
+    return SFFN_DENSE_NEURONS * ((size_t)3 * ffn->d_model + 2 * SFFN_DENSE_TOKENS) * sizeof(float);
+}
+
+/* Neurons [neuron, neuron + n_neurons) to floats. */
+static void decode_phase(void *arg, uint32_t phase, uint32_t ith, uint32_t nth)
+{
+    (void)phase;
+    const struct dense *d = arg;
+    const struct sffn_matmul *matrices[3] = {&d->ffn->gate, d->ffn->is_gated ? &d->ffn->up : NULL, &d->ffn->down};
+    float *const rows[3] = {d->gate, d->up, d->down};
+    const size_t n_cols = d->ffn->d_model;
+    size_t first, last;
+    sffn_share(d->n_neurons, ith, nth, &first, &last);
+    for (int m = 0; m < 3; m++)
+        for (size_t i = first; matrices[m] && i < last; i++)
+            sffn_matmul_get_row(matrices[m], d->neuron + (uint32_t)i, rows[m] + i * n_cols);
+}
+
+/* g, u -> h in g's place */
+static void activate_phase(void *arg, uint32_t phase, uint32_t ith, uint32_t nth)
+{
+    (void)phase;
+    const struct dense *d = arg;
+    const struct sffn_ffn *ffn = d->ffn;
+    const sffn_ffn_args *args = &d->call->args;
+    size_t first, last;
+    sffn_share(d->n_tokens, ith, nth, &first, &last);
+    for (size_t t = first; t < last; t++) {
+        float *g = d->g + t * SFFN_DENSE_NEURONS, *u = d->u + t * SFFN_DENSE_NEURONS;
+        for (uint32_t i = 0; i < d->n_neurons; i++) {
+            const uint32_t neuron = d->neuron + i;
+            const float s = sffn_activate(ffn, g[i] + (ffn->gate_bias ? ffn->gate_bias[neuron] : 0.0f));
+            g[i] = ffn->is_gated ? sffn_make_h(ffn, neuron, s, u[i]) : s;
+        }
+        if (args->h)
+            memcpy(args->h + (d->token + t) * args->h_stride + d->neuron, g, d->n_neurons * sizeof(float));
+    }
+}
+
+static int run_block(sffn_context *ctx, struct dense *d)
+{
+    const struct sffn_ffn *ffn = d->ffn;
+    const sffn_ffn_args *args = &d->call->args;
+    const size_t m = d->n_tokens, n = d->n_neurons, k = ffn->d_model, block = SFFN_DENSE_NEURONS;
+    const float *x = args->x + d->token * args->x_stride;
+    float *y = args->y + d->token * args->y_stride;
+    sffn_context_run_phases(ctx, 1, decode_phase, d);
+    if (!sffn_onednn_sgemm(0, m, n, k, x, args->x_stride, d->gate, k, 0, d->g, block) ||
+        (ffn->is_gated && !sffn_onednn_sgemm(0, m, n, k, x, args->x_stride, d->up, k, 0, d->u, block)))
+        return 0;
+    sffn_context_run_phases(ctx, 1, activate_phase, d);
+    return sffn_onednn_sgemm(1, m, k, n, d->g, block, d->down, k, 1, y, args->y_stride);
+}
+
+static void write_stats(const struct sffn_call *call)
+{
+    const struct sffn_ffn *ffn = call->ffn;
+    const uint64_t n = call->args.n_tokens;
+    sffn_ffn_stats s = SFFN_FFN_STATS_INIT;
+    s.path = SFFN_PATH_DENSE_ONEDNN;
+    s.n_tokens = n;
+    s.n_selected = s.n_active = s.n_nonzero = n * ffn->d_ff;
+    s.union_active = (n + SFFN_DENSE_TOKENS - 1) / SFFN_DENSE_TOKENS * ffn->d_ff;
+    s.touched_bytes = (n + SFFN_DENSE_TOKENS - 1) / SFFN_DENSE_TOKENS * ffn->weight_bytes;
+    sffn_info_copy(ffn->ctx, "sffn_ffn_stats", call->args.stats, &s, sizeof(s));
+}
+
+int sffn_dense_onednn_forward(sffn_context *ctx, const struct sffn_call *call, void *scratch, size_t scratch_bytes)
+{
+    const struct sffn_ffn *ffn = call->ffn;
+    const sffn_ffn_args *args = &call->args;
+    /* A layer that runs dense because it has nothing to skip still decodes through the stages. */
+    if (!sffn_context_uses_onednn(ctx) || ffn->dense_tokens == 0 || args->n_tokens < ffn->dense_tokens || args->active_out ||
+        scratch_bytes < sffn_dense_onednn_scratch_bytes(ctx, ffn))
+        return 0;
+    const int threads_before = sffn_onednn_set_threads((int)sffn_context_n_threads(ctx));
+    struct dense d = {.ffn = ffn, .call = call, .gate = scratch};
+    d.up = d.gate + SFFN_DENSE_NEURONS * (size_t)ffn->d_model;
+    d.down = d.up + SFFN_DENSE_NEURONS * (size_t)ffn->d_model;
+    d.g = d.down + SFFN_DENSE_NEURONS * (size_t)ffn->d_model;
+    d.u = d.g + (size_t)SFFN_DENSE_TOKENS * SFFN_DENSE_NEURONS;
+    int ok = 1;
+    for (; ok && d.token < args->n_tokens; d.token += d.n_tokens) {
+        const size_t left = args->n_tokens - d.token;
+        d.n_tokens = left < SFFN_DENSE_TOKENS ? left : SFFN_DENSE_TOKENS;
+        for (size_t t = d.token; t < d.token + d.n_tokens; t++)
+            for (size_t j = 0; j < ffn->d_model; j++)
+                args->y[t * args->y_stride + j] = ffn->down_bias ? ffn->down_bias[j] : 0.0f;
+        for (d.neuron = 0; ok && d.neuron < ffn->d_ff; d.neuron += d.n_neurons) {
+            d.n_neurons = ffn->d_ff - d.neuron < SFFN_DENSE_NEURONS ? ffn->d_ff - d.neuron : SFFN_DENSE_NEURONS;
+            ok = run_block(ctx, &d);
+        }
+    }
+    if (threads_before > 0)
+        sffn_onednn_set_threads(threads_before);
+    if (ok && args->stats)
+        write_stats(call);
+    return ok;
 }

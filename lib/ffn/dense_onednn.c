@@ -107,10 +107,11 @@ int sffn_onednn_set_threads(int n_threads)
     return before;
 }
 
-int sffn_onednn_sgemm(size_t m, size_t n, size_t k, const float *a, size_t lda, const float *b, size_t ldb, float *c, size_t ldc)
+int sffn_onednn_sgemm(int b_is_kn, size_t m, size_t n, size_t k, const float *a, size_t lda, const float *b, size_t ldb, float beta, float *c,
+                      size_t ldc)
 {
     return sffn_onednn_available() &&
-           lib.dnnl_sgemm('N', 'T', (dnnl_dim_t)m, (dnnl_dim_t)n, (dnnl_dim_t)k, 1.0f, a, (dnnl_dim_t)lda, b, (dnnl_dim_t)ldb, 0.0f, c,
+           lib.dnnl_sgemm('N', b_is_kn ? 'N' : 'T', (dnnl_dim_t)m, (dnnl_dim_t)n, (dnnl_dim_t)k, 1.0f, a, (dnnl_dim_t)lda, b, (dnnl_dim_t)ldb, beta, c,
                           (dnnl_dim_t)ldc) == dnnl_success;
 }
 
@@ -315,9 +316,10 @@ int sffn_onednn_set_threads(int n_threads)
     return 0;
 }
 
-int sffn_onednn_sgemm(size_t m, size_t n, size_t k, const float *a, size_t lda, const float *b, size_t ldb, float *c, size_t ldc)
+int sffn_onednn_sgemm(int b_is_kn, size_t m, size_t n, size_t k, const float *a, size_t lda, const float *b, size_t ldb, float beta, float *c,
+                      size_t ldc)
 {
-    (void)m, (void)n, (void)k, (void)a, (void)lda, (void)b, (void)ldb, (void)c, (void)ldc;
+    (void)b_is_kn, (void)m, (void)n, (void)k, (void)a, (void)lda, (void)b, (void)ldb, (void)beta, (void)c, (void)ldc;
     return 0;
 }
 

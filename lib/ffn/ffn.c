@@ -248,7 +248,9 @@ sffn_status sffn_ffn_reserve_threads(sffn_context *ctx, const sffn_ffn *ffn, uin
         return sffn_fail(ctx, SFFN_ERR_INVALID_ARGUMENT, "max_threads is %u; expected 1..512", (unsigned)max_threads);
     sffn_status status = sffn_context_enter(ctx);
     if (status == SFFN_OK) {
-        status = sffn_context_reserve_scratch(ctx, sffn_workspace_layout(ffn, max_threads, NULL, NULL));
+        const size_t sparse = sffn_workspace_layout(ffn, max_threads, NULL, NULL);
+        const size_t dense = sffn_dense_onednn_scratch_bytes(ctx, ffn);
+        status = sffn_context_reserve_scratch(ctx, dense > sparse ? dense : sparse);
         sffn_context_leave(ctx);
     }
     return status;

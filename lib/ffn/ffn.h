@@ -33,6 +33,15 @@ struct sffn_ffn {
 
 /* s = act(g). dReLU's up half is applied in the up stage. */
 float sffn_activate(const struct sffn_ffn *ffn, float g);
+/* h = s * u with u's bias; dReLU rectifies u too. NaN stays. */
+static inline float sffn_make_h(const struct sffn_ffn *ffn, uint32_t neuron, float s, float u)
+{
+    if (ffn->up_bias)
+        u += ffn->up_bias[neuron];
+    if (ffn->activation == SFFN_ACT_DRELU && u <= 0)
+        u = 0;
+    return s * u;
+}
 /* 1 when s is zero or the rule drops the neuron. NaN never drops. */
 int sffn_gate_drops(const struct sffn_ffn *ffn, uint32_t neuron, float s);
 /* The same for h, after the up product. */
@@ -100,7 +109,12 @@ size_t sffn_workspace_layout(const struct sffn_ffn *ffn, uint32_t nth, struct sf
 
 /* ---- dense.c ---- */
 
-/* Long prompts through oneDNN. 0: not possible here, use the stages. */
-int sffn_dense_onednn_forward(sffn_context *ctx, const struct sffn_call *call);
+/* Long prompts through oneDNN, when the context uses it: neurons are decoded a block at a time, and two matrix products per block serve up
+ * to SFFN_DENSE_TOKENS tokens. Writes y and args.h, and tells so in the stats. 0: not possible here, use the stages. */
+int sffn_dense_onednn_forward(sffn_context *ctx, const struct sffn_call *call, void *scratch, size_t scratch_bytes);
+/* Scratch that it wants; 0 without oneDNN. */
+size_t sffn_dense_onednn_scratch_bytes(const sffn_context *ctx, const struct sffn_ffn *ffn);
+#define SFFN_DENSE_TOKENS 512
+#define SFFN_DENSE_NEURONS 128
 
 #endif /* SFFN_LIB_FFN_H */

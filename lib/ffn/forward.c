@@ -123,14 +123,12 @@ static inline void append(struct appender *a, uint32_t row, unsigned mask, const
     memcpy(a->list->values + pos * a->n_tokens, values, a->n_tokens * sizeof(float));
 }
 
-/* h of one row has been made: what the down stage must know of it. */
-static inline void note_h(struct worker *w, uint32_t row, size_t t, float h)
+/* h of one row has been made: shows it to the caller, and returns what the down stage gets. */
+static inline float note_h(struct worker *w, uint32_t row, size_t t, float h)
 {
-    float *h_max = w->w.axpy.h_max + w->ith * SFFN_TILE_TOKENS + t;
-    if (w->ffn->down.row_scale_max)
-        *h_max = sffn_max_nan(*h_max, sffn_axpy_weight(&w->ffn->down, row, h));
     if (w->call->args.h)
         w->call->args.h[(w->token + t) * w->call->args.h_stride + row] = h;
+    return sffn_axpy_note(&w->ffn->down, row, h, w->w.axpy.h_max + w->ith * SFFN_TILE_TOKENS + t);
 }
 
 /* One token, and the gate value alone decides: the vector kernel finds the survivors of a chunk. */
@@ -144,9 +142,7 @@ static void keep_above_threshold(struct worker *w, struct appender *out, const u
         const float s = g[kept[i]];
         kept[i] = rows ? rows[kept[i]] : (uint32_t)(start + kept[i]);
         out->list->masks[at + i] = 1;
-        out->list->values[at + i] = s;
-        if (!w->ffn->is_gated)
-            note_h(w, kept[i], 0, s);
+        out->list->values[at + i] = w->ffn->is_gated ? s : note_h(w, kept[i], 0, s);
         if (w->call->s_out)
             w->call->s_out[w->token * w->ffn->d_ff + kept[i]] = s;
     }
@@ -191,11 +187,9 @@ static void run_gate(struct worker *w)
                     const float v = sffn_activate(ffn, g[i * w->tile + t] + (ffn->gate_bias ? ffn->gate_bias[row] : 0.0f));
                     if (sffn_gate_drops(ffn, row, v) || (!ffn->is_gated && sffn_h_drops(ffn, row, v)))
                         continue;
-                    s[t] = v;
+                    s[t] = ffn->is_gated ? v : note_h(w, row, t, v);
                     kept |= 1u << t;
                     w->counters->active++;
-                    if (!ffn->is_gated)
-                        note_h(w, row, t, v);
                     if (w->call->s_out)
                         w->call->s_out[(w->token + t) * ffn->d_ff + row] = v;
                 }
@@ -230,21 +224,9 @@ static void run_import(struct worker *w)
             if (!(list->masks[pos] >> t & 1))
                 continue;
             const float v = w->call->s_in[(w->token + t) * ffn->d_ff + list->rows[pos]];
-            list->values[pos * w->tile + t] = v;
-            if (!ffn->is_gated)
-                note_h(w, list->rows[pos], t, v);
+            list->values[pos * w->tile + t] = ffn->is_gated ? v : note_h(w, list->rows[pos], t, v);
         }
     }
-}
-
-/* h = s * u; dReLU: u is rectified too, NaN stays */
-static inline float make_h(const struct sffn_ffn *ffn, uint32_t row, float s, float u)
-{
-    if (ffn->up_bias)
-        u += ffn->up_bias[row];
-    if (ffn->activation == SFFN_ACT_DRELU && u <= 0)
-        u = 0;
-    return s * u;
 }
 
 /* active -> nonzero, with h */
@@ -270,13 +252,12 @@ static void run_up(struct worker *w)
                 for (size_t t = 0; t < w->tile; t++) {
                     if (!(wanted >> t & 1))
                         continue;
-                    const float v = make_h(ffn, row, list.values[(start + i) * w->tile + t], u[i * w->tile + t]);
+                    const float v = sffn_make_h(ffn, row, list.values[(start + i) * w->tile + t], u[i * w->tile + t]);
                     if (sffn_h_drops(ffn, row, v))
                         continue;
-                    h[t] = v;
+                    h[t] = note_h(w, row, t, v);
                     kept |= 1u << t;
                     w->counters->nonzero++;
-                    note_h(w, row, t, v);
                 }
                 if (kept)
                     append(&out, row, kept, h);
@@ -306,9 +287,8 @@ static void run_dense_h(struct worker *w)
             const uint32_t row = (uint32_t)(start + i);
             for (size_t t = 0; t < w->tile; t++) {
                 const float s = sffn_activate(ffn, g[i * w->tile + t] + (ffn->gate_bias ? ffn->gate_bias[row] : 0.0f));
-                const float h = ffn->is_gated ? make_h(ffn, row, s, u[i * w->tile + t]) : s;
-                list.values[(size_t)row * w->tile + t] = h;
-                note_h(w, row, t, h);
+                const float h = ffn->is_gated ? sffn_make_h(ffn, row, s, u[i * w->tile + t]) : s;
+                list.values[(size_t)row * w->tile + t] = note_h(w, row, t, h);
             }
         }
     }

@@ -151,10 +151,7 @@ static void axpy_phase(void *arg, uint32_t phase, uint32_t ith, uint32_t nth)
         for (size_t t = 0; t < p->tile; t++) {
             if (p->list.masks && !(p->list.masks[pos] >> t & 1))
                 continue;
-            const float h = p->in[(p->token + t) * p->in_stride + row];
-            p->values[pos * p->tile + t] = h;
-            if (m->row_scale_max)
-                h_max[t] = sffn_max_nan(h_max[t], sffn_axpy_weight(m, row, h));
+            p->values[pos * p->tile + t] = sffn_axpy_note(m, row, p->in[(p->token + t) * p->in_stride + row], &h_max[t]);
         }
     }
 }

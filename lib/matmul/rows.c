@@ -94,8 +94,9 @@ size_t sffn_axpy_scratch_layout(int32_t dtype, uint32_t block_size, uint32_t n_r
     } while (0)
     const size_t tile = (size_t)SFFN_TILE_TOKENS * n_cols;
     if (sffn_is_quantized(dtype) && block_size == 1) {
-        TAKE(sum, nth * tile);
         TAKE(acc, nth * tile);
+        TAKE(sum, nth * tile);
+        TAKE(has_sum, nth);
     } else {
         TAKE(partial, SFFN_PARTITIONS * tile);
     }
@@ -132,65 +133,70 @@ static void drain(int32_t *acc, int64_t *sum, size_t n)
     }
 }
 
-/* Entries [start, start + n) of the list that token t needs, with h; returns how many of them fit in `room`, and advances *at. */
-static size_t gather(const struct sffn_list *list, size_t start, size_t n, size_t *at, size_t t, size_t n_tokens,
-                     const struct sffn_matmul *m, int skip_zero_rows, uint32_t *rows, float *h)
+/* The rows that token t needs among entries [start, start + n) of a list, n <= SFFN_GATHER_ROWS, with their h. One token needs all of
+ * them, and the list itself serves; else they are copied to a thread's buffers. */
+struct needed {
+    const uint32_t *rows; /* NULL: consecutive, from first */
+    const float *h;
+    size_t first, n;
+};
+
+static struct needed needed_rows(const struct sffn_list *list, size_t start, size_t n, size_t t, size_t n_tokens,
+                                 const struct sffn_axpy_scratch *s, uint32_t ith)
 {
+    if (n_tokens == 1 && !list->masks) {
+        const struct needed all = {list->rows ? list->rows + start : NULL, list->values + start, start, n};
+        return all;
+    }
+    uint32_t *rows = s->gather_rows + ith * SFFN_GATHER_ROWS;
+    float *h = s->gather_h + ith * SFFN_GATHER_ROWS;
     size_t found = 0;
-    for (; *at < n && found < SFFN_GATHER_ROWS; (*at)++) {
-        const size_t pos = start + *at;
+    for (size_t pos = start; pos < start + n; pos++) {
         if (list->masks && !(list->masks[pos] >> t & 1))
             continue;
-        const uint32_t row = list->rows ? list->rows[pos] : (uint32_t)pos;
-        /* A row of zeros has no scale to fold h into. */
-        if (skip_zero_rows && m->row_scale_max[row] == 0)
-            continue;
-        rows[found] = row;
+        rows[found] = list->rows ? list->rows[pos] : (uint32_t)pos;
         h[found++] = list->values[pos * n_tokens + t];
     }
-    return found;
+    const struct needed some = {rows, h, 0, found};
+    return some;
 }
 
 static void accumulate_int(const struct sffn_kernels *k, const struct sffn_matmul *m, const struct sffn_list *list,
                            size_t n_tokens, const struct sffn_axpy_scratch *s, uint32_t ith, uint32_t nth)
 {
-    const size_t n = m->n_cols;
+    const size_t n = m->n_cols, step = sffn_gather_rows(n_tokens);
     const size_t rows_max = m->dtype == SFFN_Q8_0 ? SFFN_AXPY_ROWS_MAX_Q8_0 : SFFN_AXPY_ROWS_MAX_Q4_0;
-    sffn_rows_axpy_int_fn *fn = k->rows_axpy_int[m->dtype].fn;
     int64_t *sum = s->sum + ith * SFFN_TILE_TOKENS * n;
     int32_t *acc = s->acc + ith * SFFN_TILE_TOKENS * n;
-    uint32_t *rows = s->gather_rows + ith * SFFN_GATHER_ROWS;
-    float *h = s->gather_h + ith * SFFN_GATHER_ROWS;
     float inv[SFFN_TILE_TOKENS];
     for (size_t t = 0; t < n_tokens; t++) {
         const float max = tile_max(s, t, nth);
         inv[t] = max > 0 ? SFFN_AXPY_V_MAX / max : 0;
     }
-    memset(sum, 0, n_tokens * n * sizeof(*sum));
     memset(acc, 0, n_tokens * n * sizeof(*acc));
-    const size_t step = sffn_gather_rows(n_tokens);
+    s->has_sum[ith] = 0;
     size_t first, last, since_drain = 0;
     sffn_share(sffn_list_count(list), ith, nth, &first, &last);
     struct sffn_walk walk = sffn_walk_begin(list, first, last);
     while (sffn_walk_next(&walk)) {
         for (size_t done = 0; done < walk.n; done += step) {
             const size_t chunk = walk.n - done < step ? walk.n - done : step;
-            for (size_t t = 0; t < n_tokens; t++) {
-                size_t at = 0;
-                const size_t found = gather(list, walk.start + done, chunk, &at, t, n_tokens, m, 1, rows, h);
-                if (inv[t] > 0)
-                    fn(acc + t * n, m->data, m->stride, rows, h, inv[t], found, n);
-            }
-            since_drain += chunk;
-            if (since_drain + step > rows_max) {
+            if (since_drain + chunk > rows_max) {
+                if (!s->has_sum[ith])
+                    memset(sum, 0, n_tokens * n * sizeof(*sum));
+                s->has_sum[ith] = 1;
                 for (size_t t = 0; t < n_tokens; t++)
                     drain(acc + t * n, sum + t * n, n);
                 since_drain = 0;
             }
+            since_drain += chunk;
+            for (size_t t = 0; t < n_tokens; t++) {
+                const struct needed r = needed_rows(list, walk.start + done, chunk, t, n_tokens, s, ith);
+                if (inv[t] > 0)
+                    k->rows_axpy_int[m->dtype].fn(acc + t * n, m->data + r.first * m->stride, m->stride, r.rows, r.h, inv[t], r.n, n);
+            }
         }
     }
-    for (size_t t = 0; t < n_tokens; t++)
-        drain(acc + t * n, sum + t * n, n);
 }
 
 /* First position of a segment whose row is >= row. */
@@ -230,8 +236,6 @@ static void accumulate_rows(const struct sffn_kernels *k, const struct sffn_matm
                             size_t n_tokens, const struct sffn_axpy_scratch *s, uint32_t ith, uint32_t p, size_t col,
                             size_t n)
 {
-    uint32_t *rows = s->gather_rows + ith * SFFN_GATHER_ROWS;
-    float *h = s->gather_h + ith * SFFN_GATHER_ROWS;
     const size_t n_cols = m->n_cols, step = sffn_gather_rows(n_tokens);
     const uint8_t *w = m->data + sffn_dtype_row_bytes(m->dtype, col);
     for (size_t t = 0; t < n_tokens; t++)
@@ -243,10 +247,9 @@ static void accumulate_rows(const struct sffn_kernels *k, const struct sffn_matm
         for (size_t done = first; done < last; done += step) {
             const size_t chunk = last - done < step ? last - done : step;
             for (size_t t = 0; t < n_tokens; t++) {
-                size_t at = 0;
-                const size_t found = gather(list, segment.start + done, chunk, &at, t, n_tokens, m, 0, rows, h);
-                k->rows_axpy[m->dtype].fn(s->partial + (t * SFFN_PARTITIONS + p) * n_cols + col, w, m->stride, rows, h,
-                                          found, n);
+                const struct needed r = needed_rows(list, segment.start + done, chunk, t, n_tokens, s, ith);
+                k->rows_axpy[m->dtype].fn(s->partial + (t * SFFN_PARTITIONS + p) * n_cols + col, w + r.first * m->stride, m->stride,
+                                          r.rows, r.h, r.n, n);
             }
         }
     }
@@ -333,8 +336,10 @@ static void reduce_int(const struct sffn_matmul *m, size_t t, const struct sffn_
     const double scale = max > 0 ? 1.0 / (double)inv : (double)max;
     for (size_t j = first; j < last; j++) {
         int64_t sum = 0;
-        for (uint32_t i = 0; i < nth; i++)
-            sum += s->sum[(i * SFFN_TILE_TOKENS + t) * m->n_cols + j];
+        for (uint32_t i = 0; i < nth; i++) {
+            const size_t at = (i * SFFN_TILE_TOKENS + t) * m->n_cols + j;
+            sum += s->acc[at] + (s->has_sum[i] ? s->sum[at] : 0);
+        }
         y[j] = (float)((double)sum * scale) + (bias ? bias[j] : 0.0f);
     }
 }

@@ -59,8 +59,9 @@ void sffn_rows_dot(const struct sffn_kernels *k, const struct sffn_matmul *m, co
 
 struct sffn_axpy_scratch {
     float *partial;   /* [n_tokens][SFFN_PARTITIONS][n_cols] */
-    int64_t *sum;     /* [nth][n_tokens][n_cols] */
-    int32_t *acc;     /* [nth][n_tokens][n_cols], zero between calls */
+    int32_t *acc;     /* [nth][n_tokens][n_cols] */
+    int64_t *sum;     /* [nth][n_tokens][n_cols]: what acc had to hand over before it could overflow */
+    uint32_t *has_sum;/* [nth]: 0: nothing was handed over */
     float *gather_h;  /* [nth][SFFN_GATHER_ROWS] */
     uint32_t *gather_rows;
     int8_t *hq;       /* lossless blocks: [nth][n_blocks of a partition][32], with d and sum */
@@ -79,16 +80,20 @@ static inline size_t sffn_gather_rows(size_t n_tokens)
 /* Bytes of scratch for a matrix of this shape; with base, also fills *s. All sizes are multiples of 64. */
 size_t sffn_axpy_scratch_layout(int32_t dtype, uint32_t block_size, uint32_t n_rows, uint32_t n_cols, uint32_t nth,
                                 struct sffn_axpy_scratch *s, void *base);
-/* |h| * row scale, to be folded into h_max by the stage that makes h; 0 for types that need none. A row of zeros contributes nothing. */
-static inline float sffn_axpy_weight(const struct sffn_matmul *m, uint32_t row, float h)
-{
-    const float v = m->row_scale_max[row] * h;
-    return v < 0 ? -v : v;
-}
 /* max(a, b) in which NaN wins. */
 static inline float sffn_max_nan(float a, float b)
 {
     return b > a || b != b ? b : a;
+}
+/* Every h on its way into a list passes here: folds |h * row scale| into the thread's h_max, and returns h, or 0 where the row is zero and
+ * has no scale to fold h into. */
+static inline float sffn_axpy_note(const struct sffn_matmul *m, uint32_t row, float h, float *h_max)
+{
+    if (!m->row_scale_max)
+        return h;
+    const float v = m->row_scale_max[row] * h;
+    *h_max = sffn_max_nan(*h_max, v < 0 ? -v : v);
+    return m->row_scale_max[row] == 0 ? 0 : h;
 }
 void sffn_axpy_accumulate(const struct sffn_kernels *k, const struct sffn_matmul *m, const struct sffn_list *list,
                           size_t n_tokens, const struct sffn_axpy_scratch *s, uint32_t ith, uint32_t nth);

@@ -1,0 +1,30 @@
+/* kernels_avx2.c  Every op with AVX2. */
+#define ISA avx2
+#include "kernels/isa/avx2/quants_avx2.h"
+#include "kernels/tmpl/instantiate.h"
+#include "kernels/tmpl/instantiate_q.h"
+
+const struct sffn_kernels sffn_kernels_avx2 = {
+    .rows_dot = {
+        [SFFN_F32] = KERNEL_ENTRY(rows_dot_f32_avx2),
+        [SFFN_F16] = KERNEL_ENTRY(rows_dot_f16_avx2),
+        [SFFN_BF16] = KERNEL_ENTRY(rows_dot_bf16_avx2),
+        [SFFN_Q8_0] = KERNEL_ENTRY(rows_dot_q8_0_avx2),
+        [SFFN_Q4_0] = KERNEL_ENTRY(rows_dot_q4_0_avx2),
+    },
+    .rows_axpy = {
+        [SFFN_F32] = KERNEL_ENTRY(rows_axpy_f32_avx2),
+        [SFFN_F16] = KERNEL_ENTRY(rows_axpy_f16_avx2),
+        [SFFN_BF16] = KERNEL_ENTRY(rows_axpy_bf16_avx2),
+    },
+    .rows_axpy_int = {
+        [SFFN_Q8_0] = KERNEL_ENTRY(rows_axpy_int_q8_0_avx2),
+        [SFFN_Q4_0] = KERNEL_ENTRY(rows_axpy_int_q4_0_avx2),
+    },
+    .blocks_axpy = {
+        [SFFN_Q8_0] = KERNEL_ENTRY(blocks_axpy_q8_0_avx2),
+        [SFFN_Q4_0] = KERNEL_ENTRY(blocks_axpy_q4_0_avx2),
+    },
+    .quantize_x = KERNEL_ENTRY(quantize_x_avx2),
+    .threshold = KERNEL_ENTRY(threshold_avx2),
+};

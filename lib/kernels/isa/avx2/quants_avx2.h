@@ -1,0 +1,213 @@
+/* quants_avx2.h  8 blocks of q8_0 or q4_0 with vpmaddubsw and vpmaddwd; what instantiate_q.h asks for. */
+#ifndef SFFN_QUANTS_AVX2_H
+#define SFFN_QUANTS_AVX2_H
+#include "kernels/isa/avx2/vec_avx2.h"
+
+/* The f16 scales of 8 blocks, `stride` bytes apart. */
+KERNEL_INLINE vf scales_of_blocks(const char *p, size_t stride)
+{
+    uint16_t d[8];
+    for (size_t b = 0; b < 8; b++)
+        memcpy(d + b, p + b * stride, sizeof *d);
+    return _mm256_cvtph_ps(_mm_setr_epi16((short)d[0], (short)d[1], (short)d[2], (short)d[3], (short)d[4], (short)d[5], (short)d[6],
+                                          (short)d[7]));
+}
+
+/* Lane 0 of a and lane 0 of b; lane 1 of both. */
+#define LANES_0(a, b) _mm256_permute2x128_si256(a, b, 0x20)
+#define LANES_1(a, b) _mm256_permute2x128_si256(a, b, 0x31)
+
+/* ---- q4_0 ---- */
+
+struct quants_q4_0_avx2 {
+    vi block[8]; /* nibbles in the order of the elements */
+};
+
+KERNEL_INLINE void quants_load_q4_0_avx2(struct quants_q4_0_avx2 *w, const char *p)
+{
+    const vi shift = _mm256_setr_epi32(0, 0, 0, 0, 4, 4, 4, 4);
+    for (int b = 0; b < 8; b++) {
+        const vi bytes = _mm256_broadcastsi128_si256(load128(p + 18 * b + 2));
+        w->block[b] = _mm256_and_si256(_mm256_srlv_epi32(bytes, shift), _mm256_set1_epi8(15));
+    }
+}
+
+KERNEL_INLINE vf quants_scales_q4_0_avx2(const char *p)
+{
+    return scales_of_blocks(p, 18);
+}
+
+/* Sums of words of a and b, four by four bytes in each lane: two dwords of a, two of b. */
+KERNEL_INLINE vi add_words(vi a, vi b)
+{
+    return _mm256_add_epi16(_mm256_unpacklo_epi32(a, b), _mm256_unpackhi_epi32(a, b));
+}
+
+/* The sum of each vector of words. A word of d is at most 2 * 15 * 127 = 3810, so four of them still fit a word. */
+KERNEL_INLINE vi sums_of_words(const vi d[8])
+{
+    const vi d01 = add_words(d[0], d[1]), d23 = add_words(d[2], d[3]);
+    const vi d45 = add_words(d[4], d[5]), d67 = add_words(d[6], d[7]);
+    const vi ones = _mm256_set1_epi16(1);
+    const vi d0123 = _mm256_madd_epi16(_mm256_add_epi16(_mm256_unpacklo_epi64(d01, d23), _mm256_unpackhi_epi64(d01, d23)), ones);
+    const vi d4567 = _mm256_madd_epi16(_mm256_add_epi16(_mm256_unpacklo_epi64(d45, d67), _mm256_unpackhi_epi64(d45, d67)), ones);
+    return _mm256_add_epi32(LANES_0(d0123, d4567), LANES_1(d0123, d4567));
+}
+
+KERNEL_INLINE vi quants_dot_q4_0_avx2(const struct quants_q4_0_avx2 *w, const int8_t *q, const int32_t *sum)
+{
+    vi d[8];
+    for (int b = 0; b < 8; b++)
+        d[b] = _mm256_maddubs_epi16(w->block[b], load256(q + 32 * b));
+    return _mm256_sub_epi32(sums_of_words(d), _mm256_slli_epi32(load256(sum), 3));
+}
+
+KERNEL_INLINE vi quants_dot_same_q4_0_avx2(const struct quants_q4_0_avx2 *w, const int8_t *q, int32_t sum)
+{
+    const vi x = load256(q);
+    vi d[8];
+    for (int b = 0; b < 8; b++)
+        d[b] = _mm256_maddubs_epi16(w->block[b], x);
+    return _mm256_sub_epi32(sums_of_words(d), _mm256_set1_epi32(8 * sum));
+}
+
+#define AXPY_BLOCKS_q4_0 2
+
+KERNEL_INLINE vi q4_words(const char *block)
+{
+    return _mm256_inserti128_si256(_mm256_castsi128_si256(load128(block + 2)), load128(block + 20), 1);
+}
+
+KERNEL_INLINE vi add_products(vi sum, vi a, vi b)
+{
+    return _mm256_add_epi32(sum, _mm256_madd_epi16(a, b));
+}
+
+/* Dword 0 in lane 0, dword 1 in lane 1. */
+KERNEL_INLINE vi dword_per_lane(const int32_t *p)
+{
+    int64_t both;
+    memcpy(&both, p, sizeof both);
+    return _mm256_castps_si256(_mm256_permutevar_ps(_mm256_castsi256_ps(_mm256_set1_epi64x(both)), _mm256_setr_epi32(0, 0, 0, 0, 1, 1, 1, 1)));
+}
+
+/* low and high: columns c .. c + 3 and c + 4 .. c + 7 of two blocks, one per lane. */
+KERNEL_INLINE void accumulate_lanes(int32_t *acc, size_t c, vi low, vi high)
+{
+    vi_accumulate(acc + c, LANES_0(low, high));
+    vi_accumulate(acc + 32 + c, LANES_1(low, high));
+}
+
+/* A word holds four weights: columns 2c, 2c + 16, 2c + 1, 2c + 17 from low to high. Sums over growing parts of the word
+ *     a = sum v * (w & 0xf), ab = sum v * (w & 0xff), abc = sum v * (w & 0xfff), d = sum v * (w >> 12)
+ * spare the shifts: the second column's sum is (ab - a) / 16, the third's (abc - ab) / 256, both exact; 8 rows of 16256 * 4095 fit 32 bits. */
+KERNEL_INLINE void axpy_part_q4_0_avx2(const int P, int32_t *acc, const char *const *rows, size_t offset, const int32_t *v,
+                                       const int32_t *sum)
+{
+    const vi mask_a = _mm256_set1_epi16(0x000f), mask_ab = _mm256_set1_epi16(0x00ff), mask_abc = _mm256_set1_epi16(0x0fff);
+    /* nibble - 8: the sums start at -8 * sum of v, in the scale of each part */
+    const vi start = _mm256_slli_epi32(_mm256_sub_epi32(_mm256_setzero_si256(), dword_per_lane(sum)), 3);
+    const vi start_ab = _mm256_add_epi32(start, _mm256_slli_epi32(start, 4));
+    const vi start_abc = _mm256_add_epi32(start_ab, _mm256_slli_epi32(start, 8));
+    vi a0 = start, ab0 = start_ab, abc0 = start_abc, d0 = start, a1 = start, ab1 = start_ab, abc1 = start_abc, d1 = start;
+    vi b0, b1, c0, c1;
+    for (int p = 0; p < P; p++) {
+        const vi even = q4_words(rows[2 * p] + offset), odd = q4_words(rows[2 * p + 1] + offset);
+        const vi w0 = _mm256_unpacklo_epi16(even, odd), w1 = _mm256_unpackhi_epi16(even, odd);
+        const vi vs = dword_per_lane(v + p * VF_LEN);
+        a0 = add_products(a0, _mm256_and_si256(w0, mask_a), vs);
+        a1 = add_products(a1, _mm256_and_si256(w1, mask_a), vs);
+        ab0 = add_products(ab0, _mm256_and_si256(w0, mask_ab), vs);
+        ab1 = add_products(ab1, _mm256_and_si256(w1, mask_ab), vs);
+        abc0 = add_products(abc0, _mm256_and_si256(w0, mask_abc), vs);
+        abc1 = add_products(abc1, _mm256_and_si256(w1, mask_abc), vs);
+        d0 = add_products(d0, _mm256_srli_epi16(w0, 12), vs);
+        d1 = add_products(d1, _mm256_srli_epi16(w1, 12), vs);
+    }
+    b0 = _mm256_srai_epi32(_mm256_sub_epi32(ab0, a0), 4);
+    b1 = _mm256_srai_epi32(_mm256_sub_epi32(ab1, a1), 4);
+    c0 = _mm256_srai_epi32(_mm256_sub_epi32(abc0, ab0), 8);
+    c1 = _mm256_srai_epi32(_mm256_sub_epi32(abc1, ab1), 8);
+    accumulate_lanes(acc, 0, _mm256_unpacklo_epi32(a0, c0), _mm256_unpackhi_epi32(a0, c0));
+    accumulate_lanes(acc, 8, _mm256_unpacklo_epi32(a1, c1), _mm256_unpackhi_epi32(a1, c1));
+    accumulate_lanes(acc, 16, _mm256_unpacklo_epi32(b0, d0), _mm256_unpackhi_epi32(b0, d0));
+    accumulate_lanes(acc, 24, _mm256_unpacklo_epi32(b1, d1), _mm256_unpackhi_epi32(b1, d1));
+}
+
+/* ---- q8_0 ---- */
+
+struct quants_q8_0_avx2 {
+    vi block[8];
+};
+
+KERNEL_INLINE void quants_load_q8_0_avx2(struct quants_q8_0_avx2 *w, const char *p)
+{
+    for (int b = 0; b < 8; b++)
+        w->block[b] = load256(p + 34 * b + 2);
+}
+
+KERNEL_INLINE vf quants_scales_q8_0_avx2(const char *p)
+{
+    return scales_of_blocks(p, 34);
+}
+
+/* |w| * (x with the sign of w): unsigned x signed. -128 becomes 128, x is at least -127, and 2 * 128 * 127 fits a word. */
+KERNEL_INLINE vi products_q8_0(vi w, vi x)
+{
+    return _mm256_madd_epi16(_mm256_maddubs_epi16(_mm256_abs_epi8(w), _mm256_sign_epi8(x, w)), _mm256_set1_epi16(1));
+}
+
+KERNEL_INLINE vi add_dwords(vi a, vi b)
+{
+    return _mm256_add_epi32(_mm256_unpacklo_epi32(a, b), _mm256_unpackhi_epi32(a, b));
+}
+
+KERNEL_INLINE vi sums_of_dwords(const vi d[8])
+{
+    const vi d01 = add_dwords(d[0], d[1]), d23 = add_dwords(d[2], d[3]);
+    const vi d45 = add_dwords(d[4], d[5]), d67 = add_dwords(d[6], d[7]);
+    const vi d0123 = _mm256_add_epi32(_mm256_unpacklo_epi64(d01, d23), _mm256_unpackhi_epi64(d01, d23));
+    const vi d4567 = _mm256_add_epi32(_mm256_unpacklo_epi64(d45, d67), _mm256_unpackhi_epi64(d45, d67));
+    return _mm256_add_epi32(LANES_0(d0123, d4567), LANES_1(d0123, d4567));
+}
+
+KERNEL_INLINE vi quants_dot_q8_0_avx2(const struct quants_q8_0_avx2 *w, const int8_t *q, const int32_t *sum)
+{
+    vi d[8];
+    (void)sum;
+    for (int b = 0; b < 8; b++)
+        d[b] = products_q8_0(w->block[b], load256(q + 32 * b));
+    return sums_of_dwords(d);
+}
+
+KERNEL_INLINE vi quants_dot_same_q8_0_avx2(const struct quants_q8_0_avx2 *w, const int8_t *q, int32_t sum)
+{
+    const vi x = load256(q);
+    vi d[8];
+    (void)sum;
+    for (int b = 0; b < 8; b++)
+        d[b] = products_q8_0(w->block[b], x);
+    return sums_of_dwords(d);
+}
+
+#define AXPY_BLOCKS_q8_0 2
+
+KERNEL_INLINE void axpy_part_q8_0_avx2(const int P, int32_t *acc, const char *const *rows, size_t offset, const int32_t *v,
+                                       const int32_t *sum)
+{
+    (void)sum;
+    for (int half = 0; half < 2 * AXPY_BLOCKS_q8_0; half++) {
+        const size_t at = offset + (size_t)(half / 2 * 34 + 2 + half % 2 * 16);
+        vi low = vi_zero(), high = vi_zero();
+        for (int p = 0; p < P; p++) {
+            const vi even = _mm256_cvtepi8_epi16(load128(rows[2 * p] + at)), odd = _mm256_cvtepi8_epi16(load128(rows[2 * p + 1] + at));
+            const vi vs = _mm256_set1_epi32(v[p * VF_LEN + half / 2]);
+            low = add_products(low, _mm256_unpacklo_epi16(even, odd), vs);
+            high = add_products(high, _mm256_unpackhi_epi16(even, odd), vs);
+        }
+        vi_accumulate(acc + 16 * half, LANES_0(low, high));
+        vi_accumulate(acc + 16 * half + 8, LANES_1(low, high));
+    }
+}
+
+#endif /* SFFN_QUANTS_AVX2_H */

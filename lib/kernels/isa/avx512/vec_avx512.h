@@ -1,0 +1,181 @@
+/* vec_avx512.h  What a vector is with AVX-512 F, BW, DQ, VL. */
+#ifndef SFFN_VEC_AVX512_H
+#define SFFN_VEC_AVX512_H
+#include "kernels/tmpl/kernel.h"
+#include <immintrin.h>
+
+typedef __m512 vf;
+typedef __m512i vi;
+#define VF_LEN 16
+#define VF_TOKENS 4  /* 4 x 4 accumulators and 4 weights of 32 registers */
+#define AXPY_STEP 64 /* elements between two rounds of prefetching */
+
+#define vf_prefetch(address) _mm_prefetch((const char *)(address), _MM_HINT_T0)
+
+/* The lowest `count` < 16 lanes; masked-out lanes touch no memory. */
+KERNEL_INLINE __mmask16 vec_part(size_t count)
+{
+    return (__mmask16)((1u << count) - 1u);
+}
+
+KERNEL_INLINE vf vf_zero(void)
+{
+    return _mm512_setzero_ps();
+}
+
+KERNEL_INLINE vf vf_set1(float f)
+{
+    return _mm512_set1_ps(f);
+}
+
+KERNEL_INLINE vf vf_load(const float *p)
+{
+    return _mm512_loadu_ps(p);
+}
+
+KERNEL_INLINE vf vf_load_part(const float *p, size_t count)
+{
+    return _mm512_maskz_loadu_ps(vec_part(count), p);
+}
+
+KERNEL_INLINE void vf_store(float *p, vf v)
+{
+    _mm512_storeu_ps(p, v);
+}
+
+KERNEL_INLINE void vf_store_part(float *p, vf v, size_t count)
+{
+    _mm512_mask_storeu_ps(p, vec_part(count), v);
+}
+
+KERNEL_INLINE vf vf_add(vf a, vf b)
+{
+    return _mm512_add_ps(a, b);
+}
+
+KERNEL_INLINE vf vf_mul(vf a, vf b)
+{
+    return _mm512_mul_ps(a, b);
+}
+
+KERNEL_INLINE vf vf_fma(vf a, vf b, vf c)
+{
+    return _mm512_fmadd_ps(a, b, c);
+}
+
+KERNEL_INLINE vf vf_abs(vf a)
+{
+    return _mm512_abs_ps(a);
+}
+
+KERNEL_INLINE float vf_sum(vf a)
+{
+    return _mm512_reduce_add_ps(a);
+}
+
+KERNEL_INLINE vf vf_from_f16(const void *p)
+{
+    return _mm512_cvtph_ps(_mm256_loadu_si256(p));
+}
+
+KERNEL_INLINE vf vf_from_f16_part(const void *p, size_t count)
+{
+    return _mm512_cvtph_ps(_mm256_maskz_loadu_epi16(vec_part(count), p));
+}
+
+KERNEL_INLINE vf vf_from_bf16(const void *p)
+{
+    return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_loadu_si256(p)), 16));
+}
+
+KERNEL_INLINE vf vf_from_bf16_part(const void *p, size_t count)
+{
+    return _mm512_castsi512_ps(
+        _mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(vec_part(count), p)), 16));
+}
+
+KERNEL_INLINE unsigned vf_not_below(vf a, vf t, int keep_equal)
+{
+    return keep_equal ? _mm512_cmp_ps_mask(a, t, _CMP_NLT_UQ) : _mm512_cmp_ps_mask(a, t, _CMP_NLE_UQ);
+}
+
+KERNEL_INLINE vi vi_zero(void)
+{
+    return _mm512_setzero_si512();
+}
+
+KERNEL_INLINE vi vi_set1(int32_t i)
+{
+    return _mm512_set1_epi32(i);
+}
+
+KERNEL_INLINE vi vi_ramp(void)
+{
+    return _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+}
+
+KERNEL_INLINE vi vi_add(vi a, vi b)
+{
+    return _mm512_add_epi32(a, b);
+}
+
+KERNEL_INLINE vi vi_max(vi a, vi b)
+{
+    return _mm512_max_epi32(a, b);
+}
+
+KERNEL_INLINE int32_t vi_max_all(vi a)
+{
+    return _mm512_reduce_max_epi32(a);
+}
+
+KERNEL_INLINE int32_t vi_sum(vi a)
+{
+    return _mm512_reduce_add_epi32(a);
+}
+
+KERNEL_INLINE vi vi_abs_bits(vf a)
+{
+    return _mm512_and_si512(_mm512_castps_si512(a), _mm512_set1_epi32(0x7fffffff));
+}
+
+KERNEL_INLINE vf vf_from_vi(vi a)
+{
+    return _mm512_cvtepi32_ps(a);
+}
+
+/* To nearest even. */
+KERNEL_INLINE vi vi_from_vf(vf a)
+{
+    return _mm512_cvtps_epi32(a);
+}
+
+KERNEL_INLINE void vi_store(int32_t *p, vi a)
+{
+    _mm512_storeu_si512(p, a);
+}
+
+KERNEL_INLINE void vi_accumulate(int32_t *p, vi a)
+{
+    _mm512_storeu_si512(p, _mm512_add_epi32(_mm512_loadu_si512(p), a));
+}
+
+/* Per lane a pair of words: the low halves of even and odd. */
+KERNEL_INLINE vi vi_pair16(vi even, vi odd)
+{
+    return _mm512_mask_blend_epi16(0xaaaaaaaau, even, _mm512_slli_epi32(odd, 16));
+}
+
+KERNEL_INLINE void vi_store_i8(int8_t *p, vi a)
+{
+    _mm_storeu_si128((__m128i *)(void *)p, _mm512_cvtepi32_epi8(a));
+}
+
+/* Compressed in a register: vpcompressd to memory is microcode on Zen 4. */
+KERNEL_INLINE size_t vi_store_kept(uint32_t *p, vi a, unsigned kept)
+{
+    _mm512_storeu_si512(p, _mm512_maskz_compress_epi32((__mmask16)kept, a));
+    return (size_t)_mm_popcnt_u32(kept);
+}
+
+#endif /* SFFN_VEC_AVX512_H */

@@ -1,0 +1,19 @@
+/* kernels_avx512_vnni.c  The integer ops with VNNI; the float ones come from avx512. */
+#define ISA avx512_vnni
+#include "kernels/isa/avx512_vnni/quants_avx512_vnni.h"
+#include "kernels/tmpl/instantiate_q.h"
+
+const struct sffn_kernels sffn_kernels_avx512_vnni = {
+    .rows_dot = {
+        [SFFN_Q8_0] = KERNEL_ENTRY(rows_dot_q8_0_avx512_vnni),
+        [SFFN_Q4_0] = KERNEL_ENTRY(rows_dot_q4_0_avx512_vnni),
+    },
+    .rows_axpy_int = {
+        [SFFN_Q8_0] = KERNEL_ENTRY(rows_axpy_int_q8_0_avx512_vnni),
+        [SFFN_Q4_0] = KERNEL_ENTRY(rows_axpy_int_q4_0_avx512_vnni),
+    },
+    .blocks_axpy = {
+        [SFFN_Q8_0] = KERNEL_ENTRY(blocks_axpy_q8_0_avx512_vnni),
+        [SFFN_Q4_0] = KERNEL_ENTRY(blocks_axpy_q4_0_avx512_vnni),
+    },
+};

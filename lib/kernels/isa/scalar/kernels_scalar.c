@@ -1,0 +1,267 @@
+/* kernels_scalar.c  The specification of every kernel, and the fallback: plain C, no tricks, checked against nothing but mathematics.
+ * The contracts are in kernels.h. Must be compiled without contraction of a * b + c (-ffp-contract=off).
+ */
+#include "kernels/kernels.h"
+#include "base/fp16.h"
+#include <math.h>
+
+enum { BLOCK = 32, Q8_0_BYTES = 34, Q4_0_BYTES = 18 };
+
+static const unsigned char *row_at(const void *w, size_t row_bytes, const uint32_t *rows, size_t r)
+{
+    return (const unsigned char *)w + (rows != NULL ? rows[r] : r) * row_bytes;
+}
+
+/* ---- float weights: `load` decodes one element of `size` bytes ---- */
+
+typedef float load_fn(const void *element);
+
+static inline void rows_dot_float(load_fn *load, size_t size, float *out, const void *w, size_t row_bytes,
+                                  const uint32_t *rows, const uint8_t *masks, size_t n_rows, const struct sffn_x *x,
+                                  size_t n_tokens, size_t n)
+{
+    for (size_t r = 0; r < n_rows; r++) {
+        const unsigned char *row = row_at(w, row_bytes, rows, r);
+        for (size_t t = 0; t < n_tokens; t++) {
+            const float *xt = x->x + t * x->x_stride;
+            float sum = 0.0f;
+            if (masks != NULL && (masks[r] >> t & 1) == 0)
+                continue;
+            for (size_t j = 0; j < n; j++)
+                sum += load(row + j * size) * sffn_load_f32(xt + j);
+            out[r * n_tokens + t] = sum;
+        }
+    }
+}
+
+static inline void rows_axpy_float(load_fn *load, size_t size, float *y, const void *w, size_t row_bytes,
+                                   const uint32_t *rows, const float *h, size_t n_rows, size_t n)
+{
+    for (size_t r = 0; r < n_rows; r++) {
+        const unsigned char *row = row_at(w, row_bytes, rows, r);
+        for (size_t j = 0; j < n; j++)
+            sffn_store_f32(y + j, fmaf(h[r], load(row + j * size), sffn_load_f32(y + j)));
+    }
+}
+
+static void rows_dot_f32_scalar(float *out, const void *w, size_t row_bytes, const uint32_t *rows, const uint8_t *masks,
+                                size_t n_rows, const struct sffn_x *x, size_t n_tokens, size_t n)
+{
+    rows_dot_float(sffn_load_f32, 4, out, w, row_bytes, rows, masks, n_rows, x, n_tokens, n);
+}
+
+static void rows_dot_f16_scalar(float *out, const void *w, size_t row_bytes, const uint32_t *rows, const uint8_t *masks,
+                                size_t n_rows, const struct sffn_x *x, size_t n_tokens, size_t n)
+{
+    rows_dot_float(sffn_load_f16, 2, out, w, row_bytes, rows, masks, n_rows, x, n_tokens, n);
+}
+
+static void rows_dot_bf16_scalar(float *out, const void *w, size_t row_bytes, const uint32_t *rows, const uint8_t *masks,
+                                 size_t n_rows, const struct sffn_x *x, size_t n_tokens, size_t n)
+{
+    rows_dot_float(sffn_load_bf16, 2, out, w, row_bytes, rows, masks, n_rows, x, n_tokens, n);
+}
+
+static void rows_axpy_f32_scalar(float *y, const void *w, size_t row_bytes, const uint32_t *rows, const float *h,
+                                 size_t n_rows, size_t n)
+{
+    rows_axpy_float(sffn_load_f32, 4, y, w, row_bytes, rows, h, n_rows, n);
+}
+
+static void rows_axpy_f16_scalar(float *y, const void *w, size_t row_bytes, const uint32_t *rows, const float *h,
+                                 size_t n_rows, size_t n)
+{
+    rows_axpy_float(sffn_load_f16, 2, y, w, row_bytes, rows, h, n_rows, n);
+}
+
+static void rows_axpy_bf16_scalar(float *y, const void *w, size_t row_bytes, const uint32_t *rows, const float *h,
+                                  size_t n_rows, size_t n)
+{
+    rows_axpy_float(sffn_load_bf16, 2, y, w, row_bytes, rows, h, n_rows, n);
+}
+
+/* ---- quantised weights: `decode` gives the 32 integers of one block of `bytes` bytes, whose f16 scale comes first ---- */
+
+typedef void decode_fn(int8_t q[BLOCK], const unsigned char *block);
+
+static void decode_q8_0(int8_t q[BLOCK], const unsigned char *block)
+{
+    for (int k = 0; k < BLOCK; k++)
+        q[k] = (int8_t)block[2 + k];
+}
+
+static void decode_q4_0(int8_t q[BLOCK], const unsigned char *block)
+{
+    for (int k = 0; k < BLOCK / 2; k++) {
+        q[k] = (int8_t)((block[2 + k] & 15) - 8);
+        q[k + BLOCK / 2] = (int8_t)((block[2 + k] >> 4) - 8);
+    }
+}
+
+static int32_t dot_block(const int8_t a[BLOCK], const int8_t b[BLOCK])
+{
+    int32_t sum = 0;
+    for (int k = 0; k < BLOCK; k++)
+        sum += a[k] * b[k];
+    return sum;
+}
+
+static inline void rows_dot_blocks(decode_fn *decode, size_t bytes, float *out, const void *w, size_t row_bytes,
+                                   const uint32_t *rows, const uint8_t *masks, size_t n_rows, const struct sffn_x *x,
+                                   size_t n_tokens, size_t n)
+{
+    for (size_t r = 0; r < n_rows; r++) {
+        const unsigned char *row = row_at(w, row_bytes, rows, r);
+        for (size_t t = 0; t < n_tokens; t++) {
+            const int8_t *xq = x->q + t * x->q_stride;
+            const float *xd = x->d + t * (x->q_stride / BLOCK);
+            float sum = 0.0f;
+            if (masks != NULL && (masks[r] >> t & 1) == 0)
+                continue;
+            for (size_t b = 0; b < n / BLOCK; b++) {
+                int8_t q[BLOCK];
+                decode(q, row + b * bytes);
+                sum += (float)dot_block(q, xq + b * BLOCK) * (sffn_load_f16(row + b * bytes) * xd[b]);
+            }
+            out[r * n_tokens + t] = sum;
+        }
+    }
+}
+
+static inline void rows_axpy_int_blocks(decode_fn *decode, size_t bytes, int32_t *acc, const void *w, size_t row_bytes,
+                                        const uint32_t *rows, const float *h, float inv, size_t n_rows, size_t n)
+{
+    for (size_t r = 0; r < n_rows; r++) {
+        const unsigned char *row = row_at(w, row_bytes, rows, r);
+        const float scaled = h[r] * inv;
+        for (size_t b = 0; b < n / BLOCK; b++) {
+            const float rounded = rintf(scaled * sffn_load_f16(row + b * bytes));
+            /* The caller keeps |v| within SFFN_AXPY_V_MAX; the test only spares C's undefined conversion where it did not. */
+            const int32_t v = fabsf(rounded) <= 32767.0f ? (int32_t)rounded : 0;
+            int8_t q[BLOCK];
+            decode(q, row + b * bytes);
+            for (size_t k = 0; k < BLOCK; k++)
+                acc[b * BLOCK + k] += v * q[k];
+        }
+    }
+}
+
+static inline void blocks_axpy_blocks(decode_fn *decode, size_t bytes, float *y, const void *w, size_t row_bytes,
+                                      const uint32_t *blocks, const struct sffn_x *h, size_t n_blocks, size_t n)
+{
+    for (size_t e = 0; e < n_blocks; e++) {
+        const unsigned char *row = row_at(w, row_bytes, blocks, e);
+        for (size_t j = 0; j < n; j++) {
+            int8_t q[BLOCK];
+            decode(q, row + j * bytes);
+            sffn_store_f32(y + j, fmaf((float)dot_block(q, h->q + e * BLOCK), sffn_load_f16(row + j * bytes) * h->d[e],
+                                       sffn_load_f32(y + j)));
+        }
+    }
+}
+
+static void rows_dot_q8_0_scalar(float *out, const void *w, size_t row_bytes, const uint32_t *rows, const uint8_t *masks,
+                                 size_t n_rows, const struct sffn_x *x, size_t n_tokens, size_t n)
+{
+    rows_dot_blocks(decode_q8_0, Q8_0_BYTES, out, w, row_bytes, rows, masks, n_rows, x, n_tokens, n);
+}
+
+static void rows_dot_q4_0_scalar(float *out, const void *w, size_t row_bytes, const uint32_t *rows, const uint8_t *masks,
+                                 size_t n_rows, const struct sffn_x *x, size_t n_tokens, size_t n)
+{
+    rows_dot_blocks(decode_q4_0, Q4_0_BYTES, out, w, row_bytes, rows, masks, n_rows, x, n_tokens, n);
+}
+
+static void rows_axpy_int_q8_0_scalar(int32_t *acc, const void *w, size_t row_bytes, const uint32_t *rows, const float *h,
+                                      float inv, size_t n_rows, size_t n)
+{
+    rows_axpy_int_blocks(decode_q8_0, Q8_0_BYTES, acc, w, row_bytes, rows, h, inv, n_rows, n);
+}
+
+static void rows_axpy_int_q4_0_scalar(int32_t *acc, const void *w, size_t row_bytes, const uint32_t *rows, const float *h,
+                                      float inv, size_t n_rows, size_t n)
+{
+    rows_axpy_int_blocks(decode_q4_0, Q4_0_BYTES, acc, w, row_bytes, rows, h, inv, n_rows, n);
+}
+
+static void blocks_axpy_q8_0_scalar(float *y, const void *w, size_t row_bytes, const uint32_t *blocks,
+                                    const struct sffn_x *h, size_t n_blocks, size_t n)
+{
+    blocks_axpy_blocks(decode_q8_0, Q8_0_BYTES, y, w, row_bytes, blocks, h, n_blocks, n);
+}
+
+static void blocks_axpy_q4_0_scalar(float *y, const void *w, size_t row_bytes, const uint32_t *blocks,
+                                    const struct sffn_x *h, size_t n_blocks, size_t n)
+{
+    blocks_axpy_blocks(decode_q4_0, Q4_0_BYTES, y, w, row_bytes, blocks, h, n_blocks, n);
+}
+
+/* ---- ops that read no weights ---- */
+
+static void quantize_x_scalar(int8_t *q, float *d, int32_t *sum, const float *x, size_t n)
+{
+    for (size_t b = 0; b < n / BLOCK; b++, x += BLOCK, q += BLOCK) {
+        float amax = 0.0f, scale = 0.0f;
+        int is_finite = 1;
+        int32_t total = 0;
+        for (int k = 0; k < BLOCK; k++) {
+            const float a = fabsf(sffn_load_f32(x + k));
+            if (!(a <= 3.402823466e+38f))
+                is_finite = 0;
+            if (a > amax)
+                amax = a;
+        }
+        if (!is_finite) {
+            d[b] = sffn_f32_from_bits(0x7fc00000u);
+        } else if (amax < 0x1p-100f) {
+            d[b] = 0.0f;
+        } else {
+            d[b] = amax / 127.0f;
+            scale = 127.0f / amax;
+        }
+        for (int k = 0; k < BLOCK; k++) {
+            q[k] = scale == 0.0f ? 0 : (int8_t)rintf(sffn_load_f32(x + k) * scale);
+            total += q[k];
+        }
+        sum[b] = total;
+    }
+}
+
+static size_t threshold_scalar(uint32_t *rows, const float *v, uint32_t first, size_t n, float t, int keep_equal,
+                               int use_abs)
+{
+    size_t count = 0;
+    for (size_t i = 0; i < n; i++) {
+        const float value = sffn_load_f32(v + i);
+        const float a = use_abs ? fabsf(value) : value;
+        if (keep_equal ? a < t : a <= t) /* false for NaN */
+            continue;
+        rows[count++] = first + (uint32_t)i;
+    }
+    return count;
+}
+
+const struct sffn_kernels sffn_kernels_scalar = {
+    .rows_dot = {
+        [SFFN_F32] = { rows_dot_f32_scalar, "rows_dot_f32_scalar" },
+        [SFFN_F16] = { rows_dot_f16_scalar, "rows_dot_f16_scalar" },
+        [SFFN_BF16] = { rows_dot_bf16_scalar, "rows_dot_bf16_scalar" },
+        [SFFN_Q8_0] = { rows_dot_q8_0_scalar, "rows_dot_q8_0_scalar" },
+        [SFFN_Q4_0] = { rows_dot_q4_0_scalar, "rows_dot_q4_0_scalar" },
+    },
+    .rows_axpy = {
+        [SFFN_F32] = { rows_axpy_f32_scalar, "rows_axpy_f32_scalar" },
+        [SFFN_F16] = { rows_axpy_f16_scalar, "rows_axpy_f16_scalar" },
+        [SFFN_BF16] = { rows_axpy_bf16_scalar, "rows_axpy_bf16_scalar" },
+    },
+    .rows_axpy_int = {
+        [SFFN_Q8_0] = { rows_axpy_int_q8_0_scalar, "rows_axpy_int_q8_0_scalar" },
+        [SFFN_Q4_0] = { rows_axpy_int_q4_0_scalar, "rows_axpy_int_q4_0_scalar" },
+    },
+    .blocks_axpy = {
+        [SFFN_Q8_0] = { blocks_axpy_q8_0_scalar, "blocks_axpy_q8_0_scalar" },
+        [SFFN_Q4_0] = { blocks_axpy_q4_0_scalar, "blocks_axpy_q4_0_scalar" },
+    },
+    .quantize_x = { quantize_x_scalar, "quantize_x_scalar" },
+    .threshold = { threshold_scalar, "threshold_scalar" },
+};

@@ -1,0 +1,84 @@
+/* kernel.h  What every kernel body needs: inlining, names, row addresses and the prefetch plan. Included before a vec_<isa>.h. */
+#ifndef SFFN_TMPL_KERNEL_H
+#define SFFN_TMPL_KERNEL_H
+#include "kernels/kernels.h"
+#include <string.h>
+
+/* Bodies are written once with a constant number of tokens or rows, and must be inlined to become that. */
+#if defined(_MSC_VER)
+#define KERNEL_INLINE static __forceinline
+#elif defined(__GNUC__)
+#define KERNEL_INLINE static inline __attribute__((always_inline))
+#else
+#define KERNEL_INLINE static inline
+#endif
+
+/* KERNEL(rows_dot) is rows_dot_f16_avx2 in an instantiation with WT f16 and ISA avx2; PLAIN_KERNEL(threshold) is threshold_avx2. */
+#define KERNEL_JOIN3_(a, b, c) a##_##b##_##c
+#define KERNEL_JOIN3(a, b, c) KERNEL_JOIN3_(a, b, c)
+#define KERNEL_JOIN2_(a, b) a##_##b
+#define KERNEL_JOIN2(a, b) KERNEL_JOIN2_(a, b)
+#define KERNEL(op) KERNEL_JOIN3(op, WT, ISA)
+#define PLAIN_KERNEL(op) KERNEL_JOIN2(op, ISA)
+/* A table entry: the function and its own name. */
+#define KERNEL_ENTRY_(fn) { fn, #fn }
+#define KERNEL_ENTRY(fn) KERNEL_ENTRY_(fn)
+
+KERNEL_INLINE const char *row_at(const void *w, size_t row_bytes, const uint32_t *rows, size_t r)
+{
+    return (const char *)w + (rows != NULL ? (size_t)rows[r] : r) * row_bytes;
+}
+
+/* What to prefetch while a row of `len` bytes is read: at offset i < split the line at near + i, later the one at far + i. Gathered rows are
+ * bound by the latency of their first lines, which the hardware cannot guess; a burst of prefetches at a row's start would fill the line
+ * buffers, so they are spread over the reads, PREFETCH_BYTES ahead in the sequence of rows. Addresses, not pointers: they may be past an end. */
+#ifndef PREFETCH_BYTES
+#define PREFETCH_BYTES 4096u
+#endif
+struct ahead {
+    uintptr_t near, far;
+    size_t split;
+};
+
+/* For row r of n_rows, which is `row`; a group of `step` rows is read side by side. */
+KERNEL_INLINE struct ahead ahead_of(const char *row, const void *w, size_t row_bytes, const uint32_t *rows, size_t r,
+                                    size_t n_rows, size_t step, size_t len)
+{
+    const size_t distance = PREFETCH_BYTES / step;
+    struct ahead a;
+    size_t next = r + step;
+    if (len > distance) {
+        a.split = len - distance;
+        a.near = (uintptr_t)row + distance;
+    } else {
+        while (len != 0 && (next - r) / step * len < distance && next + step < n_rows)
+            next += step;
+        a.split = 0;
+        a.near = (uintptr_t)row;
+    }
+    a.far = (next < n_rows ? (uintptr_t)row_at(w, row_bytes, rows, next) : (uintptr_t)row) - a.split;
+    return a;
+}
+
+KERNEL_INLINE uintptr_t ahead_at(const struct ahead *a, size_t offset)
+{
+    return (offset < a->split ? a->near : a->far) + offset;
+}
+
+/* The tokens of a row: their numbers, and how many. */
+struct row_tokens {
+    size_t count;
+    uint8_t token[SFFN_TILE_TOKENS];
+};
+
+KERNEL_INLINE void row_tokens_of(struct row_tokens *t, const uint8_t *masks, size_t r, size_t n_tokens)
+{
+    const unsigned mask = masks != NULL ? masks[r] : 0xffu;
+    t->count = 0;
+    for (size_t i = 0; i < n_tokens; i++) {
+        t->token[t->count] = (uint8_t)i;
+        t->count += mask >> i & 1u;
+    }
+}
+
+#endif /* SFFN_TMPL_KERNEL_H */

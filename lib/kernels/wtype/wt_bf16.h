@@ -1,0 +1,5 @@
+/* wt_bf16.h  bf16 rows. */
+#define WT bf16
+#define WT_BYTES 2
+#define wt_load(row, i) vf_from_bf16((row) + (i) * WT_BYTES)
+#define wt_load_part(row, i, count) vf_from_bf16_part((row) + (i) * WT_BYTES, count)

@@ -1,0 +1,5 @@
+/* wt_f16.h  f16 rows. */
+#define WT f16
+#define WT_BYTES 2
+#define wt_load(row, i) vf_from_f16((row) + (i) * WT_BYTES)
+#define wt_load_part(row, i, count) vf_from_f16_part((row) + (i) * WT_BYTES, count)

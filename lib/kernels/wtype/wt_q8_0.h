@@ -1,0 +1,3 @@
+/* wt_q8_0.h  Blocks of 32: f16 scale, 32 x int8. The ISA decodes VF_LEN blocks at a time: quants_*_q8_0. */
+#define WT q8_0
+#define WT_BLOCK_BYTES 34
