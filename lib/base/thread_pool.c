@@ -52,40 +52,49 @@ static void wake_all(atomic_uint *word)
 
 /* Spins shortly, because phases of a decode step are microseconds apart, then sleeps: with more threads than cores a spinning
  * waiter takes the core from the thread it waits for. */
-static void wait_while_equal(atomic_uint *word, unsigned value, uint64_t spin_ns)
+static void signal_wait(struct sffn_signal *signal, unsigned value, uint64_t spin_ns)
 {
     if (spin_ns > 0) {
         const uint64_t start = sffn_now_ns();
         do {
             for (int i = 0; i < 64; i++) {
-                if (atomic_load_explicit(word, memory_order_acquire) != value)
+                if (atomic_load_explicit(&signal->value, memory_order_acquire) != value)
                     return;
                 cpu_relax();
             }
         } while (sffn_now_ns() - start < spin_ns);
     }
-    while (atomic_load_explicit(word, memory_order_acquire) == value)
-        sleep_while_equal(word, value);
+    /* Sequentially consistent on both sides: either the sleeper sees the new value, or the setter sees the sleeper. */
+    atomic_fetch_add(&signal->sleepers, 1);
+    while (atomic_load(&signal->value) == value)
+        sleep_while_equal(&signal->value, value);
+    atomic_fetch_sub(&signal->sleepers, 1);
+}
+
+static void signal_set(struct sffn_signal *signal, unsigned value)
+{
+    atomic_store(&signal->value, value);
+    if (atomic_load(&signal->sleepers) > 0)
+        wake_all(&signal->value);
 }
 
 void sffn_barrier_init(struct sffn_barrier *barrier, uint32_t n, uint64_t spin_ns)
 {
     atomic_init(&barrier->arrived, 0);
-    atomic_init(&barrier->round, 0);
+    atomic_init(&barrier->round.value, 0);
+    atomic_init(&barrier->round.sleepers, 0);
     barrier->n = n;
     barrier->spin_ns = spin_ns;
 }
 
 void sffn_barrier_wait(struct sffn_barrier *barrier)
 {
-    const unsigned round = atomic_load_explicit(&barrier->round, memory_order_relaxed);
+    const unsigned round = atomic_load_explicit(&barrier->round.value, memory_order_relaxed);
     if (atomic_fetch_add_explicit(&barrier->arrived, 1, memory_order_acq_rel) + 1 == barrier->n) {
         atomic_store_explicit(&barrier->arrived, 0, memory_order_relaxed);
-        atomic_store_explicit(&barrier->round, round + 1, memory_order_release);
-        if (barrier->n > 1)
-            wake_all(&barrier->round);
+        signal_set(&barrier->round, round + 1);
     } else {
-        wait_while_equal(&barrier->round, round, barrier->spin_ns);
+        signal_wait(&barrier->round, round, barrier->spin_ns);
     }
 }
 
@@ -97,7 +106,7 @@ struct worker {
 
 struct sffn_thread_pool {
     struct sffn_barrier barrier;
-    atomic_uint job; /* grows by one with every run; the workers wait on it */
+    struct sffn_signal job; /* grows by one with every run; the workers wait on it */
     int is_stopping;
     uint32_t n, n_phases;
     uint64_t spin_ns;
@@ -128,7 +137,7 @@ static void *worker_main(void *arg)
     if (pool->bind)
         pool->bind(worker->index);
     for (unsigned seen = 0;; seen++) {
-        wait_while_equal(&pool->job, seen, pool->spin_ns);
+        signal_wait(&pool->job, seen, pool->spin_ns);
         if (pool->is_stopping)
             return NULL;
         run_phases(pool, worker->index);
@@ -137,14 +146,14 @@ static void *worker_main(void *arg)
 
 static void post_job(struct sffn_thread_pool *pool)
 {
-    atomic_fetch_add_explicit(&pool->job, 1, memory_order_release);
-    wake_all(&pool->job);
+    signal_set(&pool->job, atomic_load_explicit(&pool->job.value, memory_order_relaxed) + 1);
 }
 
 int sffn_thread_pool_start(struct sffn_thread_pool *pool, uint32_t n, uint64_t spin_ns,
                            int (*bind)(uint32_t index))
 {
-    atomic_init(&pool->job, 0);
+    atomic_init(&pool->job.value, 0);
+    atomic_init(&pool->job.sleepers, 0);
     sffn_barrier_init(&pool->barrier, n, spin_ns);
     pool->spin_ns = spin_ns;
     pool->bind = bind;

@@ -5,10 +5,16 @@
 #include <stddef.h>
 #include <stdint.h>
 
+/* A counter that threads wait on, and how many of them sleep, so that nobody asks the kernel to wake nobody. */
+struct sffn_signal {
+    atomic_uint value;
+    atomic_uint sleepers;
+};
+
 /* All `n` threads that call sffn_barrier_wait() leave it together. Waiters spin for spin_ns, then sleep in the kernel. */
 struct sffn_barrier {
     atomic_uint arrived;
-    atomic_uint round;
+    struct sffn_signal round;
     uint32_t n;
     uint64_t spin_ns;
 };

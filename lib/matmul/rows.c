@@ -145,7 +145,7 @@ static struct needed needed_rows(const struct sffn_list *list, size_t start, siz
                                  const struct sffn_axpy_scratch *s, uint32_t ith)
 {
     if (n_tokens == 1 && !list->masks) {
-        const struct needed all = {list->rows ? list->rows + start : NULL, list->values + start, start, n};
+        const struct needed all = {list->rows ? list->rows + start : NULL, list->values + start, list->rows ? 0 : start, n};
         return all;
     }
     uint32_t *rows = s->gather_rows + ith * SFFN_GATHER_ROWS;
