@@ -28,7 +28,7 @@ SFFN_API void sffn_active_set_destroy(sffn_active_set *set);
 SFFN_API sffn_status sffn_active_set_clear(sffn_active_set *set, size_t n_tokens);
 /**
  * Replaces the subset of one token (token < n_tokens) by the blocks listed, in any order; repeats count once.
- * @retval SFFN_ERR_INVALID_ARGUMENT  an index >= n_blocks; the set is left as it was
+ * @retval SFFN_ERR_INVALID_ARGUMENT  an index >= n_blocks, token >= n_tokens; the set is left as it was
  * Does not allocate. Since 0.1.
  */
 SFFN_API sffn_status sffn_active_set_set_indices(sffn_active_set *set, size_t token, const uint32_t *blocks, size_t n);

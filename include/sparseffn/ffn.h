@@ -145,7 +145,8 @@ SFFN_API sffn_status sffn_ffn_forward(sffn_context *ctx, const sffn_ffn *ffn, co
  * Every phase 0 .. n-1 must be run once for each ith in 0 .. nth-1, in any order or concurrently, and finished before the next phase
  * starts. args and nth must be the same in all of them. nth <= 512; it may exceed the context's n_threads when
  * sffn_ffn_reserve_threads() was told so. Every call checks args and returns the same status, before it touches anything.
- * These forms do not notice SFFN_ERR_BUSY, and never use oneDNN.
+ * sffn_ffn_n_phases() is 0 for bad args: run phase 0 to get the status and the words. These forms do not notice SFFN_ERR_BUSY: keep other
+ * calls out of the context until the last phase is done. They never use oneDNN.
  * Since 0.1.
  */
 SFFN_API uint32_t sffn_ffn_n_phases(const sffn_ffn *ffn, const sffn_ffn_args *args);

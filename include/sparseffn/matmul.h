@@ -43,7 +43,7 @@ typedef struct sffn_matmul_config {
 /**
  * Packs a matrix. A source in SFFN_LAYOUT_COLUMNS is transposed; quantised types are then decoded and quantised again
  * along the other direction, except with block_size 32.
- * @retval SFFN_ERR_INVALID_ARGUMENT  NULL, zero size, unknown enum value
+ * @retval SFFN_ERR_INVALID_ARGUMENT  NULL, zero size, unknown enum value, block_size other than 1 and 32
  * @retval SFFN_ERR_SHAPE             n_cols (packed) or the stored row length (source) is no multiple of the type's block; row_bytes too small
  * @retval SFFN_ERR_UNSUPPORTED       borrow with another layout or type than the source's
  * @retval SFFN_ERR_OUT_OF_MEMORY
@@ -59,7 +59,7 @@ SFFN_API void sffn_matmul_destroy(sffn_matmul *matmul);
  * @param x       [n_tokens] rows of n_cols floats, x_stride elements apart, any alignment
  * @param active  NULL: all rows. Else n_blocks * block_size == n_rows, at least n_tokens tokens
  * @param out     [n_tokens] rows of n_rows floats, out_stride apart; must not overlap x
- * @retval SFFN_ERR_SHAPE, SFFN_ERR_INVALID_ARGUMENT, SFFN_ERR_BUSY; out is untouched
+ * @retval SFFN_ERR_INVALID_ARGUMENT  NULL; SFFN_ERR_SHAPE a stride smaller than its row, or active made for another shape; SFFN_ERR_BUSY; out is untouched
  * @retval SFFN_ERR_UNSUPPORTED  a matrix with lossless blocks of 32 (those have rows_axpy only)
  * No allocation after the first call of a larger n_cols in this context. Bit-identical for any number of threads. Since 0.1.
  */
@@ -68,7 +68,8 @@ SFFN_API sffn_status sffn_matmul_rows_dot(sffn_context *ctx, const sffn_matmul *
 /**
  * y[t] = sum over the active rows r of h[t][r] * row r; all zero when none is active. h of inactive rows is not read.
  * For q8_0 and q4_0 rows h is rounded to 15 bits of the largest |h * scale| of the token, and sums are exact integers: a NaN or
- * infinity among the token's active h makes that token's y NaN.
+ * infinity among the token's active h makes that token's y NaN. With lossless blocks of 32, h is quantised to one block of int8 per 32
+ * neurons instead, as ggml does.
  * @param h  [n_tokens] rows of n_rows floats, h_stride apart
  * @param y  [n_tokens] rows of n_cols floats, y_stride apart; overwritten; must not overlap h
  * Errors as above. Since 0.1.

@@ -34,7 +34,7 @@ typedef struct sffn_predictor_config {
 /**
  * @retval SFFN_ERR_INVALID_ARGUMENT  NULL, zero size, unknown kind, NaN threshold or margin
  * @retval SFFN_ERR_SHAPE             d_model no multiple of 32 (screened gate)
- * @retval SFFN_ERR_UNSUPPORTED       a q4_0 gate: its 4-bit copy would cost as many bytes as the gate itself
+ * @retval SFFN_ERR_UNSUPPORTED       a q4_0 gate: its 4-bit copy would cost as many bytes as the gate itself; a gate in SFFN_LAYOUT_COLUMNS
  * @retval SFFN_ERR_OUT_OF_MEMORY
  * Since 0.1.
  */

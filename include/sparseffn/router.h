@@ -28,7 +28,7 @@ typedef struct sffn_router_config {
 #define SFFN_ROUTER_CONFIG_INIT \
     { sizeof(sffn_router_config), 0u, 0u, 32u, SFFN_ROUTER_SIGMOID, 0.5f, SFFN_WEIGHTS_INIT, NULL }
 
-/** @retval SFFN_ERR_INVALID_ARGUMENT, SFFN_ERR_SHAPE, SFFN_ERR_OUT_OF_MEMORY; *router is NULL then. Since 0.1. */
+/** @retval SFFN_ERR_INVALID_ARGUMENT (also for SFFN_LAYOUT_COLUMNS), SFFN_ERR_SHAPE, SFFN_ERR_OUT_OF_MEMORY; *router is NULL then. Since 0.1. */
 SFFN_API sffn_status sffn_router_create(sffn_context *ctx, const sffn_router_config *config, sffn_router **router);
 /** NULL is a no-op. Since 0.1. */
 SFFN_API void sffn_router_destroy(sffn_router *router);

@@ -28,11 +28,11 @@ sffn_status sffn_active_set_create(sffn_context *ctx, const sffn_active_set_conf
         return status;
     if (c.n_blocks == 0 || c.block_size == 0 || c.max_tokens == 0)
         return sffn_fail(ctx, SFFN_ERR_INVALID_ARGUMENT,
-                         "active set of %u blocks of %u for %u tokens; expected all > 0", (unsigned)c.n_blocks,
+                         "active set: n_blocks %u, block_size %u, max_tokens %u; expected all > 0", (unsigned)c.n_blocks,
                          (unsigned)c.block_size, (unsigned)c.max_tokens);
     if ((uint64_t)c.n_blocks * c.block_size > INT32_MAX)
         return sffn_fail(ctx, SFFN_ERR_INVALID_ARGUMENT,
-                         "active set of %u blocks of %u neurons; expected at most 2147483647 neurons",
+                         "active set: n_blocks %u, block_size %u; expected at most 2147483647 neurons",
                          (unsigned)c.n_blocks, (unsigned)c.block_size);
     const size_t bitmap_bytes = (c.n_blocks + 7u) / 8u;
     const size_t per_token = sizeof(size_t) + c.n_blocks * sizeof(uint32_t) + bitmap_bytes;

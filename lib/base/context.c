@@ -15,7 +15,6 @@
 #include "cpu/topology.h"
 #include "ffn/dense_onednn.h"
 
-#define MAX_THREADS 512u
 #define MIN_PAGES_BYTES ((size_t)64 << 10) /* smaller packed weights come from the allocator */
 
 /* One block of packed weights, remembered so that huge pages can be counted. */
@@ -252,9 +251,12 @@ static sffn_status check_config(const sffn_context_config *c)
     if (!c->allocator.alloc != !c->allocator.free)
         return sffn_fail(NULL, SFFN_ERR_INVALID_ARGUMENT, "allocator.%s is NULL: set both callbacks or none",
                          c->allocator.alloc ? "free" : "alloc");
-    if (c->n_threads > MAX_THREADS)
+    if (c->n_threads > SFFN_MAX_THREADS)
         return sffn_fail(NULL, SFFN_ERR_INVALID_ARGUMENT, "n_threads is %u; expected 0..%u",
-                         (unsigned)c->n_threads, MAX_THREADS);
+                         (unsigned)c->n_threads, SFFN_MAX_THREADS);
+    if ((c->bind_threads | c->collect_stats | c->use_onednn) & ~1)
+        return sffn_fail(NULL, SFFN_ERR_INVALID_ARGUMENT, "bind_threads is %d, collect_stats %d, use_onednn %d; expected 0 or 1",
+                         (int)c->bind_threads, (int)c->collect_stats, (int)c->use_onednn);
     if (c->huge_pages != SFFN_HUGE_PAGES_AUTO && c->huge_pages != SFFN_HUGE_PAGES_OFF)
         return sffn_fail(NULL, SFFN_ERR_INVALID_ARGUMENT, "huge_pages is %d; expected a value of enum sffn_huge_pages",
                          (int)c->huge_pages);
@@ -325,7 +327,7 @@ sffn_status sffn_context_create(const sffn_context_config *config, sffn_context 
     atomic_flag_clear(&ctx->is_busy);
     sffn_topology_detect(&ctx->topology);
     if (ctx->config.n_threads == 0)
-        ctx->config.n_threads = ctx->topology.n_cpus < MAX_THREADS ? ctx->topology.n_cpus : MAX_THREADS;
+        ctx->config.n_threads = ctx->topology.n_cpus < SFFN_MAX_THREADS ? ctx->topology.n_cpus : SFFN_MAX_THREADS;
     ctx->cpu = sffn_cpu_detect();
     sffn_cpu_describe(ctx->cpu, ctx->cpu_text, sizeof(ctx->cpu_text));
     ctx->isa = sffn_kernels_select(&ctx->kernels, ctx->cpu, isa);

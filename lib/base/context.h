@@ -12,6 +12,9 @@
 #define SFFN_PRINTF(fmt, args)
 #endif
 
+/* Threads per call, whoever they belong to. */
+#define SFFN_MAX_THREADS 512u
+
 /* Stores the words of a failure in the context (ctx may be NULL: then per thread) and returns `status`. */
 sffn_status sffn_fail(const sffn_context *ctx, sffn_status status, const char *format, ...) SFFN_PRINTF(3, 4);
 /* Sends a line to the log callback, if any. */

@@ -78,9 +78,9 @@ static sffn_status begin_shared(sffn_context *ctx, const sffn_ffn *ffn, const sf
     sffn_status status = check_handles(ctx, ffn);
     if (status != SFFN_OK)
         return status;
-    if (nth == 0 || ith >= nth)
-        return sffn_fail(ctx, SFFN_ERR_INVALID_ARGUMENT, "%s: ith is %u of nth %u; expected ith < nth", ffn->name,
-                         (unsigned)ith, (unsigned)nth);
+    if (nth == 0 || nth > SFFN_MAX_THREADS || ith >= nth)
+        return sffn_fail(ctx, SFFN_ERR_INVALID_ARGUMENT, "%s: ith is %u, nth %u; expected ith < nth and nth in 1..%u", ffn->name,
+                         (unsigned)ith, (unsigned)nth, SFFN_MAX_THREADS);
     if ((status = sffn_call_plan(ctx, ffn, args, call)) != SFFN_OK)
         return status;
     run->k = sffn_context_kernels(ctx);

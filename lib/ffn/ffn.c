@@ -244,8 +244,9 @@ sffn_status sffn_ffn_reserve_threads(sffn_context *ctx, const sffn_ffn *ffn, uin
 {
     if (!ctx || !ffn)
         return sffn_fail(ctx, SFFN_ERR_INVALID_ARGUMENT, "%s is NULL", ctx ? "ffn" : "ctx");
-    if (max_threads == 0 || max_threads > 512)
-        return sffn_fail(ctx, SFFN_ERR_INVALID_ARGUMENT, "max_threads is %u; expected 1..512", (unsigned)max_threads);
+    if (max_threads == 0 || max_threads > SFFN_MAX_THREADS)
+        return sffn_fail(ctx, SFFN_ERR_INVALID_ARGUMENT, "max_threads is %u; expected 1..%u", (unsigned)max_threads,
+                         SFFN_MAX_THREADS);
     sffn_status status = sffn_context_enter(ctx);
     if (status == SFFN_OK) {
         const size_t sparse = sffn_workspace_layout(ffn, max_threads, NULL, NULL);

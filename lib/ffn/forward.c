@@ -56,17 +56,17 @@ static struct sffn_list as_input(const struct worker *w, const struct sffn_list 
 static struct sffn_list selected_rows(struct worker *w)
 {
     const struct sffn_call *call = w->call;
+    const sffn_active_set *set = call->args.active;
     if (call->select == SFFN_SELECT_GATE)
         return every_row(w, NULL);
-    if (call->select == SFFN_SELECT_ACTIVE && w->tile == 1 && sffn_active_set_block_size(call->args.active) == 1) {
-        w->all.start = 0;
-        w->all.n = sffn_active_set_count(call->args.active, w->token);
-        /* the caller's own list serves as it is; consumers only read it */
-        const struct sffn_list list = {(uint32_t *)sffn_active_set_indices(call->args.active, w->token), NULL, NULL, &w->all, 1};
-        return list;
-    }
     struct sffn_list list = as_input(w, &w->w.selected);
-    /* Dense fallback: a selection of nearly everything costs more than it saves. A router's choice is the model's and stays. */
+    if (call->select == SFFN_SELECT_ACTIVE && w->tile == 1 && sffn_active_set_block_size(set) == 1) {
+        /* The caller's own list serves as it is: nobody writes to an input list. */
+        list = every_row(w, NULL);
+        list.rows = (uint32_t *)sffn_active_set_indices(set, w->token);
+        w->all.n = sffn_active_set_count(set, w->token);
+    }
+    /* A selection of nearly everything costs more than it saves. A router's choice is the model's and stays. */
     if (call->select != SFFN_SELECT_ROUTER &&
         (double)sffn_list_count(&list) > (double)w->ffn->max_density * w->ffn->d_ff)
         return every_row(w, NULL);

@@ -23,11 +23,12 @@ static sffn_status resolve_select(const sffn_context *ctx, const struct sffn_ffn
         const void *needed;
         const char *what;
     } needs[] = {{SFFN_SELECT_PREDICTOR, ffn->predictor, "SFFN_SELECT_PREDICTOR: the layer has no predictor"},
-                 {SFFN_SELECT_ROUTER, ffn->router, "SFFN_SELECT_ROUTER: the layer has no router"},
-                 {SFFN_SELECT_ACTIVE, args->active, "SFFN_SELECT_ACTIVE: args.active is NULL"}};
+                 {SFFN_SELECT_ROUTER, ffn->router, "SFFN_SELECT_ROUTER: the layer has no router"}};
     for (size_t i = 0; i < sizeof(needs) / sizeof(*needs); i++)
         if (select == needs[i].select && !needs[i].needed)
             return sffn_fail(ctx, SFFN_ERR_UNSUPPORTED, "%s: %s", ffn->name, needs[i].what);
+    if (select == SFFN_SELECT_ACTIVE && !args->active)
+        return sffn_fail(ctx, SFFN_ERR_INVALID_ARGUMENT, "%s: SFFN_SELECT_ACTIVE: args.active is NULL", ffn->name);
     call->select = select;
     call->is_dense = select == SFFN_SELECT_DENSE;
     return SFFN_OK;

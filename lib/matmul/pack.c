@@ -22,7 +22,7 @@ static sffn_status check_weights(const sffn_context *ctx, const char *what, cons
     if (!w->data)
         return sffn_fail(ctx, SFFN_ERR_INVALID_ARGUMENT, "%s: weights.data is NULL", what);
     if (c->n_rows == 0 || c->n_cols == 0 || c->n_rows > INT32_MAX || c->n_cols > INT32_MAX)
-        return sffn_fail(ctx, SFFN_ERR_INVALID_ARGUMENT, "%s: %u rows of %u columns; expected 1..2147483647 of each", what,
+        return sffn_fail(ctx, SFFN_ERR_INVALID_ARGUMENT, "%s: n_rows %u, n_cols %u; expected 1..2147483647 of each", what,
                          (unsigned)c->n_rows, (unsigned)c->n_cols);
     if (sffn_dtype_block_size(w->dtype) == 0)
         return sffn_fail(ctx, SFFN_ERR_INVALID_ARGUMENT, "%s: weights.dtype is %d; expected a value of enum sffn_dtype", what,

@@ -32,6 +32,9 @@ sffn_status sffn_screened_gate_init(sffn_context *ctx, struct sffn_predictor *p,
     if (config->gate.dtype == SFFN_Q4_0)
         return sffn_fail(ctx, SFFN_ERR_UNSUPPORTED,
                          "screened gate: the gate is q4_0, and its 4-bit copy would cost as many bytes as the gate itself");
+    if (config->d_model % 32)
+        return sffn_fail(ctx, SFFN_ERR_SHAPE, "screened gate: d_model is %u; its 4-bit copy needs a multiple of 32",
+                         (unsigned)config->d_model);
     sffn_matmul_config c = SFFN_MATMUL_CONFIG_INIT;
     c.n_rows = config->d_ff;
     c.n_cols = config->d_model;

@@ -13,8 +13,11 @@ static sffn_status check_config(const sffn_context *ctx, const sffn_router_confi
     if (!(c->threshold > 0 && c->threshold < 1))
         return sffn_fail(ctx, SFFN_ERR_INVALID_ARGUMENT, "router: threshold is %g; expected a number in (0, 1)",
                          (double)c->threshold);
+    if (c->n_experts == 0 || c->d_model == 0)
+        return sffn_fail(ctx, SFFN_ERR_INVALID_ARGUMENT, "router: n_experts %u, d_model %u; expected both > 0",
+                         (unsigned)c->n_experts, (unsigned)c->d_model);
     if (c->block_size == 0 || (uint64_t)c->n_experts * c->block_size > INT32_MAX)
-        return sffn_fail(ctx, SFFN_ERR_INVALID_ARGUMENT, "router: %u experts of %u neurons; expected 1..2147483647 neurons",
+        return sffn_fail(ctx, SFFN_ERR_INVALID_ARGUMENT, "router: n_experts %u, block_size %u; expected 1..2147483647 neurons",
                          (unsigned)c->n_experts, (unsigned)c->block_size);
     if (c->weights.layout != SFFN_LAYOUT_ROWS)
         return sffn_fail(ctx, SFFN_ERR_INVALID_ARGUMENT, "router: weights.layout is %d; expected SFFN_LAYOUT_ROWS",
