@@ -69,6 +69,8 @@ SFFN_API sffn_status sffn_context_create(const sffn_context_config *config, sffn
 SFFN_API void sffn_context_destroy(sffn_context *ctx);
 /**
  * The words of the last call that failed with this context: argument, value, expectation. "" when none has.
+ * A function that takes an object but no context leaves its words in the context that made the object. The text is overwritten by the next failure,
+ * so read it on the thread whose call failed, before other threads use the same context. Failures are also logged at SFFN_LOG_DEBUG.
  * Valid until the next failing call with the same context. ctx NULL: the last failed sffn_context_create() of this thread. Since 0.1.
  */
 SFFN_API const char *sffn_context_last_error(const sffn_context *ctx);

@@ -110,12 +110,12 @@ typedef struct sffn_ffn_stats {
 /** Arguments of one call. Start from SFFN_FFN_ARGS_INIT. Everything is borrowed until the call returns. */
 typedef struct sffn_ffn_args {
     size_t struct_size;
-    const float *x;               /**< [n_tokens] rows of d_model floats, x_stride apart, any alignment */
+    const float *x;               /**< [n_tokens] rows of d_model floats, x_stride apart, aligned as floats are (4 bytes), like every float array of this API */
     size_t x_stride;              /**< elements; 0: d_model */
     float *y;                     /**< [n_tokens] rows of d_model floats, y_stride apart; overwritten; must not overlap x */
     size_t y_stride;              /**< elements; 0: d_model */
     size_t n_tokens;              /**< 0 is a no-op */
-    const float *select_x;        /**< input of the predictor or router when it is not x; NULL: x */
+    const float *select_x;        /**< input of the predictor or router when it is not x, rows of that selector's d_model floats; NULL: x */
     size_t select_x_stride;       /**< 0: tightly packed */
     int32_t select;               /**< enum sffn_select */
     const sffn_active_set *active;/**< a selection made earlier; n_blocks * block_size == d_ff; NULL: none */
@@ -136,7 +136,8 @@ typedef struct sffn_ffn_args {
  * @retval SFFN_ERR_UNSUPPORTED   a selector that the layer does not have
  * @retval SFFN_ERR_NOT_RESERVED  see sffn_ffn_reserve()
  * @retval SFFN_ERR_BUSY          another call is running in this context
- * Does not allocate, lock, log or call the system except to wake and wait for pool threads. Since 0.1.
+ * A call that succeeds does not allocate, lock, log or call the system except to wake and wait for pool threads (oneDNN, when asked for, does
+ * as it likes). Since 0.1.
  */
 SFFN_API sffn_status sffn_ffn_forward(sffn_context *ctx, const sffn_ffn *ffn, const sffn_ffn_args *args);
 
@@ -162,7 +163,7 @@ SFFN_API sffn_status sffn_ffn_reserve_threads(sffn_context *ctx, const sffn_ffn 
  * The stages alone. Rows of s, u and h are d_ff floats, x and y d_model floats, tightly packed [n_tokens][...].
  * select: the layer's selector -> active (blocks of the selector).  gate: -> s with zeros where skipped or dropped by the rule, and
  * the surviving neurons (block_size 1).  up: -> h = s * u for the given neurons, zeros elsewhere.  down: -> y.
- * active_in NULL: all neurons. Errors as sffn_ffn_forward(). Since 0.1.
+ * active_in NULL: all neurons. Only gate's active_out may be NULL among the outputs. Errors as sffn_ffn_forward(). Since 0.1.
  */
 SFFN_API sffn_status sffn_ffn_select(sffn_context *ctx, const sffn_ffn *ffn, const float *select_x, size_t n_tokens, sffn_active_set *active);
 SFFN_API sffn_status sffn_ffn_gate(sffn_context *ctx, const sffn_ffn *ffn, const float *x, size_t n_tokens,

@@ -56,7 +56,7 @@ SFFN_API void sffn_matmul_destroy(sffn_matmul *matmul);
 /**
  * out[t][r] = dot(row r, x[t]) for the active rows r of token t, 0 for the others, whose weights are not read.
  * x is quantised to blocks of 32 int8 for q8_0 and q4_0 weights, as ggml does.
- * @param x       [n_tokens] rows of n_cols floats, x_stride elements apart, any alignment
+ * @param x       [n_tokens] rows of n_cols floats, x_stride elements apart
  * @param active  NULL: all rows. Else n_blocks * block_size == n_rows, at least n_tokens tokens
  * @param out     [n_tokens] rows of n_rows floats, out_stride apart; must not overlap x
  * @retval SFFN_ERR_INVALID_ARGUMENT  NULL; SFFN_ERR_SHAPE a stride smaller than its row, or active made for another shape; SFFN_ERR_BUSY; out is untouched

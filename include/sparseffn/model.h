@@ -34,9 +34,10 @@ typedef struct sffn_model_info {
     int32_t rope_is_permuted;  /**< 1: q and k rows are in GGUF's llama order (neighbouring pairs rotate); 0: Hugging Face's (halves) */
     size_t n_tensors;
     uint64_t file_bytes;
+    size_t n_meta;             /**< metadata keys, see sffn_model_get_meta() */
 } sffn_model_info;
 #define SFFN_MODEL_INFO_INIT \
-    { sizeof(sffn_model_info), 0, NULL, NULL, 0u, 0u, 0u, 0u, 0u, 0u, 0u, 0u, 0.0f, 0.0f, -1, 0.0f, 1, 0, 0, 0u, 0u }
+    { sizeof(sffn_model_info), 0, NULL, NULL, 0u, 0u, 0u, 0u, 0u, 0u, 0u, 0u, 0.0f, 0.0f, -1, 0.0f, 1, 0, 0, 0u, 0u, 0u }
 SFFN_API sffn_status sffn_model_get_info(const sffn_model *model, sffn_model_info *info);
 
 typedef struct sffn_tensor_info {

@@ -34,7 +34,7 @@ SFFN_API sffn_status sffn_router_create(sffn_context *ctx, const sffn_router_con
 SFFN_API void sffn_router_destroy(sffn_router *router);
 /**
  * Keeps, for each token, the experts that the rule selects.
- * @param      x       [n_tokens] rows of d_model floats, x_stride apart, any alignment: the router's own input, which need not be the FFN's
+ * @param      x       [n_tokens] rows of d_model floats, x_stride apart: the router's own input, which need not be the FFN's
  * @param      scores  [n_tokens] rows of n_experts floats (before the sigmoid), scores_stride apart, or NULL
  * @param[out] active  made for n_experts blocks of block_size, or NULL; overwritten
  * @retval SFFN_ERR_SHAPE  active was made for another layer shape; it is left as it was

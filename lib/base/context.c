@@ -62,7 +62,7 @@ sffn_status sffn_fail(const sffn_context *ctx, sffn_status status, const char *f
         pthread_mutex_lock(&ctx->shared->lock);
         memcpy(ctx->shared->error, text, sizeof(text));
         pthread_mutex_unlock(&ctx->shared->lock);
-        sffn_log(ctx, SFFN_LOG_ERROR, "%s: %s", sffn_status_name(status), text);
+        sffn_log(ctx, SFFN_LOG_DEBUG, "%s: %s", sffn_status_name(status), text);
     }
     return status;
 }

@@ -6,8 +6,8 @@
 #include "base/context.h"
 
 #define FIRST_BYTES ((size_t)4096)
-#define LAST_BYTES ((size_t)1 << 20)
-#define ALIGN ((size_t)16)
+#define LAST_BYTES  ((size_t)1 << 20)
+#define ALIGN       ((size_t)16)
 
 struct sffn_arena_chunk {
     struct sffn_arena_chunk *next;
@@ -38,7 +38,8 @@ void *sffn_arena_alloc(struct sffn_arena *arena, size_t n, size_t size)
     size_t bytes = head ? head->bytes : FIRST_BYTES / 2;
     bytes = bytes < LAST_BYTES ? bytes * 2 : LAST_BYTES;
     if (whole > bytes / 2) {
-        /* A large piece gets a chunk of its own, behind the head, which stays open for small ones. */
+        /* A large piece gets a chunk of its own, behind the head, which stays open for small
+         * ones. */
         struct sffn_arena_chunk *chunk = add_chunk(arena, whole);
         if (!chunk)
             return NULL;

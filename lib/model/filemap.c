@@ -29,7 +29,8 @@ static sffn_status read_all(const sffn_context *ctx, int fd, struct sffn_file *f
         } else if (n == 0 || errno != EINTR) {
             const int error = errno;
             sffn_mem_free(ctx, data, file->bytes);
-            return n == 0 ? sffn_fail(ctx, SFFN_ERR_IO, "%s: the file shrank while it was read", file->path)
+            return n == 0 ? sffn_fail(ctx, SFFN_ERR_IO, "%s: the file shrank while it was read",
+                                      file->path)
                           : io_fail(ctx, file->path, "read", error);
         }
     }
@@ -42,7 +43,8 @@ sffn_status sffn_file_open(const sffn_context *ctx, const char *path, size_t max
                            struct sffn_file *file)
 {
     *file = (struct sffn_file){ctx, path, NULL, 0, SFFN_FILE_BORROWED};
-    /* O_NONBLOCK: opening a FIFO would wait for a writer. It means nothing for the regular files that we accept. */
+    /* O_NONBLOCK: opening a FIFO would wait for a writer. It means nothing for the regular files
+     * that we accept. */
     const int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
     if (fd < 0)
         return io_fail(ctx, path, "open", errno);
@@ -55,11 +57,14 @@ sffn_status sffn_file_open(const sffn_context *ctx, const char *path, size_t max
     else if (st.st_size == 0)
         status = sffn_fail(ctx, SFFN_ERR_FORMAT, "%s: offset 0: the file is empty", path);
     else if (st.st_size < 0 || (uint64_t)st.st_size > SIZE_MAX / 2)
-        status = sffn_fail(ctx, SFFN_ERR_UNSUPPORTED, "%s: %lld bytes do not fit this process's address space",
-                           path, (long long)st.st_size);
+        status = sffn_fail(ctx, SFFN_ERR_UNSUPPORTED,
+                           "%s: %lld bytes do not fit this process's address space", path,
+                           (long long)st.st_size);
     else if ((uint64_t)st.st_size > max_bytes)
-        status = sffn_fail(ctx, SFFN_ERR_FORMAT, "%s: offset %zu: the file has %lld bytes, more than a file of this kind may have",
-                           path, max_bytes, (long long)st.st_size);
+        status = sffn_fail(
+            ctx, SFFN_ERR_FORMAT,
+            "%s: offset %zu: the file has %lld bytes, more than a file of this kind may have", path,
+            max_bytes, (long long)st.st_size);
     if (status == SFFN_OK) {
         file->bytes = (size_t)st.st_size;
         void *data = mmap(NULL, file->bytes, PROT_READ, MAP_PRIVATE, fd, 0);
@@ -105,7 +110,8 @@ sffn_status sffn_file_fail(const struct sffn_file *file, sffn_status status, uin
     va_start(args, format);
     vsnprintf(text, sizeof(text), format, args);
     va_end(args);
-    return sffn_fail(file->ctx, status, "%s: offset %llu: %s", file->path, (unsigned long long)offset, text);
+    return sffn_fail(file->ctx, status, "%s: offset %llu: %s", file->path,
+                     (unsigned long long)offset, text);
 }
 
 sffn_status sffn_file_fail_whole(const struct sffn_file *file, sffn_status status,
@@ -121,7 +127,8 @@ sffn_status sffn_file_fail_whole(const struct sffn_file *file, sffn_status statu
 
 sffn_status sffn_no_memory(const sffn_context *ctx, const char *path)
 {
-    return sffn_fail(ctx, SFFN_ERR_OUT_OF_MEMORY, "%s: the context's allocator returned NULL", path);
+    return sffn_fail(ctx, SFFN_ERR_OUT_OF_MEMORY, "%s: the context's allocator returned NULL",
+                     path);
 }
 
 const char *sffn_quote(struct sffn_quoted *out, const void *name, size_t bytes)

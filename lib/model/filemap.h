@@ -1,9 +1,9 @@
 /* filemap.h  A file as read-only memory, and the words for what is wrong in it.
  *
- * Regular files only, mapped MAP_PRIVATE. Where the system refuses to map one (some network and FUSE file systems) or cannot map at all,
- * it is read into memory of the context's allocator instead: same contents, no sharing, no SIGBUS.
- * A mapping can change while we read it, so parsers fetch a size once, check it, and use the checked copy.
- */
+ * Regular files only, mapped MAP_PRIVATE. Where the system refuses to map one (some network and
+ * FUSE file systems) or cannot map at all, it is read into memory of the context's allocator
+ * instead: same contents, no sharing, no SIGBUS. A mapping can change while we read it, so
+ * parsers fetch a size once, check it, and use the checked copy. / */
 #ifndef SFFN_FILEMAP_H
 #define SFFN_FILEMAP_H
 #include <stddef.h>
@@ -20,7 +20,8 @@ struct sffn_file {
     int kind; /* enum sffn_file_kind */
 };
 
-/* `path` must outlive the file. Fails with SFFN_ERR_FORMAT when the file has more than max_bytes. */
+/* `path` must outlive the file. Fails with SFFN_ERR_FORMAT when the file has more than
+ * max_bytes. */
 sffn_status sffn_file_open(const sffn_context *ctx, const char *path, size_t max_bytes,
                            struct sffn_file *file);
 void sffn_file_close(struct sffn_file *file);
@@ -37,7 +38,8 @@ sffn_status sffn_file_fail_whole(const struct sffn_file *file, sffn_status statu
                                  const char *format, ...) SFFN_PRINTF(3, 4);
 sffn_status sffn_no_memory(const sffn_context *ctx, const char *path);
 
-/* A name from a file made fit for an error text: at most 63 bytes, everything outside printable ASCII becomes '?'. Returns `out`. */
+/* A name from a file made fit for an error text: at most 63 bytes, everything outside printable
+ * ASCII becomes '?'. Returns `out`. */
 struct sffn_quoted {
     char text[64];
 };

@@ -6,8 +6,8 @@
 #include "model/name_index.h"
 #include "sparseffn/model.h"
 
-#define HEADER_BYTES 24
-#define MIN_KEY_BYTES 14    /* length, one character, type, one byte */
+#define HEADER_BYTES     24
+#define MIN_KEY_BYTES    14 /* length, one character, type, one byte */
 #define MIN_TENSOR_BYTES 25 /* length, one character, n_dims, type, offset */
 
 struct cursor {
@@ -24,8 +24,8 @@ static sffn_status need(const struct cursor *c, uint64_t bytes, const char *what
 {
     if (bytes <= left(c))
         return SFFN_OK;
-    return sffn_file_fail(c->file, SFFN_ERR_FORMAT, c->pos, "%s: %llu bytes expected, %zu left", what,
-                          (unsigned long long)bytes, left(c));
+    return sffn_file_fail(c->file, SFFN_ERR_FORMAT, c->pos, "%s: %llu bytes expected, %zu left",
+                          what, (unsigned long long)bytes, left(c));
 }
 
 static sffn_status take_u32(struct cursor *c, const char *what, uint32_t *value)
@@ -57,7 +57,8 @@ static sffn_status take_text(struct cursor *c, const char *what, size_t *at, siz
     if (status != SFFN_OK)
         return status;
     if (n > left(c))
-        return sffn_file_fail(c->file, SFFN_ERR_FORMAT, start, "%s: a length of %llu, but %zu bytes are left", what,
+        return sffn_file_fail(c->file, SFFN_ERR_FORMAT, start,
+                              "%s: a length of %llu, but %zu bytes are left", what,
                               (unsigned long long)n, left(c));
     *at = c->pos;
     *bytes = (size_t)n;
@@ -66,8 +67,8 @@ static sffn_status take_text(struct cursor *c, const char *what, size_t *at, siz
 }
 
 /* A name as a private, NUL-terminated copy. */
-static sffn_status take_name(struct cursor *c, const char *what, size_t max_bytes, struct sffn_arena *arena,
-                             const char **name)
+static sffn_status take_name(struct cursor *c, const char *what, size_t max_bytes,
+                             struct sffn_arena *arena, const char **name)
 {
     const size_t start = c->pos;
     size_t at = 0, bytes = 0;
@@ -75,8 +76,8 @@ static sffn_status take_name(struct cursor *c, const char *what, size_t max_byte
     if (status != SFFN_OK)
         return status;
     if (bytes == 0 || bytes > max_bytes)
-        return sffn_file_fail(c->file, SFFN_ERR_FORMAT, start, "%s: %zu bytes, expected 1 to %zu", what, bytes,
-                              max_bytes);
+        return sffn_file_fail(c->file, SFFN_ERR_FORMAT, start, "%s: %zu bytes, expected 1 to %zu",
+                              what, bytes, max_bytes);
     char *copy = sffn_arena_text(arena, c->file->data + at, bytes);
     if (!copy)
         return sffn_no_memory(c->file->ctx, c->file->path);
@@ -118,8 +119,8 @@ static sffn_status check_bools(const struct cursor *c, const char *key, size_t n
 {
     for (size_t i = 0; i < n; i++)
         if (c->file->data[c->pos + i] > 1)
-            return sffn_file_fail(c->file, SFFN_ERR_FORMAT, c->pos + i, "key '%s': %u is no boolean", key,
-                                  c->file->data[c->pos + i]);
+            return sffn_file_fail(c->file, SFFN_ERR_FORMAT, c->pos + i,
+                                  "key '%s': %u is no boolean", key, c->file->data[c->pos + i]);
     return SFFN_OK;
 }
 
@@ -127,29 +128,31 @@ static sffn_status take_value(struct cursor *c, uint32_t type, uint32_t nesting,
                               struct sffn_arena *arena, struct sffn_meta *meta);
 
 /* `meta` is NULL in arrays inside arrays, whose elements nobody can ask for. */
-static sffn_status take_array(struct cursor *c, uint32_t nesting, const char *key, struct sffn_arena *arena,
-                              struct sffn_meta *meta)
+static sffn_status take_array(struct cursor *c, uint32_t nesting, const char *key,
+                              struct sffn_arena *arena, struct sffn_meta *meta)
 {
     const size_t start = c->pos;
     uint32_t type = 0;
     uint64_t n = 0;
     if (nesting > SFFN_GGUF_MAX_NESTING)
-        return sffn_file_fail(c->file, SFFN_ERR_FORMAT, start, "key '%s': arrays nested too deeply", key);
+        return sffn_file_fail(c->file, SFFN_ERR_FORMAT, start, "key '%s': arrays nested too deeply",
+                              key);
     sffn_status status = take_u32(c, key, &type);
     if (status == SFFN_OK)
         status = take_u64(c, key, &n);
     if (status != SFFN_OK)
         return status;
     if (type >= SFFN_GGUF_KIND_COUNT)
-        return sffn_file_fail(c->file, SFFN_ERR_FORMAT, start, "key '%s': element type %u is unknown", key,
-                              (unsigned)type);
+        return sffn_file_fail(c->file, SFFN_ERR_FORMAT, start,
+                              "key '%s': element type %u is unknown", key, (unsigned)type);
     /* The least an element takes: a string its length, an array its type and count. */
     const size_t size = sffn_gguf_kind_bytes(type);
     const size_t least = size ? size : type == SFFN_GGUF_STRING ? 8 : 12;
     if (n > left(c) / least)
-        return sffn_file_fail(c->file, SFFN_ERR_FORMAT, start + 4,
-                              "key '%s': %llu elements, larger than the file allows (%zu bytes are left)", key,
-                              (unsigned long long)n, left(c));
+        return sffn_file_fail(
+            c->file, SFFN_ERR_FORMAT, start + 4,
+            "key '%s': %llu elements, larger than the file allows (%zu bytes are left)", key,
+            (unsigned long long)n, left(c));
     if (meta) {
         meta->element_type = type;
         meta->element_kind = meta_kind(type);
@@ -210,8 +213,8 @@ static sffn_status take_meta(struct cursor *c, struct sffn_arena *arena, struct 
     if (status != SFFN_OK)
         return status;
     if (meta->type >= SFFN_GGUF_KIND_COUNT)
-        return sffn_file_fail(c->file, SFFN_ERR_FORMAT, meta->raw, "key '%s': type %u is unknown", key.text,
-                              (unsigned)meta->type);
+        return sffn_file_fail(c->file, SFFN_ERR_FORMAT, meta->raw, "key '%s': type %u is unknown",
+                              key.text, (unsigned)meta->type);
     meta->kind = meta_kind(meta->type);
     status = take_value(c, meta->type, 0, key.text, arena, meta);
     meta->raw_bytes = c->pos - meta->raw;
@@ -224,8 +227,8 @@ static struct sffn_name meta_name(const void *items, uint32_t i)
     return (struct sffn_name){metas[i].key, strlen(metas[i].key)};
 }
 
-static sffn_status refuse_duplicate_keys(const struct sffn_file *file, const struct sffn_meta *metas,
-                                         size_t n)
+static sffn_status refuse_duplicate_keys(const struct sffn_file *file,
+                                         const struct sffn_meta *metas, size_t n)
 {
     size_t bytes;
     if (n > UINT32_MAX || !sffn_checked_mul(n, 2 * sizeof(uint32_t), &bytes))
@@ -255,20 +258,21 @@ static sffn_status find_alignment(const struct sffn_file *file, const struct sff
         if (strcmp(meta->key, "general.alignment") != 0)
             continue;
         if (meta->type != SFFN_GGUF_U32)
-            return sffn_file_fail(file, SFFN_ERR_FORMAT, meta->raw, "general.alignment has type %u, expected %u (u32)",
+            return sffn_file_fail(file, SFFN_ERR_FORMAT, meta->raw,
+                                  "general.alignment has type %u, expected %u (u32)",
                                   (unsigned)meta->type, (unsigned)SFFN_GGUF_U32);
         const uint32_t value = sffn_load_u32(file->data + meta->at);
         if (value == 0 || (value & (value - 1)) != 0 || value > SFFN_GGUF_MAX_ALIGNMENT)
             return sffn_file_fail(file, SFFN_ERR_FORMAT, meta->at,
-                                  "general.alignment is %u, expected a power of two up to %u", (unsigned)value,
-                                  (unsigned)SFFN_GGUF_MAX_ALIGNMENT);
+                                  "general.alignment is %u, expected a power of two up to %u",
+                                  (unsigned)value, (unsigned)SFFN_GGUF_MAX_ALIGNMENT);
         *alignment = value;
     }
     return SFFN_OK;
 }
 
-const char *sffn_tensor_bytes(const struct sffn_tensor_type *type, const uint64_t *dims, uint32_t n_dims,
-                              uint64_t *bytes)
+const char *sffn_tensor_bytes(const struct sffn_tensor_type *type, const uint64_t *dims,
+                              uint32_t n_dims, uint64_t *bytes)
 {
     uint64_t n = 1, bits;
     for (uint32_t i = 0; i < n_dims; i++)
@@ -287,8 +291,8 @@ const char *sffn_tensor_bytes(const struct sffn_tensor_type *type, const uint64_
 }
 
 /* Fills everything but the data pointer; `offset` is relative to the data section. */
-static sffn_status take_tensor(struct cursor *c, struct sffn_arena *arena, struct sffn_tensor *tensor,
-                               uint64_t *offset, size_t *offset_at)
+static sffn_status take_tensor(struct cursor *c, struct sffn_arena *arena,
+                               struct sffn_tensor *tensor, uint64_t *offset, size_t *offset_at)
 {
     const size_t start = c->pos;
     uint32_t n_dims = 0, type = 0;
@@ -304,8 +308,9 @@ static sffn_status take_tensor(struct cursor *c, struct sffn_arena *arena, struc
     if (status != SFFN_OK)
         return status;
     if (n_dims > 4)
-        return sffn_file_fail(c->file, SFFN_ERR_FORMAT, n_dims_at, "tensor '%s': %u dimensions, expected at most 4",
-                              name.text, (unsigned)n_dims);
+        return sffn_file_fail(c->file, SFFN_ERR_FORMAT, n_dims_at,
+                              "tensor '%s': %u dimensions, expected at most 4", name.text,
+                              (unsigned)n_dims);
     for (uint32_t i = 0; i < n_dims; i++) {
         const size_t at = c->pos;
         status = take_u64(c, name.text, &file_dims[i]);
@@ -313,9 +318,10 @@ static sffn_status take_tensor(struct cursor *c, struct sffn_arena *arena, struc
             return status;
         /* No type packs more than 8 elements into a byte. */
         if (file_dims[i] == 0 || file_dims[i] / 8 > c->file->bytes)
-            return sffn_file_fail(c->file, SFFN_ERR_FORMAT, at, "tensor '%s': dimension %u is %llu, %s", name.text,
-                                  (unsigned)i, (unsigned long long)file_dims[i],
-                                  file_dims[i] ? "larger than the file allows" : "expected at least 1");
+            return sffn_file_fail(
+                c->file, SFFN_ERR_FORMAT, at, "tensor '%s': dimension %u is %llu, %s", name.text,
+                (unsigned)i, (unsigned long long)file_dims[i],
+                file_dims[i] ? "larger than the file allows" : "expected at least 1");
     }
     const size_t type_at = c->pos;
     status = take_u32(c, name.text, &type);
@@ -323,9 +329,10 @@ static sffn_status take_tensor(struct cursor *c, struct sffn_arena *arena, struc
         return status;
     tensor->type = sffn_gguf_type(type);
     if (!tensor->type)
-        return sffn_file_fail(c->file, SFFN_ERR_UNSUPPORTED, type_at, "tensor '%s': type %u is %s", name.text,
-                              (unsigned)type,
-                              type < SFFN_GGML_TYPE_COUNT ? "a removed one" : "newer than this library");
+        return sffn_file_fail(c->file, SFFN_ERR_UNSUPPORTED, type_at, "tensor '%s': type %u is %s",
+                              name.text, (unsigned)type,
+                              type < SFFN_GGML_TYPE_COUNT ? "a removed one"
+                                                          : "newer than this library");
     *offset_at = c->pos;
     status = take_u64(c, name.text, offset);
     if (status != SFFN_OK)
@@ -336,8 +343,8 @@ static sffn_status take_tensor(struct cursor *c, struct sffn_arena *arena, struc
     uint64_t bytes = 0;
     const char *reason = sffn_tensor_bytes(tensor->type, tensor->dims, tensor->n_dims, &bytes);
     if (reason || bytes > c->file->bytes)
-        return sffn_file_fail(c->file, SFFN_ERR_FORMAT, start, "tensor '%s' (%s): %s", name.text, tensor->type->name,
-                              reason ? reason : "larger than the file");
+        return sffn_file_fail(c->file, SFFN_ERR_FORMAT, start, "tensor '%s' (%s): %s", name.text,
+                              tensor->type->name, reason ? reason : "larger than the file");
     tensor->bytes = (size_t)bytes;
     return SFFN_OK;
 }
@@ -357,12 +364,14 @@ static sffn_status check_version(const struct sffn_file *file, uint32_t version)
     if (version == 2 || version == 3)
         return SFFN_OK;
     if ((version & 0xffff) == 0 && version != 0)
-        return sffn_file_fail(file, SFFN_ERR_UNSUPPORTED, 4, "a big-endian file (version 0x%08x)", (unsigned)version);
+        return sffn_file_fail(file, SFFN_ERR_UNSUPPORTED, 4, "a big-endian file (version 0x%08x)",
+                              (unsigned)version);
     return sffn_file_fail(file, version == 0 ? SFFN_ERR_FORMAT : SFFN_ERR_UNSUPPORTED, 4,
                           "GGUF version %u, expected 2 or 3", (unsigned)version);
 }
 
-sffn_status sffn_gguf_parse(const struct sffn_file *file, struct sffn_arena *arena, struct sffn_parts *parts)
+sffn_status sffn_gguf_parse(const struct sffn_file *file, struct sffn_arena *arena,
+                            struct sffn_parts *parts)
 {
     struct cursor c = {file, 0};
     *parts = (struct sffn_parts){NULL, 0, NULL, 0};
@@ -371,7 +380,8 @@ sffn_status sffn_gguf_parse(const struct sffn_file *file, struct sffn_arena *are
         status = check_version(file, sffn_load_u32(file->data + 4));
     if (status != SFFN_OK)
         return status;
-    const uint64_t n_tensors = sffn_load_u64(file->data + 8), n_metas = sffn_load_u64(file->data + 16);
+    const uint64_t n_tensors = sffn_load_u64(file->data + 8),
+                   n_metas = sffn_load_u64(file->data + 16);
     c.pos = HEADER_BYTES;
     if (n_tensors > left(&c) / MIN_TENSOR_BYTES)
         return sffn_file_fail(file, SFFN_ERR_FORMAT, 8, "%llu tensors, larger than the file allows",
@@ -401,7 +411,8 @@ sffn_status sffn_gguf_parse(const struct sffn_file *file, struct sffn_arena *are
     if (!parts->tensors)
         return sffn_no_memory(file->ctx, file->path);
     parts->n_tensors = (size_t)n_tensors;
-    size_t end = 0; /* of the data so far, padded, relative to the data section: where the next tensor must be */
+    /* End of the data so far, padded, relative to the data section: where the next tensor is. */
+    size_t end = 0;
     for (size_t i = 0; i < parts->n_tensors; i++) {
         struct sffn_tensor *tensor = &parts->tensors[i];
         uint64_t offset = 0;
@@ -411,11 +422,14 @@ sffn_status sffn_gguf_parse(const struct sffn_file *file, struct sffn_arena *are
             return status;
         struct sffn_quoted name;
         if (offset != end)
-            return sffn_file_fail(file, SFFN_ERR_FORMAT, offset_at, "tensor '%s': data offset %llu, expected %zu",
+            return sffn_file_fail(file, SFFN_ERR_FORMAT, offset_at,
+                                  "tensor '%s': data offset %llu, expected %zu",
                                   sffn_quote(&name, tensor->name, strlen(tensor->name)),
                                   (unsigned long long)offset, end);
-        if (!sffn_checked_add(end, tensor->bytes, &next) || !sffn_checked_round_up(next, alignment, &next))
-            return sffn_file_fail(file, SFFN_ERR_FORMAT, offset_at, "tensor '%s': the sizes' sum overflows",
+        if (!sffn_checked_add(end, tensor->bytes, &next) ||
+            !sffn_checked_round_up(next, alignment, &next))
+            return sffn_file_fail(file, SFFN_ERR_FORMAT, offset_at,
+                                  "tensor '%s': the sizes' sum overflows",
                                   sffn_quote(&name, tensor->name, strlen(tensor->name)));
         end = next;
     }
@@ -426,18 +440,20 @@ sffn_status sffn_gguf_parse(const struct sffn_file *file, struct sffn_arena *are
     for (size_t i = 0; i < parts->n_tensors; i++) {
         struct sffn_tensor *tensor = &parts->tensors[i];
         struct sffn_quoted name;
-        if (start > file->bytes || at > file->bytes - start || tensor->bytes > file->bytes - start - at)
+        if (start > file->bytes || at > file->bytes - start ||
+            tensor->bytes > file->bytes - start - at)
             return sffn_file_fail(file, SFFN_ERR_FORMAT, (uint64_t)start + at,
                                   "tensor '%s': %zu bytes of data expected, the file ends at %zu",
-                                  sffn_quote(&name, tensor->name, strlen(tensor->name)), tensor->bytes,
-                                  file->bytes);
+                                  sffn_quote(&name, tensor->name, strlen(tensor->name)),
+                                  tensor->bytes, file->bytes);
         tensor->data = file->data + start + at;
         sffn_checked_round_up(at + tensor->bytes, alignment, &at); /* the sum was checked above */
     }
     return SFFN_OK;
 }
 
-int64_t sffn_gguf_load_int(const struct sffn_file *file, uint32_t type, size_t at, int *is_too_large)
+int64_t sffn_gguf_load_int(const struct sffn_file *file, uint32_t type, size_t at,
+                           int *is_too_large)
 {
     const uint8_t *p = file->data + at;
     *is_too_large = 0;

@@ -43,7 +43,8 @@ static const char *after(const char *name, const char *prefix)
     return strncmp(name, prefix, bytes) == 0 ? name + bytes : NULL;
 }
 
-static const char *translate(const char *name, const char *const (*table)[2], size_t n, const char **suffix)
+static const char *translate(const char *name, const char *const (*table)[2], size_t n,
+                             const char **suffix)
 {
     for (size_t i = 0; i < n; i++) {
         *suffix = after(name, table[i][0]);
@@ -67,7 +68,8 @@ int sffn_hf_gguf_name(const char *name, char out[SFFN_HF_MAX_NAME])
         rest = name;
     const char *layer = after(rest, "layers.");
     if (!layer) {
-        const char *top = translate(rest, top_names, sizeof(top_names) / sizeof(top_names[0]), &suffix);
+        const char *top =
+            translate(rest, top_names, sizeof(top_names) / sizeof(top_names[0]), &suffix);
         if (!top)
             return 0;
         snprintf(out, SFFN_HF_MAX_NAME, "%s%s", top, suffix);
@@ -141,14 +143,16 @@ sffn_status sffn_hf_read_index(const struct sffn_file *file, struct sffn_arena *
         return sffn_no_memory(file->ctx, file->path);
     size_t n_values = 0;
     struct sffn_quoted text;
-    for (uint32_t key = index->map + 1; key < json->nodes[index->map].end; key = json->nodes[key + 1].end) {
+    for (uint32_t key = index->map + 1; key < json->nodes[index->map].end;
+         key = json->nodes[key + 1].end) {
         if (json->nodes[key + 1].kind != SFFN_JSON_STRING)
             return sffn_file_fail(file, SFFN_ERR_FORMAT, sffn_json_offset(json, key + 1),
                                   "a value of weight_map is no string");
         const struct sffn_name name = shard_name(json, key + 1);
         if (!is_plain_file_name(name))
             return sffn_file_fail(file, SFFN_ERR_FORMAT, sffn_json_offset(json, key + 1),
-                                  "shard '%s' is no plain file name", sffn_quote(&text, name.text, name.bytes));
+                                  "shard '%s' is no plain file name",
+                                  sffn_quote(&text, name.text, name.bytes));
         order[n_values++] = key + 1;
     }
     sffn_index_sort(json, compare_shards, order, order + n, n_values);
@@ -200,7 +204,8 @@ int32_t sffn_hf_activation(const char *name, size_t bytes)
 }
 
 /* Missing and null leave *value alone. */
-static sffn_status take_u32(const struct sffn_json *json, uint32_t object, const char *key, uint32_t *value)
+static sffn_status take_u32(const struct sffn_json *json, uint32_t object, const char *key,
+                            uint32_t *value)
 {
     const uint32_t node = sffn_json_get(json, object, key);
     uint64_t wide;
@@ -213,22 +218,55 @@ static sffn_status take_u32(const struct sffn_json *json, uint32_t object, const
     return SFFN_OK;
 }
 
-static sffn_status take_float(const struct sffn_json *json, uint32_t object, const char *key, float *value)
+static sffn_status take_float(const struct sffn_json *json, uint32_t object, const char *key,
+                              float *value)
 {
     const uint32_t node = sffn_json_get(json, object, key);
     double wide;
     if (!node || json->nodes[node].kind == SFFN_JSON_NULL)
         return SFFN_OK;
     if (!sffn_json_double(json, node, &wide) || fabs(wide) > 3.4e38)
-        return sffn_file_fail(json->file, SFFN_ERR_FORMAT, sffn_json_offset(json, node), "%s is no float", key);
+        return sffn_file_fail(json->file, SFFN_ERR_FORMAT, sffn_json_offset(json, node),
+                              "%s is no float", key);
     *value = (float)wide;
     return SFFN_OK;
 }
 
 /* Some families keep the name "relu" for max(0, gate) * max(0, up). */
-static int is_drelu_family(const char *architecture)
+static int is_drelu_family(const char *model_type)
 {
-    return strncmp(architecture, "bamboo", 6) == 0 || strncmp(architecture, "turbosparse", 11) == 0;
+    return strncmp(model_type, "bamboo", 6) == 0 || strncmp(model_type, "turbosparse", 11) == 0;
+}
+
+/* model_type, under GGUF's name where the architecture is llama's; without one, what
+ * architectures[0] says. */
+static sffn_status take_architecture(const struct sffn_json *json, struct sffn_arena *arena,
+                                     sffn_model_info *info)
+{
+    static const char *const llamas[] = {"llama", "sparsellama", "mistral"};
+    static const char *const classes[] = {"LlamaForCausalLM", "SparseLlamaForCausalLM",
+                                          "MistralForCausalLM"};
+    const uint32_t model_type = sffn_json_get(json, 0, "model_type"),
+                   list = sffn_json_get(json, 0, "architectures");
+    size_t bytes = 0;
+    const char *text = "";
+    if (model_type && json->nodes[model_type].kind == SFFN_JSON_STRING) {
+        text = sffn_json_text(json, model_type, &bytes);
+    } else if (list && json->nodes[list].kind == SFFN_JSON_ARRAY && json->nodes[list].bytes) {
+        for (size_t i = 0; i < sizeof(classes) / sizeof(classes[0]); i++)
+            if (sffn_json_is(json, list + 1, classes[i]))
+                text = "llama", bytes = 5;
+    }
+    /* It becomes the prefix of GGUF keys. */
+    for (size_t i = 0; i < bytes; i++)
+        if (bytes > 63 || text[i] <= ' ' || text[i] >= 0x7f)
+            return sffn_file_fail(json->file, SFFN_ERR_FORMAT, sffn_json_offset(json, model_type),
+                                  "model_type is no plain name");
+    for (size_t i = 0; i < sizeof(llamas) / sizeof(llamas[0]); i++)
+        if (bytes == strlen(llamas[i]) && memcmp(llamas[i], text, bytes) == 0)
+            text = "llama", bytes = 5;
+    info->architecture = sffn_arena_text(arena, text, bytes);
+    return info->architecture ? SFFN_OK : sffn_no_memory(json->file->ctx, json->file->path);
 }
 
 static sffn_status take_activation(const struct sffn_json *json, struct sffn_arena *arena,
@@ -291,20 +329,7 @@ sffn_status sffn_hf_read_config(const struct sffn_json *config, struct sffn_aren
     *unknown_activation = NULL;
     if (config->nodes[0].kind != SFFN_JSON_OBJECT)
         return sffn_file_fail(config->file, SFFN_ERR_FORMAT, 0, "config.json is no object");
-    const uint32_t model_type = sffn_json_get(config, 0, "model_type");
-    size_t bytes = 0;
-    const char *text = "";
-    if (model_type && config->nodes[model_type].kind == SFFN_JSON_STRING)
-        text = sffn_json_text(config, model_type, &bytes);
-    /* It becomes the prefix of GGUF keys. */
-    for (size_t i = 0; i < bytes; i++)
-        if (bytes > 63 || text[i] <= ' ' || text[i] >= 0x7f)
-            return sffn_file_fail(config->file, SFFN_ERR_FORMAT, sffn_json_offset(config, model_type),
-                                  "model_type is no plain name");
-    info->architecture = sffn_arena_text(arena, text, bytes);
-    if (!info->architecture)
-        return sffn_no_memory(config->file->ctx, config->file->path);
-    sffn_status status = SFFN_OK;
+    sffn_status status = take_architecture(config, arena, info);
     for (size_t i = 0; i < sizeof(sizes) / sizeof(sizes[0]) && status == SFFN_OK; i++)
         status = take_u32(config, 0, sizes[i].key, sizes[i].value);
     if (status == SFFN_OK)
@@ -345,8 +370,8 @@ int32_t sffn_hf_meta_kind(const struct sffn_json *json, uint32_t node)
 #define MAX_KEY 255
 
 /* Depth is bounded by the parser's. `prefix` has `used` bytes and room for MAX_KEY. */
-static sffn_status add_metas(const struct sffn_json *json, uint32_t object, char *prefix, size_t used,
-                             struct sffn_arena *arena, struct sffn_parts *parts)
+static sffn_status add_metas(const struct sffn_json *json, uint32_t object, char *prefix,
+                             size_t used, struct sffn_arena *arena, struct sffn_parts *parts)
 {
     for (uint32_t key = object + 1; key < json->nodes[object].end; key = json->nodes[key + 1].end) {
         size_t bytes;
@@ -358,7 +383,8 @@ static sffn_status add_metas(const struct sffn_json *json, uint32_t object, char
         memcpy(prefix + used, text, bytes);
         if (json->nodes[node].kind == SFFN_JSON_OBJECT) {
             prefix[used + bytes] = '.';
-            const sffn_status status = add_metas(json, node, prefix, used + bytes + 1, arena, parts);
+            const sffn_status status =
+                add_metas(json, node, prefix, used + bytes + 1, arena, parts);
             if (status != SFFN_OK)
                 return status;
             continue;

@@ -11,7 +11,10 @@ static size_t utf8_bytes(const uint8_t *p, size_t n)
 {
     const uint8_t c = p[0];
     size_t length;
-    uint8_t low = 0x80, high = 0xbf; /* of the second byte: shuts out overlong forms, surrogates and what lies over U+10FFFF */
+    uint8_t
+        low = 0x80,
+        high =
+            0xbf; /* of the second byte: shuts out overlong forms, surrogates and what lies over U+10FFFF */
     if (c < 0x80)
         return 1;
     if (c >= 0xc2 && c <= 0xdf) {
@@ -48,7 +51,8 @@ int sffn_utf8_is_valid(const char *text, size_t bytes)
     return 1;
 }
 
-/* Two passes over the same private text: the first checks everything and counts, the second stores. */
+/* Two passes over the same private text: the first checks everything and counts, the second
+ * stores. */
 struct parser {
     const struct sffn_json *json;
     const uint8_t *text;
@@ -63,7 +67,8 @@ struct parser {
 
 static sffn_status fail_at(const struct parser *p, size_t pos, const char *reason)
 {
-    return sffn_file_fail(p->json->file, SFFN_ERR_FORMAT, p->json->offset + pos, "JSON: %s", reason);
+    return sffn_file_fail(p->json->file, SFFN_ERR_FORMAT, p->json->offset + pos, "JSON: %s",
+                          reason);
 }
 
 static sffn_status fail_expected(const struct parser *p, const char *expected)
@@ -72,8 +77,9 @@ static sffn_status fail_expected(const struct parser *p, const char *expected)
         return sffn_file_fail(p->json->file, SFFN_ERR_FORMAT, p->json->offset + p->pos,
                               "JSON: expected %s, but the text ends", expected);
     struct sffn_quoted c;
-    return sffn_file_fail(p->json->file, SFFN_ERR_FORMAT, p->json->offset + p->pos, "JSON: expected %s, found '%s'",
-                          expected, sffn_quote(&c, p->text + p->pos, 1));
+    return sffn_file_fail(p->json->file, SFFN_ERR_FORMAT, p->json->offset + p->pos,
+                          "JSON: expected %s, found '%s'", expected,
+                          sffn_quote(&c, p->text + p->pos, 1));
 }
 
 static void skip_space(struct parser *p)
@@ -87,8 +93,8 @@ static size_t add_node(struct parser *p, int kind, size_t at, size_t bytes, int 
 {
     const size_t i = p->n_nodes++;
     if (p->nodes)
-        p->nodes[i] = (struct sffn_json_node){(uint8_t)kind, (uint8_t)is_plain, 0, (uint32_t)at,
-                                              (uint32_t)bytes, (uint32_t)i + 1};
+        p->nodes[i] = (struct sffn_json_node){(uint8_t)kind, (uint8_t)is_plain, 0,
+                                              (uint32_t)at,  (uint32_t)bytes,   (uint32_t)i + 1};
     return i;
 }
 
@@ -255,7 +261,8 @@ static sffn_status parse_word(struct parser *p)
         const char *word;
         size_t bytes;
         int kind;
-    } words[] = {{"null", 4, SFFN_JSON_NULL}, {"false", 5, SFFN_JSON_FALSE}, {"true", 4, SFFN_JSON_TRUE}};
+    } words[] = {
+        {"null", 4, SFFN_JSON_NULL}, {"false", 5, SFFN_JSON_FALSE}, {"true", 4, SFFN_JSON_TRUE}};
     for (size_t i = 0; i < sizeof(words) / sizeof(words[0]); i++) {
         if (p->bytes - p->pos >= words[i].bytes &&
             memcmp(p->text + p->pos, words[i].word, words[i].bytes) == 0) {
@@ -299,7 +306,8 @@ static sffn_status walk(struct parser *p)
         if (c == '{' || c == '[') {
             if (depth == SFFN_JSON_MAX_DEPTH)
                 return fail_at(p, p->pos, "nested too deeply");
-            stack[depth].node = add_node(p, c == '{' ? SFFN_JSON_OBJECT : SFFN_JSON_ARRAY, p->pos, 0, 0);
+            stack[depth].node =
+                add_node(p, c == '{' ? SFFN_JSON_OBJECT : SFFN_JSON_ARRAY, p->pos, 0, 0);
             stack[depth].members = 0;
             stack[depth].is_object = c == '{';
             depth++;
@@ -528,18 +536,22 @@ int sffn_json_double(const struct sffn_json *json, uint32_t node, double *value)
     } else if (power < -400) {
         result = 0.0;
     } else {
-        /* Exact (Clinger) when both factors are doubles: mantissa <= 2^53 and 10^|power| with |power| <= 22. */
-        static const double tens[] = {1e0,  1e1,  1e2,  1e3,  1e4,  1e5,  1e6,  1e7,  1e8,  1e9,  1e10, 1e11,
-                                      1e12, 1e13, 1e14, 1e15, 1e16, 1e17, 1e18, 1e19, 1e20, 1e21, 1e22};
+        /* Exact (Clinger) when both factors are doubles: mantissa <= 2^53 and 10^|power| with
+         * |power| <= 22. */
+        static const double tens[] = {1e0,  1e1,  1e2,  1e3,  1e4,  1e5,  1e6,  1e7,
+                                      1e8,  1e9,  1e10, 1e11, 1e12, 1e13, 1e14, 1e15,
+                                      1e16, 1e17, 1e18, 1e19, 1e20, 1e21, 1e22};
         const int64_t magnitude = power < 0 ? -power : power;
         if (mantissa <= (UINT64_C(1) << 53) && magnitude <= 22) {
-            result = power < 0 ? (double)mantissa / tens[magnitude] : (double)mantissa * tens[magnitude];
+            result =
+                power < 0 ? (double)mantissa / tens[magnitude] : (double)mantissa * tens[magnitude];
         } else {
             long double scale = 1.0L, ten = 10.0L;
             for (int64_t bits = magnitude; bits; bits >>= 1, ten *= ten)
                 if (bits & 1)
                     scale *= ten;
-            result = (double)(power < 0 ? (long double)mantissa / scale : (long double)mantissa * scale);
+            result =
+                (double)(power < 0 ? (long double)mantissa / scale : (long double)mantissa * scale);
         }
     }
     if (!isfinite(result))

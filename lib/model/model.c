@@ -32,8 +32,8 @@ static struct sffn_name meta_key(const void *items, uint32_t i)
     return (struct sffn_name){metas[i].key, strlen(metas[i].key)};
 }
 
-static const struct sffn_tensor *find_by(const sffn_model *model, sffn_name_fn name_of, const uint32_t *order,
-                                         const char *name)
+static const struct sffn_tensor *find_by(const sffn_model *model, sffn_name_fn name_of,
+                                         const uint32_t *order, const char *name)
 {
     uint32_t i;
     const struct sffn_name wanted = {name, strlen(name)};
@@ -51,7 +51,8 @@ const struct sffn_meta *sffn_model_meta(const sffn_model *model, const char *key
 {
     uint32_t i;
     const struct sffn_name wanted = {key, strlen(key)};
-    return sffn_name_find(model->parts.metas, meta_key, model->meta_order, model->parts.n_metas, wanted, &i)
+    return sffn_name_find(model->parts.metas, meta_key, model->meta_order, model->parts.n_metas,
+                          wanted, &i)
                ? &model->parts.metas[i]
                : NULL;
 }
@@ -72,8 +73,8 @@ int sffn_model_layer_of(const char *name, uint32_t *layer, const char **rest)
 }
 
 /* Numbers 0 .. n-1 sorted by name; NULL without memory. The second half of the array is scratch. */
-static uint32_t *make_order(struct sffn_arena *arena, const void *items, sffn_name_fn name, size_t n,
-                            int *is_duplicate, uint32_t duplicate[2])
+static uint32_t *make_order(struct sffn_arena *arena, const void *items, sffn_name_fn name,
+                            size_t n, int *is_duplicate, uint32_t duplicate[2])
 {
     uint32_t *order = n > UINT32_MAX ? NULL : sffn_arena_alloc(arena, n, 2 * sizeof(*order));
     if (!order)
@@ -89,20 +90,22 @@ static sffn_status index_names(sffn_model *model)
     struct sffn_parts *parts = &model->parts;
     int is_duplicate = 0;
     uint32_t twice[2] = {0, 0};
-    /* Metas: GGUF's reader refuses duplicates itself; "a.b" beside {"a": {"b"}} in a config.json harms nobody, the first wins. */
-    model->meta_order = make_order(&model->arena, parts->metas, meta_key, parts->n_metas, &is_duplicate, twice);
+    /* Metas: GGUF's reader refuses duplicates itself; "a.b" beside {"a": {"b"}} in a config.json
+     * harms nobody, the first wins. */
+    model->meta_order =
+        make_order(&model->arena, parts->metas, meta_key, parts->n_metas, &is_duplicate, twice);
     if (!model->meta_order)
         return sffn_no_memory(model->ctx, model->path);
-    model->name_order =
-        make_order(&model->arena, parts->tensors, tensor_name, parts->n_tensors, &is_duplicate, twice);
+    model->name_order = make_order(&model->arena, parts->tensors, tensor_name, parts->n_tensors,
+                                   &is_duplicate, twice);
     if (!model->name_order)
         return sffn_no_memory(model->ctx, model->path);
     if (is_duplicate) {
         struct sffn_quoted name, first, second;
         const struct sffn_tensor *a = &parts->tensors[twice[0]], *b = &parts->tensors[twice[1]];
         return sffn_fail(model->ctx, SFFN_ERR_FORMAT,
-                         "%s: offset 0: tensor '%s' is there twice, as '%s' and '%s' in the file", model->path,
-                         sffn_quote(&name, a->name, strlen(a->name)),
+                         "%s: offset 0: tensor '%s' is there twice, as '%s' and '%s' in the file",
+                         model->path, sffn_quote(&name, a->name, strlen(a->name)),
                          sffn_quote(&first, a->file_name, strlen(a->file_name)),
                          sffn_quote(&second, b->file_name, strlen(b->file_name)));
     }
@@ -112,8 +115,8 @@ static sffn_status index_names(sffn_model *model)
     model->file_name_order = model->name_order;
     if (!is_renamed)
         return SFFN_OK;
-    model->file_name_order =
-        make_order(&model->arena, parts->tensors, tensor_file_name, parts->n_tensors, &is_duplicate, twice);
+    model->file_name_order = make_order(&model->arena, parts->tensors, tensor_file_name,
+                                        parts->n_tensors, &is_duplicate, twice);
     return model->file_name_order ? SFFN_OK : sffn_no_memory(model->ctx, model->path);
 }
 
@@ -140,7 +143,8 @@ static const struct sffn_meta *arch_meta(const sffn_model *model, const char *su
     return sffn_model_meta(model, key);
 }
 
-/* A missing key leaves *value alone. Arrays (one value per layer, in some architectures) give their first. */
+/* A missing key leaves *value alone. Arrays (one value per layer, in some architectures) give
+ * their first. */
 static sffn_status take_u32(const sffn_model *model, const char *suffix, uint32_t *value)
 {
     const struct sffn_meta *meta = arch_meta(model, suffix);
@@ -150,10 +154,12 @@ static sffn_status take_u32(const sffn_model *model, const char *suffix, uint32_
     int is_too_large = 0;
     int64_t wide = -1;
     if ((is_array ? meta->element_kind : meta->kind) == SFFN_META_INT)
-        wide = sffn_gguf_load_int(meta->file, is_array ? meta->element_type : meta->type, meta->at, &is_too_large);
+        wide = sffn_gguf_load_int(meta->file, is_array ? meta->element_type : meta->type, meta->at,
+                                  &is_too_large);
     struct sffn_quoted text;
     if (wide < 0 || wide > UINT32_MAX || is_too_large)
-        return sffn_file_fail(meta->file, SFFN_ERR_FORMAT, meta->raw, "key '%s' is no size below 2^32",
+        return sffn_file_fail(meta->file, SFFN_ERR_FORMAT, meta->raw,
+                              "key '%s' is no size below 2^32",
                               sffn_quote(&text, meta->key, strlen(meta->key)));
     *value = (uint32_t)wide;
     return SFFN_OK;
@@ -164,14 +170,16 @@ static sffn_status take_float_key(const struct sffn_meta *meta, float *value)
     struct sffn_quoted text;
     if (!meta)
         return SFFN_OK;
-    if (meta->kind != SFFN_META_FLOAT || !isfinite((float)sffn_gguf_load_float(meta->file, meta->type, meta->at)))
+    if (meta->kind != SFFN_META_FLOAT ||
+        !isfinite((float)sffn_gguf_load_float(meta->file, meta->type, meta->at)))
         return sffn_file_fail(meta->file, SFFN_ERR_FORMAT, meta->raw, "key '%s' is no finite float",
                               sffn_quote(&text, meta->key, strlen(meta->key)));
     *value = (float)sffn_gguf_load_float(meta->file, meta->type, meta->at);
     return SFFN_OK;
 }
 
-/* The bytes of a string value. Its length is read again from the mapping, so it is checked again. */
+/* The bytes of a string value. Its length is read again from the mapping, so it is checked
+ * again. */
 static int string_at(const struct sffn_file *file, size_t at, const char **text, size_t *bytes)
 {
     const uint64_t n = sffn_load_u64(file->data + at);
@@ -194,17 +202,33 @@ static int32_t activation_of(const char *architecture, int is_powerinfer)
         const char *architecture;
         int32_t activation;
     } table[] = {
-        {"llama", SFFN_ACT_SILU},      {"llama4", SFFN_ACT_SILU},   {"mistral", SFFN_ACT_SILU},
-        {"qwen2", SFFN_ACT_SILU},      {"qwen3", SFFN_ACT_SILU},    {"phi3", SFFN_ACT_SILU},
-        {"minicpm", SFFN_ACT_SILU},    {"internlm2", SFFN_ACT_SILU}, {"baichuan", SFFN_ACT_SILU},
-        {"olmo", SFFN_ACT_SILU},       {"olmo2", SFFN_ACT_SILU},    {"stablelm", SFFN_ACT_SILU},
-        {"smollm3", SFFN_ACT_SILU},    {"granite", SFFN_ACT_SILU},  {"gemma", SFFN_ACT_GELU_TANH},
-        {"gemma2", SFFN_ACT_GELU_TANH}, {"gemma3", SFFN_ACT_GELU_TANH}, {"gpt2", SFFN_ACT_GELU_TANH},
-        {"starcoder", SFFN_ACT_GELU_TANH}, {"nemotron", SFFN_ACT_RELU2}, {"opt", SFFN_ACT_RELU},
+        {"llama", SFFN_ACT_SILU},
+        {"llama4", SFFN_ACT_SILU},
+        {"mistral", SFFN_ACT_SILU},
+        {"qwen2", SFFN_ACT_SILU},
+        {"qwen3", SFFN_ACT_SILU},
+        {"phi3", SFFN_ACT_SILU},
+        {"minicpm", SFFN_ACT_SILU},
+        {"internlm2", SFFN_ACT_SILU},
+        {"baichuan", SFFN_ACT_SILU},
+        {"olmo", SFFN_ACT_SILU},
+        {"olmo2", SFFN_ACT_SILU},
+        {"stablelm", SFFN_ACT_SILU},
+        {"smollm3", SFFN_ACT_SILU},
+        {"granite", SFFN_ACT_SILU},
+        {"gemma", SFFN_ACT_GELU_TANH},
+        {"gemma2", SFFN_ACT_GELU_TANH},
+        {"gemma3", SFFN_ACT_GELU_TANH},
+        {"gpt2", SFFN_ACT_GELU_TANH},
+        {"starcoder", SFFN_ACT_GELU_TANH},
+        {"nemotron", SFFN_ACT_RELU2},
+        {"opt", SFFN_ACT_RELU},
         {"bamboo", SFFN_ACT_DRELU},
     };
-    /* PowerInfer's engine runs ReLU whatever the original had: its llama files are ReluLLaMA and ProSparse. */
-    if (is_powerinfer && (strcmp(architecture, "llama") == 0 || strcmp(architecture, "falcon") == 0))
+    /* PowerInfer's engine runs ReLU whatever the original had: its llama files are ReluLLaMA and
+     * ProSparse. */
+    if (is_powerinfer &&
+        (strcmp(architecture, "llama") == 0 || strcmp(architecture, "falcon") == 0))
         return SFFN_ACT_RELU;
     for (size_t i = 0; i < sizeof(table) / sizeof(table[0]); i++)
         if (strcmp(table[i].architecture, architecture) == 0)
@@ -221,22 +245,26 @@ static sffn_status take_gguf_activation(sffn_model *model)
     const struct sffn_meta *own = sffn_model_meta(model, "sffn.activation");
     const struct sffn_meta *meta = own ? own : arch_meta(model, "hidden_activation");
     if (!meta) {
-        info->activation = activation_of(info->architecture, sffn_gguf_is_powerinfer(&model->files[0]));
+        info->activation =
+            activation_of(info->architecture, sffn_gguf_is_powerinfer(&model->files[0]));
         return SFFN_OK;
     }
     if (!gguf_text(meta, &text, &bytes))
         return sffn_file_fail(meta->file, SFFN_ERR_FORMAT, meta->raw, "key '%s' is no string",
                               sffn_quote(&quoted, meta->key, strlen(meta->key)));
     sffn_quote(&quoted, text, bytes);
-    info->activation = own ? sffn_activation_from_name(quoted.text) : sffn_hf_activation(text, bytes);
+    info->activation =
+        own ? sffn_activation_from_name(quoted.text) : sffn_hf_activation(text, bytes);
     if (info->activation < 0) {
-        model->unknown_activation = sffn_arena_text(&model->arena, quoted.text, strlen(quoted.text));
+        model->unknown_activation =
+            sffn_arena_text(&model->arena, quoted.text, strlen(quoted.text));
         return model->unknown_activation ? SFFN_OK : sffn_no_memory(model->ctx, model->path);
     }
     meta = sffn_model_meta(model, "sffn.act_threshold");
     sffn_status status = take_float_key(meta, &info->act_threshold);
     if (status == SFFN_OK && !(info->act_threshold >= 0.0f))
-        return sffn_file_fail(meta->file, SFFN_ERR_FORMAT, meta->raw, "sffn.act_threshold is negative");
+        return sffn_file_fail(meta->file, SFFN_ERR_FORMAT, meta->raw,
+                              "sffn.act_threshold is negative");
     if (status == SFFN_OK && !meta &&
         (info->activation == SFFN_ACT_FATRELU || info->activation == SFFN_ACT_SHIFTED_RELU))
         return sffn_file_fail(&model->files[0], SFFN_ERR_FORMAT, own ? own->raw : 0,
@@ -245,19 +273,21 @@ static sffn_status take_gguf_activation(sffn_model *model)
     if (status == SFFN_OK && meta) {
         int is_too_large = 0;
         const int64_t tie =
-            meta->kind == SFFN_META_INT ? sffn_gguf_load_int(meta->file, meta->type, meta->at, &is_too_large) : -1;
+            meta->kind == SFFN_META_INT
+                ? sffn_gguf_load_int(meta->file, meta->type, meta->at, &is_too_large)
+                : -1;
         if (tie != SFFN_TIE_DROP && tie != SFFN_TIE_KEEP)
-            return sffn_file_fail(meta->file, SFFN_ERR_FORMAT, meta->raw, "sffn.act_tie is no tie rule");
+            return sffn_file_fail(meta->file, SFFN_ERR_FORMAT, meta->raw,
+                                  "sffn.act_tie is no tie rule");
         info->act_tie = (int32_t)tie;
     }
     return status;
 }
 
-/* Architectures whose q and k rows llama.cpp's converter reorders, so that neighbouring pairs rotate. */
-static int is_rope_permuted(const char *architecture)
+int sffn_rope_is_permuted(const char *architecture)
 {
-    static const char *const names[] = {"llama", "llama4", "mistral3", "baichuan", "internlm2",
-                                        "minicpm", "xverse", "bamboo", "granite", "smollm3"};
+    static const char *const names[] = {"llama",   "llama4", "mistral3", "baichuan", "internlm2",
+                                        "minicpm", "xverse", "bamboo",   "granite",  "smollm3"};
     for (size_t i = 0; i < sizeof(names) / sizeof(names[0]); i++)
         if (strcmp(architecture, names[i]) == 0)
             return 1;
@@ -275,7 +305,8 @@ static sffn_status take_gguf_info(sffn_model *model)
             return sffn_file_fail(meta->file, SFFN_ERR_FORMAT, meta->raw,
                                   "general.architecture is no string of 1 to 63 bytes");
         struct sffn_quoted quoted;
-        info->architecture = sffn_arena_text(&model->arena, sffn_quote(&quoted, text, bytes), bytes);
+        info->architecture =
+            sffn_arena_text(&model->arena, sffn_quote(&quoted, text, bytes), bytes);
         if (!info->architecture)
             return sffn_no_memory(model->ctx, model->path);
     }
@@ -283,14 +314,21 @@ static sffn_status take_gguf_info(sffn_model *model)
     if (meta && meta->kind == SFFN_META_INT) {
         int is_too_large = 0;
         if (sffn_gguf_load_int(meta->file, meta->type, meta->at, &is_too_large) > 1)
-            return sffn_file_fail(meta->file, SFFN_ERR_UNSUPPORTED, meta->raw,
-                                  "one part of a split GGUF file: merge the parts first (llama-gguf-split --merge)");
+            return sffn_file_fail(
+                meta->file, SFFN_ERR_UNSUPPORTED, meta->raw,
+                "one part of a split GGUF file: merge the parts first (llama-gguf-split --merge)");
     }
     meta = sffn_model_meta(model, "general.name");
     if (gguf_text(meta, &text, &bytes)) {
-        info->name = sffn_arena_text(&model->arena, text, bytes < 255 ? bytes : 255);
-        if (!info->name)
+        struct sffn_quoted quoted;
+        const char *name = sffn_arena_text(&model->arena, text, bytes < 255 ? bytes : 0);
+        if (name && (bytes >= 255 || memchr(name, 0, bytes) || !sffn_utf8_is_valid(name, bytes))) {
+            sffn_quote(&quoted, text, bytes);
+            name = sffn_arena_text(&model->arena, quoted.text, strlen(quoted.text));
+        }
+        if (!name)
             return sffn_no_memory(model->ctx, model->path);
+        info->name = name;
     }
     const struct {
         const char *suffix;
@@ -309,7 +347,8 @@ static sffn_status take_gguf_info(sffn_model *model)
     for (size_t i = 0; i < sizeof(sizes) / sizeof(sizes[0]) && status == SFFN_OK; i++)
         status = take_u32(model, sizes[i].suffix, sizes[i].value);
     if (status == SFFN_OK)
-        status = take_float_key(arch_meta(model, "attention.layer_norm_rms_epsilon"), &info->rms_norm_eps);
+        status = take_float_key(arch_meta(model, "attention.layer_norm_rms_epsilon"),
+                                &info->rms_norm_eps);
     if (status == SFFN_OK)
         status = take_float_key(arch_meta(model, "rope.freq_base"), &info->rope_theta);
     if (status != SFFN_OK)
@@ -322,7 +361,7 @@ static sffn_status take_gguf_info(sffn_model *model)
         const size_t n = sffn_model_meta_count(model, "tokenizer.ggml.tokens");
         info->n_vocab = n <= UINT32_MAX ? (uint32_t)n : 0;
     }
-    info->rope_is_permuted = is_rope_permuted(info->architecture);
+    info->rope_is_permuted = sffn_rope_is_permuted(info->architecture);
     return take_gguf_activation(model);
 }
 
@@ -333,11 +372,16 @@ static uint32_t small_dim(uint64_t dim)
     return dim <= UINT32_MAX ? (uint32_t)dim : 0;
 }
 
-/* Fills what no key said, and looks whether the model is gated. */
+/* Fills what no key said, and looks whether the model is gated: then a layer without a gate is
+ * one with a missing tensor. */
 static void take_info_of_tensors(sffn_model *model)
 {
+    static const char *const gated[] = {"llama", "bamboo", "qwen2", "qwen3"};
     sffn_model_info *info = &model->info;
     uint32_t n_layers = 0;
+    for (size_t i = 0; i < sizeof(gated) / sizeof(gated[0]); i++)
+        if (strcmp(gated[i], info->architecture) == 0)
+            model->is_gated = 1;
     for (size_t i = 0; i < model->parts.n_tensors; i++) {
         const struct sffn_tensor *tensor = &model->parts.tensors[i];
         uint32_t layer;
@@ -362,6 +406,7 @@ static void take_info_of_tensors(sffn_model *model)
         info->n_vocab = small_dim(embedding->dims[0]);
     info->is_tied = embedding && !sffn_model_tensor(model, "output.weight");
     info->n_tensors = model->parts.n_tensors;
+    info->n_meta = model->parts.n_metas;
 }
 
 static int is_ffn_bias(const char *name)
@@ -373,7 +418,8 @@ static int is_ffn_bias(const char *name)
             strcmp(rest, "ffn_down.bias") == 0);
 }
 
-/* Layer configs want biases as aligned floats; files may have them in 16 bits or anywhere. Done at opening, so that a model never changes. */
+/* Layer configs want biases as aligned floats; files may have them in 16 bits or anywhere. Done
+ * at opening, so that a model never changes. */
 static sffn_status copy_biases(sffn_model *model)
 {
     model->biases = sffn_arena_alloc(&model->arena, model->parts.n_tensors, sizeof(*model->biases));
@@ -392,7 +438,8 @@ static sffn_status copy_biases(sffn_model *model)
             return sffn_no_memory(model->ctx, model->path);
         const sffn_status status = sffn_dtype_to_f32(dtype, tensor->data, n, model->biases[i]);
         if (status != SFFN_OK)
-            return sffn_fail(model->ctx, status, "%s: tensor '%s' cannot be converted", model->path, tensor->name);
+            return sffn_fail(model->ctx, status, "%s: tensor '%s' cannot be converted", model->path,
+                             tensor->name);
     }
     return SFFN_OK;
 }
@@ -461,11 +508,14 @@ static sffn_status read_shards(sffn_model *model, const char *const *names, size
     return SFFN_OK;
 }
 
-/* Every tensor that the index promises is there. (In another shard than it says? Then it is found all the same.) */
-static sffn_status check_index(const sffn_model *model, const struct sffn_hf_index *index, struct sffn_arena *scratch)
+/* Every tensor that the index promises is there. (In another shard than it says? Then it is
+ * found all the same.) */
+static sffn_status check_index(const sffn_model *model, const struct sffn_hf_index *index,
+                               struct sffn_arena *scratch)
 {
     const struct sffn_json *json = &index->json;
-    for (uint32_t key = index->map + 1; key < json->nodes[index->map].end; key = json->nodes[key + 1].end) {
+    for (uint32_t key = index->map + 1; key < json->nodes[index->map].end;
+         key = json->nodes[key + 1].end) {
         size_t bytes;
         const char *text = sffn_json_text(json, key, &bytes);
         const char *name = sffn_arena_text(scratch, text, bytes);
@@ -519,7 +569,8 @@ static sffn_status read_folder(sffn_model *model)
     if (status == SFFN_OK && (!single_path || !index_path))
         status = sffn_no_memory(model->ctx, model->path);
     /* As in transformers, the one file wins when both are there. */
-    const int is_sharded = status == SFFN_OK && !sffn_file_exists(single_path) && sffn_file_exists(index_path);
+    const int is_sharded =
+        status == SFFN_OK && !sffn_file_exists(single_path) && sffn_file_exists(index_path);
     const char *const *names = single;
     size_t n = 1;
     if (is_sharded) {
@@ -531,7 +582,8 @@ static sffn_status read_folder(sffn_model *model)
     }
     if (status == SFFN_OK) {
         model->files = sffn_arena_alloc(&model->arena, n, sizeof(*model->files));
-        status = model->files ? read_shards(model, names, n) : sffn_no_memory(model->ctx, model->path);
+        status =
+            model->files ? read_shards(model, names, n) : sffn_no_memory(model->ctx, model->path);
     }
     if (status == SFFN_OK)
         status = index_folder(model);
@@ -563,7 +615,8 @@ static sffn_status create(sffn_context *ctx, const char *path, sffn_model **out)
     uint8_t first;
     memcpy(&first, &one, 1);
     if (first != 1)
-        return sffn_fail(ctx, SFFN_ERR_UNSUPPORTED, "%s: model files need a little-endian machine", path);
+        return sffn_fail(ctx, SFFN_ERR_UNSUPPORTED, "%s: model files need a little-endian machine",
+                         path);
     sffn_model *model = sffn_mem_alloc_zero(ctx, sizeof(*model));
     if (!model)
         return sffn_no_memory(ctx, path);
@@ -607,7 +660,10 @@ sffn_status sffn_model_open(sffn_context *ctx, const char *path, sffn_model **ou
     if (out)
         *out = NULL;
     if (!ctx || !path || !out)
-        return sffn_fail(ctx, SFFN_ERR_INVALID_ARGUMENT, "%s is NULL", !ctx ? "ctx" : !path ? "path" : "model");
+        return sffn_fail(ctx, SFFN_ERR_INVALID_ARGUMENT, "%s is NULL",
+                         !ctx    ? "ctx"
+                         : !path ? "path"
+                                 : "model");
     sffn_model *model = NULL;
     sffn_status status;
     if (sffn_file_is_folder(path)) {
@@ -626,8 +682,8 @@ sffn_status sffn_model_open(sffn_context *ctx, const char *path, sffn_model **ou
     return give(status, model, out);
 }
 
-sffn_status sffn_model_open_memory(sffn_context *ctx, const char *name, const void *data, size_t bytes,
-                                   sffn_model **out)
+sffn_status sffn_model_open_memory(sffn_context *ctx, const char *name, const void *data,
+                                   size_t bytes, sffn_model **out)
 {
     sffn_model *model = NULL;
     *out = NULL;
@@ -659,7 +715,8 @@ sffn_status sffn_model_get_info(const sffn_model *model, sffn_model_info *info)
     return sffn_info_copy(model->ctx, "sffn_model_info", info, &model->info, sizeof(model->info));
 }
 
-static sffn_status give_tensor(const sffn_model *model, const struct sffn_tensor *tensor, sffn_tensor_info *info)
+static sffn_status give_tensor(const sffn_model *model, const struct sffn_tensor *tensor,
+                               sffn_tensor_info *info)
 {
     sffn_tensor_info out = SFFN_TENSOR_INFO_INIT;
     out.name = tensor->name;
@@ -678,15 +735,17 @@ sffn_status sffn_model_get_tensor(const sffn_model *model, size_t index, sffn_te
     if (!model)
         return sffn_fail(NULL, SFFN_ERR_INVALID_ARGUMENT, "model is NULL");
     if (index >= model->parts.n_tensors)
-        return sffn_fail(model->ctx, SFFN_ERR_NOT_FOUND, "%s: tensor %zu of %zu", model->path, index,
-                         model->parts.n_tensors);
+        return sffn_fail(model->ctx, SFFN_ERR_NOT_FOUND, "%s: tensor %zu of %zu", model->path,
+                         index, model->parts.n_tensors);
     return give_tensor(model, &model->parts.tensors[index], info);
 }
 
-sffn_status sffn_model_find_tensor(const sffn_model *model, const char *name, sffn_tensor_info *info)
+sffn_status sffn_model_find_tensor(const sffn_model *model, const char *name,
+                                   sffn_tensor_info *info)
 {
     if (!model || !name)
-        return sffn_fail(model ? model->ctx : NULL, SFFN_ERR_INVALID_ARGUMENT, "%s is NULL", model ? "name" : "model");
+        return sffn_fail(model ? model->ctx : NULL, SFFN_ERR_INVALID_ARGUMENT, "%s is NULL",
+                         model ? "name" : "model");
     const struct sffn_tensor *tensor = sffn_model_tensor(model, name);
     if (!tensor)
         tensor = find_by(model, tensor_file_name, model->file_name_order, name);
@@ -695,8 +754,8 @@ sffn_status sffn_model_find_tensor(const sffn_model *model, const char *name, sf
     return give_tensor(model, tensor, info);
 }
 
-sffn_status sffn_model_get_meta(const sffn_model *model, size_t index, const char **key, int32_t *kind,
-                                int32_t *element_kind, uint64_t *n)
+sffn_status sffn_model_get_meta(const sffn_model *model, size_t index, const char **key,
+                                int32_t *kind, int32_t *element_kind, uint64_t *n)
 {
     if (!model)
         return sffn_fail(NULL, SFFN_ERR_INVALID_ARGUMENT, "model is NULL");
@@ -730,12 +789,14 @@ struct value {
     uint32_t node; /* JSON */
 };
 
-static sffn_status find_value(const sffn_model *model, const char *key, size_t index, const void *out,
-                              struct value *value)
+static sffn_status find_value(const sffn_model *model, const char *key, size_t index,
+                              const void *out, struct value *value)
 {
     if (!model || !key || !out)
         return sffn_fail(model ? model->ctx : NULL, SFFN_ERR_INVALID_ARGUMENT, "%s is NULL",
-                         !model ? "model" : !key ? "key" : "the output");
+                         !model ? "model"
+                         : !key ? "key"
+                                : "the output");
     const struct sffn_meta *meta = sffn_model_meta(model, key);
     if (!meta || index >= meta->n)
         return sffn_fail(model->ctx, SFFN_ERR_NOT_FOUND, "%s: %s '%s'", model->path,
@@ -748,8 +809,9 @@ static sffn_status find_value(const sffn_model *model, const char *key, size_t i
             /* Elements follow each other when none of them has parts. */
             const struct sffn_json_node *node = &meta->json->nodes[meta->node];
             value->node = meta->node + 1 + (uint32_t)index;
-            value->kind = node->end == meta->node + 1 + node->bytes ? sffn_hf_meta_kind(meta->json, value->node)
-                                                                     : (int32_t)SFFN_META_ARRAY;
+            value->kind = node->end == meta->node + 1 + node->bytes
+                              ? sffn_hf_meta_kind(meta->json, value->node)
+                              : (int32_t)SFFN_META_ARRAY;
         }
         return SFFN_OK;
     }
@@ -763,7 +825,8 @@ static sffn_status find_value(const sffn_model *model, const char *key, size_t i
 
 static sffn_status wrong_kind(const sffn_model *model, const char *key, const char *wanted)
 {
-    return sffn_fail(model->ctx, SFFN_ERR_DTYPE, "%s: the value of key '%s' is no %s", model->path, key, wanted);
+    return sffn_fail(model->ctx, SFFN_ERR_DTYPE, "%s: the value of key '%s' is no %s", model->path,
+                     key, wanted);
 }
 
 /* Integers and booleans. */
@@ -784,7 +847,7 @@ static int load_int(const struct value *value, int64_t *out)
 
 sffn_status sffn_model_get_int(const sffn_model *model, const char *key, size_t index, int64_t *out)
 {
-    struct value value;
+    struct value value = {0};
     const sffn_status status = find_value(model, key, index, out, &value);
     if (status != SFFN_OK)
         return status;
@@ -795,9 +858,10 @@ sffn_status sffn_model_get_int(const sffn_model *model, const char *key, size_t 
     return SFFN_OK;
 }
 
-sffn_status sffn_model_get_float(const sffn_model *model, const char *key, size_t index, double *out)
+sffn_status sffn_model_get_float(const sffn_model *model, const char *key, size_t index,
+                                 double *out)
 {
-    struct value value;
+    struct value value = {0};
     const sffn_status status = find_value(model, key, index, out, &value);
     if (status != SFFN_OK)
         return status;
@@ -818,10 +882,10 @@ sffn_status sffn_model_get_float(const sffn_model *model, const char *key, size_
     return SFFN_OK;
 }
 
-sffn_status sffn_model_get_string(const sffn_model *model, const char *key, size_t index, const char **text,
-                                  size_t *bytes)
+sffn_status sffn_model_get_string(const sffn_model *model, const char *key, size_t index,
+                                  const char **text, size_t *bytes)
 {
-    struct value value;
+    struct value value = {0};
     const sffn_status status = find_value(model, key, index, text && bytes ? text : NULL, &value);
     if (status != SFFN_OK)
         return status;
@@ -832,7 +896,8 @@ sffn_status sffn_model_get_string(const sffn_model *model, const char *key, size
         return SFFN_OK;
     }
     if (!string_at(value.meta->file, value.at, text, bytes))
-        return sffn_file_fail(value.meta->file, SFFN_ERR_FORMAT, value.at, "the file changed while it was open");
+        return sffn_file_fail(value.meta->file, SFFN_ERR_FORMAT, value.at,
+                              "the file changed while it was open");
     return SFFN_OK;
 }
 
@@ -852,8 +917,9 @@ static const struct sffn_tensor *layer_tensor(const struct layer *layer, const c
 }
 
 /* Checks a matrix of n_rows x n_cols (0: any) and fills `weights`; returns its tensor. */
-static const struct sffn_tensor *take_matrix(struct layer *layer, const char *part, uint32_t *n_rows, uint32_t *n_cols,
-                                             int is_needed, sffn_weights *weights)
+static const struct sffn_tensor *take_matrix(struct layer *layer, const char *part,
+                                             uint32_t *n_rows, uint32_t *n_cols, int is_needed,
+                                             sffn_weights *weights)
 {
     const sffn_model *model = layer->model;
     if (layer->status != SFFN_OK)
@@ -861,23 +927,25 @@ static const struct sffn_tensor *take_matrix(struct layer *layer, const char *pa
     const struct sffn_tensor *tensor = layer_tensor(layer, part);
     if (!tensor) {
         if (is_needed)
-            layer->status = sffn_fail(model->ctx, SFFN_ERR_NOT_FOUND, "%s: no tensor 'blk.%u.%s'", model->path,
-                                      (unsigned)layer->number, part);
+            layer->status = sffn_fail(model->ctx, SFFN_ERR_NOT_FOUND, "%s: no tensor 'blk.%u.%s'",
+                                      model->path, (unsigned)layer->number, part);
         return NULL;
     }
-    if (tensor->n_dims != 2 || tensor->dims[0] == 0 || tensor->dims[1] == 0 || tensor->dims[0] > UINT32_MAX ||
-        tensor->dims[1] > UINT32_MAX || (*n_rows && tensor->dims[0] != *n_rows) ||
-        (*n_cols && tensor->dims[1] != *n_cols)) {
-        layer->status = sffn_fail(model->ctx, SFFN_ERR_SHAPE,
-                                  "%s: tensor '%s' has %u dimensions, %llu x %llu; expected a matrix of %u x %u (0: any)",
-                                  model->path, tensor->name, (unsigned)tensor->n_dims,
-                                  (unsigned long long)tensor->dims[0], (unsigned long long)tensor->dims[1],
-                                  (unsigned)*n_rows, (unsigned)*n_cols);
+    if (tensor->n_dims != 2 || tensor->dims[0] == 0 || tensor->dims[1] == 0 ||
+        tensor->dims[0] > UINT32_MAX || tensor->dims[1] > UINT32_MAX ||
+        (*n_rows && tensor->dims[0] != *n_rows) || (*n_cols && tensor->dims[1] != *n_cols)) {
+        layer->status = sffn_fail(
+            model->ctx, SFFN_ERR_SHAPE,
+            "%s: tensor '%s' has %u dimensions, %llu x %llu; expected a matrix of %u x %u (0: any)",
+            model->path, tensor->name, (unsigned)tensor->n_dims,
+            (unsigned long long)tensor->dims[0], (unsigned long long)tensor->dims[1],
+            (unsigned)*n_rows, (unsigned)*n_cols);
         return NULL;
     }
     if (tensor->type->dtype < 0) {
         layer->status = sffn_fail(model->ctx, SFFN_ERR_UNSUPPORTED,
-                                  "%s: tensor '%s' has type %s, for which there are no kernels: sffn_prepare() converts it",
+                                  "%s: tensor '%s' has type %s, for which there are no kernels: "
+                                  "sffn_prepare() converts it",
                                   model->path, tensor->name, tensor->type->name);
         return NULL;
     }
@@ -897,13 +965,14 @@ static void take_bias(struct layer *layer, const char *part, uint32_t n, const f
     if (!tensor)
         return;
     if (tensor->n_dims != 1 || tensor->dims[0] != n)
-        layer->status = sffn_fail(model->ctx, SFFN_ERR_SHAPE,
-                                  "%s: tensor '%s' has %u dimensions, %llu elements in the first; expected %u elements",
-                                  model->path, tensor->name, (unsigned)tensor->n_dims,
-                                  (unsigned long long)tensor->dims[0], (unsigned)n);
+        layer->status = sffn_fail(
+            model->ctx, SFFN_ERR_SHAPE,
+            "%s: tensor '%s' has %u dimensions, %llu elements in the first; expected %u elements",
+            model->path, tensor->name, (unsigned)tensor->n_dims,
+            (unsigned long long)tensor->dims[0], (unsigned)n);
     else if (tensor->type->dtype < 0)
-        layer->status = sffn_fail(model->ctx, SFFN_ERR_UNSUPPORTED, "%s: tensor '%s' has type %s", model->path,
-                                  tensor->name, tensor->type->name);
+        layer->status = sffn_fail(model->ctx, SFFN_ERR_UNSUPPORTED, "%s: tensor '%s' has type %s",
+                                  model->path, tensor->name, tensor->type->name);
     else if (model->biases[tensor - model->parts.tensors])
         *bias = model->biases[tensor - model->parts.tensors];
     else
@@ -921,25 +990,28 @@ static uint32_t layer_d_ff(const sffn_model *model, uint32_t layer)
     int is_too_large = 0;
     if (layer < meta->n && meta->element_kind == SFFN_META_INT)
         value = sffn_gguf_load_int(meta->file, meta->element_type,
-                                   meta->at + layer * sffn_gguf_kind_bytes(meta->element_type), &is_too_large);
+                                   meta->at + layer * sffn_gguf_kind_bytes(meta->element_type),
+                                   &is_too_large);
     return value > 0 && value <= UINT32_MAX && !is_too_large ? (uint32_t)value : 0;
 }
 
-sffn_status sffn_model_layer_config(const sffn_model *model, uint32_t layer_number, sffn_ffn_config *out)
+sffn_status sffn_model_layer_config(const sffn_model *model, uint32_t layer_number,
+                                    sffn_ffn_config *out)
 {
     if (!model)
         return sffn_fail(NULL, SFFN_ERR_INVALID_ARGUMENT, "model is NULL");
     const sffn_model_info *info = &model->info;
     sffn_ffn_config config = SFFN_FFN_CONFIG_INIT;
-    const sffn_status status = sffn_config_copy(model->ctx, "sffn_ffn_config", &config, sizeof(config), out);
+    const sffn_status status =
+        sffn_config_copy(model->ctx, "sffn_ffn_config", &config, sizeof(config), out);
     if (status != SFFN_OK)
         return status;
     if (layer_number >= info->n_layers)
-        return sffn_fail(model->ctx, SFFN_ERR_NOT_FOUND, "%s: layer %u of %u", model->path, (unsigned)layer_number,
-                         (unsigned)info->n_layers);
+        return sffn_fail(model->ctx, SFFN_ERR_NOT_FOUND, "%s: layer %u of %u", model->path,
+                         (unsigned)layer_number, (unsigned)info->n_layers);
     if (model->unknown_activation)
-        return sffn_fail(model->ctx, SFFN_ERR_UNSUPPORTED, "%s: activation '%s' is unknown", model->path,
-                         model->unknown_activation);
+        return sffn_fail(model->ctx, SFFN_ERR_UNSUPPORTED, "%s: activation '%s' is unknown",
+                         model->path, model->unknown_activation);
 
     struct layer layer = {model, layer_number, SFFN_OK};
     const sffn_weights none = SFFN_WEIGHTS_INIT;

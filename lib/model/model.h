@@ -5,27 +5,32 @@
 #include "sparseffn/model.h"
 
 struct sffn_model {
-    const sffn_context *ctx;  /* lends allocator and error text */
-    struct sffn_arena arena;  /* everything below */
-    const char *path;         /* as it was opened */
+    const sffn_context *ctx; /* lends allocator and error text */
+    struct sffn_arena arena; /* everything below */
+    const char *path;        /* as it was opened */
     sffn_model_info info;
-    struct sffn_file *files;  /* every file that stays open */
+    struct sffn_file *files; /* every file that stays open */
     size_t n_files;
     struct sffn_parts parts;
     uint32_t *meta_order, *name_order, *file_name_order; /* sorted for look-up */
-    float **biases;           /* per tensor: f32 copy of an FFN bias that cannot be used in place, or NULL */
+    float **biases; /* per tensor: f32 copy of an FFN bias that cannot be used in place, or NULL */
     const char *unknown_activation; /* the file names one that we don't know; else NULL */
-    int is_gated;             /* some layer has a gate, so all must */
+    int is_gated;                   /* some layer has a gate, so all must */
     const struct sffn_json *config; /* of a Hugging Face folder; else NULL */
 };
 
-/* The same as sffn_model_open() for a file's bytes (GGUF or safetensors), which must outlive the model. `name` is used in error texts. */
-sffn_status sffn_model_open_memory(sffn_context *ctx, const char *name, const void *data, size_t bytes,
-                                   sffn_model **model);
+/* The same as sffn_model_open() for a file's bytes (GGUF or safetensors), which must outlive the
+ * model. `name` is used in error texts. */
+sffn_status sffn_model_open_memory(sffn_context *ctx, const char *name, const void *data,
+                                   size_t bytes, sffn_model **model);
 
 /* Look-ups that are allowed to find nothing, without an error text. */
 const struct sffn_tensor *sffn_model_tensor(const sffn_model *model, const char *name);
 const struct sffn_meta *sffn_model_meta(const sffn_model *model, const char *key);
+
+/* 1 for GGUF architectures whose q and k rows llama.cpp's converter reorders, so that
+ * neighbouring pairs rotate. */
+int sffn_rope_is_permuted(const char *architecture);
 
 /* "blk.12.rest" -> 1, the layer, and where the rest starts. */
 int sffn_model_layer_of(const char *name, uint32_t *layer, const char **rest);

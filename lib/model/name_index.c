@@ -2,7 +2,8 @@
 
 #include <string.h>
 
-void sffn_index_sort(const void *items, sffn_compare_fn compare, uint32_t *order, uint32_t *scratch, size_t n)
+void sffn_index_sort(const void *items, sffn_compare_fn compare, uint32_t *order, uint32_t *scratch,
+                     size_t n)
 {
     uint32_t *from = order, *to = scratch;
     /* Bottom-up merge sort: runs of `width` numbers become runs twice as long. */
@@ -45,8 +46,8 @@ static int compare_named(const void *items, uint32_t a, uint32_t b)
     return sffn_name_compare(named->name(named->items, a), named->name(named->items, b));
 }
 
-int sffn_name_sort(const void *items, sffn_name_fn name, uint32_t *order, uint32_t *scratch, size_t n,
-                   uint32_t duplicate[2])
+int sffn_name_sort(const void *items, sffn_name_fn name, uint32_t *order, uint32_t *scratch,
+                   size_t n, uint32_t duplicate[2])
 {
     const struct named named = {items, name};
     sffn_index_sort(&named, compare_named, order, scratch, n);

@@ -1,5 +1,5 @@
-/* name_index.h  Sorts item numbers, finds one of n names in O(log n) and two equal ones in O(n log n), whatever the names are: nobody can make
- * a hash collide. */
+/* name_index.h  Sorts item numbers, finds one of n names in O(log n) and two equal ones in O(n
+ * log n), whatever the names are: nobody can make a hash collide. */
 #ifndef SFFN_NAME_INDEX_H
 #define SFFN_NAME_INDEX_H
 #include <stddef.h>
@@ -7,9 +7,10 @@
 
 /* Negative, 0 or positive as item a comes before, with or after item b. */
 typedef int (*sffn_compare_fn)(const void *items, uint32_t a, uint32_t b);
-/* Sorts the n item numbers of `order`; equal items keep their order. `scratch` holds n numbers. n log n in the worst case, no recursion, and
- * no memory of its own (qsort may call malloc). */
-void sffn_index_sort(const void *items, sffn_compare_fn compare, uint32_t *order, uint32_t *scratch, size_t n);
+/* Sorts the n item numbers of `order`; equal items keep their order. `scratch` holds n numbers.
+ * n log n in the worst case, no recursion, and no memory of its own (qsort may call malloc). */
+void sffn_index_sort(const void *items, sffn_compare_fn compare, uint32_t *order, uint32_t *scratch,
+                     size_t n);
 
 struct sffn_name {
     const char *text;
@@ -21,8 +22,8 @@ int sffn_name_compare(struct sffn_name a, struct sffn_name b);
 typedef struct sffn_name (*sffn_name_fn)(const void *items, uint32_t i);
 
 /* Sorts by name. Returns 1 and the two items (first < second) when two names are equal, else 0. */
-int sffn_name_sort(const void *items, sffn_name_fn name, uint32_t *order, uint32_t *scratch, size_t n,
-                   uint32_t duplicate[2]);
+int sffn_name_sort(const void *items, sffn_name_fn name, uint32_t *order, uint32_t *scratch,
+                   size_t n, uint32_t duplicate[2]);
 /* Returns 1 and the item, or 0. Of equal names the one that came first. */
 int sffn_name_find(const void *items, sffn_name_fn name, const uint32_t *order, size_t n,
                    struct sffn_name wanted, uint32_t *item);

@@ -1,4 +1,5 @@
-/* parts.h  What a model is made of, whichever file it came from. Parsers fill these; model.c puts them together. */
+/* parts.h  What a model is made of, whichever file it came from. Parsers fill these; model.c
+ * puts them together. */
 #ifndef SFFN_MODEL_PARTS_H
 #define SFFN_MODEL_PARTS_H
 #include <stddef.h>
@@ -60,8 +61,9 @@ struct sffn_parts {
     size_t n_tensors;
 };
 
-/* Bytes of n_dims dimensions, slowest first, of a type. Returns NULL, or why it cannot be: the words go into an error text. */
-const char *sffn_tensor_bytes(const struct sffn_tensor_type *type, const uint64_t *dims, uint32_t n_dims,
-                              uint64_t *bytes);
+/* Bytes of n_dims dimensions, slowest first, of a type. Returns NULL, or why it cannot be: the
+ * words go into an error text. */
+const char *sffn_tensor_bytes(const struct sffn_tensor_type *type, const uint64_t *dims,
+                              uint32_t n_dims, uint64_t *bytes);
 
 #endif /* SFFN_MODEL_PARTS_H */

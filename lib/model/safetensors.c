@@ -17,11 +17,12 @@ int sffn_safetensors_is_likely(const uint8_t *data, size_t bytes)
     return bytes >= 9 && data[8] == '{';
 }
 
-static sffn_status fail_at(const struct sffn_json *json, uint32_t node, const char *name, const char *reason)
+static sffn_status fail_at(const struct sffn_json *json, uint32_t node, const char *name,
+                           const char *reason)
 {
     struct sffn_quoted text;
-    return sffn_file_fail(json->file, SFFN_ERR_FORMAT, sffn_json_offset(json, node), "tensor '%s': %s",
-                          sffn_quote(&text, name, strlen(name)), reason);
+    return sffn_file_fail(json->file, SFFN_ERR_FORMAT, sffn_json_offset(json, node),
+                          "tensor '%s': %s", sffn_quote(&text, name, strlen(name)), reason);
 }
 
 static sffn_status take_name(const struct sffn_json *json, uint32_t node, const char *what,
@@ -79,14 +80,16 @@ static sffn_status take_tensor(const struct sffn_json *json, uint32_t key, struc
     const char *name = tensor->file_name = tensor->name;
     if (json->nodes[value].kind != SFFN_JSON_OBJECT)
         return fail_at(json, value, name, "its description is no object");
-    const uint32_t dtype = sffn_json_get(json, value, "dtype"), shape = sffn_json_get(json, value, "shape"),
+    const uint32_t dtype = sffn_json_get(json, value, "dtype"),
+                   shape = sffn_json_get(json, value, "shape"),
                    offsets = sffn_json_get(json, value, "data_offsets");
     if (!dtype || json->nodes[dtype].kind != SFFN_JSON_STRING)
         return fail_at(json, value, name, "no dtype");
     if (!shape || json->nodes[shape].kind != SFFN_JSON_ARRAY)
         return fail_at(json, value, name, "no shape");
-    if (!offsets || json->nodes[offsets].kind != SFFN_JSON_ARRAY || json->nodes[offsets].bytes != 2 ||
-        !sffn_json_u64(json, offsets + 1, &span->begin) || !sffn_json_u64(json, offsets + 2, &span->end))
+    if (!offsets || json->nodes[offsets].kind != SFFN_JSON_ARRAY ||
+        json->nodes[offsets].bytes != 2 || !sffn_json_u64(json, offsets + 1, &span->begin) ||
+        !sffn_json_u64(json, offsets + 2, &span->end))
         return fail_at(json, offsets ? offsets : value, name, "data_offsets is no pair of sizes");
 
     size_t bytes;
@@ -107,10 +110,10 @@ static sffn_status take_tensor(const struct sffn_json *json, uint32_t key, struc
         if (!sffn_json_u64(json, shape + 1 + i, &dim))
             return fail_at(json, shape + 1 + i, name, "its shape has something else than sizes");
         if (!sffn_checked_mul_u64(n, dim, &n))
-            return sffn_file_fail(json->file, SFFN_ERR_FORMAT, sffn_json_offset(json, shape + 1 + i),
-                                  "tensor '%s': dimension %u is %llu: the product overflows",
-                                  sffn_quote(&text, name, strlen(name)), (unsigned)i,
-                                  (unsigned long long)dim);
+            return sffn_file_fail(
+                json->file, SFFN_ERR_FORMAT, sffn_json_offset(json, shape + 1 + i),
+                "tensor '%s': dimension %u is %llu: the product overflows",
+                sffn_quote(&text, name, strlen(name)), (unsigned)i, (unsigned long long)dim);
         if (i < 4)
             tensor->dims[i] = dim;
     }
@@ -123,10 +126,11 @@ static sffn_status take_tensor(const struct sffn_json *json, uint32_t key, struc
     if (reason)
         return fail_at(json, shape, name, reason);
     if (span->begin > span->end || span->end - span->begin != size)
-        return sffn_file_fail(json->file, SFFN_ERR_FORMAT, sffn_json_offset(json, offsets),
-                              "tensor '%s': data_offsets %llu to %llu do not hold the %llu bytes of its shape",
-                              sffn_quote(&text, name, strlen(name)), (unsigned long long)span->begin,
-                              (unsigned long long)span->end, (unsigned long long)size);
+        return sffn_file_fail(
+            json->file, SFFN_ERR_FORMAT, sffn_json_offset(json, offsets),
+            "tensor '%s': data_offsets %llu to %llu do not hold the %llu bytes of its shape",
+            sffn_quote(&text, name, strlen(name)), (unsigned long long)span->begin,
+            (unsigned long long)span->end, (unsigned long long)size);
     if (size > json->file->bytes)
         return sffn_file_fail(json->file, SFFN_ERR_FORMAT, sffn_json_offset(json, shape),
                               "tensor '%s': %llu bytes, larger than the file",
@@ -145,8 +149,9 @@ static int compare_spans(const void *items, uint32_t a, uint32_t b)
 }
 
 /* Tensors follow each other without holes or overlaps, from the header's end to the file's. */
-static sffn_status place_tensors(const struct sffn_json *json, size_t data_at, const struct span *spans,
-                                 const uint32_t *order, struct sffn_parts *parts)
+static sffn_status place_tensors(const struct sffn_json *json, size_t data_at,
+                                 const struct span *spans, const uint32_t *order,
+                                 struct sffn_parts *parts)
 {
     const struct sffn_file *file = json->file;
     const size_t data_bytes = file->bytes - data_at;
@@ -169,7 +174,8 @@ static sffn_status place_tensors(const struct sffn_json *json, size_t data_at, c
         tensor->data = file->data + data_at + (size_t)span->begin;
     }
     if (end != data_bytes)
-        return sffn_file_fail(file, SFFN_ERR_FORMAT, data_at + end, "%llu bytes after the last tensor",
+        return sffn_file_fail(file, SFFN_ERR_FORMAT, data_at + end,
+                              "%llu bytes after the last tensor",
                               (unsigned long long)(data_bytes - end));
     return SFFN_OK;
 }
@@ -186,7 +192,8 @@ static sffn_status take_header(const struct sffn_json *json, size_t data_at, int
     sffn_status status = SFFN_OK;
     if (!parts->tensors || !spans || !order)
         status = sffn_no_memory(file->ctx, file->path);
-    for (uint32_t key = 1; key < json->nodes[0].end && status == SFFN_OK; key = json->nodes[key + 1].end) {
+    for (uint32_t key = 1; key < json->nodes[0].end && status == SFFN_OK;
+         key = json->nodes[key + 1].end) {
         if (sffn_json_is(json, key, "__metadata__")) {
             status = take_metadata(json, key + 1, keep_metas, arena, parts);
             continue;
@@ -203,22 +210,25 @@ static sffn_status take_header(const struct sffn_json *json, size_t data_at, int
     return status;
 }
 
-sffn_status sffn_safetensors_parse(const struct sffn_file *file, int keep_metas, struct sffn_arena *arena,
-                                   struct sffn_parts *parts)
+sffn_status sffn_safetensors_parse(const struct sffn_file *file, int keep_metas,
+                                   struct sffn_arena *arena, struct sffn_parts *parts)
 {
     *parts = (struct sffn_parts){NULL, 0, NULL, 0};
     if (file->bytes < 8)
-        return sffn_file_fail(file, SFFN_ERR_FORMAT, 0, "%zu bytes, the header's length alone takes 8", file->bytes);
+        return sffn_file_fail(file, SFFN_ERR_FORMAT, 0,
+                              "%zu bytes, the header's length alone takes 8", file->bytes);
     const uint64_t n = sffn_load_u64(file->data);
     if (n > SFFN_SAFETENSORS_MAX_HEADER)
-        return sffn_file_fail(file, SFFN_ERR_FORMAT, 0, "a header of %llu bytes, at most %u are allowed",
+        return sffn_file_fail(file, SFFN_ERR_FORMAT, 0,
+                              "a header of %llu bytes, at most %u are allowed",
                               (unsigned long long)n, SFFN_SAFETENSORS_MAX_HEADER);
     if (n > file->bytes - 8)
         return sffn_file_fail(file, SFFN_ERR_FORMAT, 0, "a header of %llu bytes, but %zu are left",
                               (unsigned long long)n, file->bytes - 8);
     if (n == 0 || file->data[8] != '{')
         return sffn_file_fail(file, SFFN_ERR_FORMAT, 8, "the header does not start with '{'");
-    /* __metadata__ is read out of the parsed header later, so the parse stays with the model when it is wanted. */
+    /* __metadata__ is read out of the parsed header later, so the parse stays with the model
+     * when it is wanted. */
     struct sffn_arena parse_arena = {file->ctx, NULL, 0};
     struct sffn_arena *json_arena = keep_metas ? arena : &parse_arena;
     struct sffn_json *json = sffn_arena_alloc(arena, 1, sizeof(*json));

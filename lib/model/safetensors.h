@@ -7,8 +7,9 @@
 
 /* 1 when the file can be one: eight bytes of length and a brace. */
 int sffn_safetensors_is_likely(const uint8_t *data, size_t bytes);
-/* Tensors keep the file's names (name == file_name). Metas are the strings of __metadata__; `keep_metas` 0: none. */
-sffn_status sffn_safetensors_parse(const struct sffn_file *file, int keep_metas, struct sffn_arena *arena,
-                                   struct sffn_parts *parts);
+/* Tensors keep the file's names (name == file_name). Metas are the strings of __metadata__;
+ * `keep_metas` 0: none. */
+sffn_status sffn_safetensors_parse(const struct sffn_file *file, int keep_metas,
+                                   struct sffn_arena *arena, struct sffn_parts *parts);
 
 #endif /* SFFN_SAFETENSORS_H */

@@ -1,4 +1,5 @@
-/* tensor_types.h  The element types of model files: how many bytes a row has, and which of them we have kernels for. */
+/* tensor_types.h  The element types of model files: how many bytes a row has, and which of them
+ * we have kernels for. */
 #ifndef SFFN_TENSOR_TYPES_H
 #define SFFN_TENSOR_TYPES_H
 #include <stddef.h>

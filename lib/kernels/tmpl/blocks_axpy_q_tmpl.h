@@ -15,12 +15,12 @@ static void KERNEL(blocks_axpy)(float *y, const void *w, size_t row_bytes, const
         for (; j + VF_LEN <= n; j += VF_LEN) {
             const char *p = row + j * WT_BLOCK_BYTES;
             const uintptr_t line = ahead_at(&ahead, j * WT_BLOCK_BYTES);
-            const vf scales = KERNEL(quants_scales)(p);
+            vf scales;
             vi dot;
-            KERNEL(quants_load)(&quants, p);
+            KERNEL(quants_load)(&quants, &scales, p);
             for (size_t k = 0; k < STEP_BYTES; k += 64)
                 vf_prefetch(line + k);
-            dot = KERNEL(quants_dot_same)(&quants, q, h->sum[e]);
+            dot = KERNEL(quants_dot_same)(&quants, q, h->sum[e] * KERNEL_JOIN2(QUANTS_OFFSET, WT));
             vf_store(y + j, vf_fma(vf_from_vi(dot), vf_mul(scales, d), vf_load(y + j)));
         }
         if (j < n) {
@@ -29,9 +29,8 @@ static void KERNEL(blocks_axpy)(float *y, const void *w, size_t row_bytes, const
             vi dot;
             memset(padded, 0, sizeof padded);
             memcpy(padded, row + j * WT_BLOCK_BYTES, (n - j) * WT_BLOCK_BYTES);
-            scales = KERNEL(quants_scales)(padded);
-            KERNEL(quants_load)(&quants, padded);
-            dot = KERNEL(quants_dot_same)(&quants, q, h->sum[e]);
+            KERNEL(quants_load)(&quants, &scales, padded);
+            dot = KERNEL(quants_dot_same)(&quants, q, h->sum[e] * KERNEL_JOIN2(QUANTS_OFFSET, WT));
             vf_store_part(y + j, vf_fma(vf_from_vi(dot), vf_mul(scales, d), vf_load_part(y + j, n - j)), n - j);
         }
     }

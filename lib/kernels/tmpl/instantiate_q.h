@@ -1,13 +1,19 @@
-/* instantiate_q.h  The integer bodies x both quantised types, for ISAs whose vectors have a compile-time size and that provide, for each
- * type, in a quants_<isa>.h:
- *     struct quants_<type>                                   VF_LEN decoded blocks
- *     quants_load_<type>(&w, p)                              from VF_LEN whole blocks at p; reads nothing outside them
- *     vf quants_scales_<type>(p)                             their scales, lane b that of block b
- *     vi quants_dot_<type>(&w, q, sum)                       lane b: sum of w * q over block b, exact; sum[b] is that of q
- *     vi quants_dot_same_<type>(&w, q, sum)                  the same against one block of q for all
- *     AXPY_BLOCKS_<type> and axpy_*_<type>                   see rows_axpy_int_q_tmpl.h
+/* instantiate_q.h  The integer bodies for the wt_q8_0.h or wt_q4_0.h included before, which it forgets; OWN_ROWS_AXPY_INT leaves that op to
+ * the ISA. For ISAs whose vectors have a compile-time size. They provide in quants_<isa>.h, with <s> = <type>_<isa>:
+ *     struct quants_<s>                        VF_LEN decoded blocks
+ *     quants_load_<s>(&w, &scales, p)          from VF_LEN whole blocks at p, and their scales, lane b that of block b; reads nothing else
+ *     quants_arrange_<s>(to, from)             32 * VF_LEN int8 of x, in the order that quants_dot wants
+ *     QUANTS_OFFSET_<type>                     what quants_load adds to the weights: 8 or 128, or 0
+ *     vi quants_dot_<s>(&w, q, offset)         lane b: sum of w * q over block b, exact; offset[b]: QUANTS_OFFSET times the sum of q
+ *     vi quants_dot_same_<s>(&w, q, offset)    the same against one block of q, not arranged, for all
+ * and for the common body of rows_axpy_int what rows_axpy_int_q_tmpl.h asks for.
  */
-#include "kernels/wtype/wt_q8_0.h"
-#include "kernels/tmpl/instantiate_q_wtype.h"
-#include "kernels/wtype/wt_q4_0.h"
-#include "kernels/tmpl/instantiate_q_wtype.h"
+#define STEP_BYTES ((size_t)VF_LEN * WT_BLOCK_BYTES)
+#include "kernels/tmpl/rows_dot_q_tmpl.h"
+#include "kernels/tmpl/blocks_axpy_q_tmpl.h"
+#ifndef OWN_ROWS_AXPY_INT
+#include "kernels/tmpl/rows_axpy_int_q_tmpl.h"
+#endif
+#undef STEP_BYTES
+#undef WT
+#undef WT_BLOCK_BYTES

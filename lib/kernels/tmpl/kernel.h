@@ -71,9 +71,8 @@ struct row_tokens {
     uint8_t token[SFFN_TILE_TOKENS];
 };
 
-KERNEL_INLINE void row_tokens_of(struct row_tokens *t, const uint8_t *masks, size_t r, size_t n_tokens)
+KERNEL_INLINE void row_tokens_of(struct row_tokens *t, unsigned mask, size_t n_tokens)
 {
-    const unsigned mask = masks != NULL ? masks[r] : 0xffu;
     t->count = 0;
     for (size_t i = 0; i < n_tokens; i++) {
         t->token[t->count] = (uint8_t)i;

@@ -1,32 +1,44 @@
 /* rows_dot_q_tmpl.h  Body of rows_dot for q8_0 and q4_0. Contract: kernels.h. Parameters: instantiate_q.h.
  *
- * VF_LEN blocks at a time: decoded once for all tokens of the row, one lane per block, so a (row, token) has a single accumulator
- * whose additions depend on n alone. The blocks past the last full step are padded with zeros in a copy.
+ * VF_LEN blocks at a time: decoded once for all tokens of the row, one lane per block, so a (row, token) has a single accumulator whose
+ * additions depend on n alone. The inputs are first copied in the order that quants_dot() wants, padded with zeros to whole steps; that
+ * pays after a few rows, but has to fit the stack and the cache: PANEL_BLOCKS blocks, so longer rows are cut into panels of columns whose
+ * sums are added in order, and more tokens go in groups over a few rows at a time.
  */
+#define PANEL_BLOCKS 512
 
-/* Copies of every token's last blocks, padded to VF_LEN blocks. */
-struct KERNEL(x_tail) {
-    int8_t q[SFFN_TILE_TOKENS][32 * VF_LEN];
-    float d[SFFN_TILE_TOKENS][VF_LEN];
-    int32_t sum[SFFN_TILE_TOKENS][VF_LEN];
+struct KERNEL(panel) {
+    _Alignas(64) int8_t q[32 * PANEL_BLOCKS];
+    _Alignas(64) float d[PANEL_BLOCKS];
+    _Alignas(64) int32_t offset[PANEL_BLOCKS];
 };
 
-static void KERNEL(x_tail_fill)(struct KERNEL(x_tail) *tail, const struct sffn_x *x, size_t n_tokens, size_t first_block,
-                                size_t count)
+/* The tokens of a group, `stride` blocks apart in the panel. */
+static void KERNEL(panel_fill)(struct KERNEL(panel) *panel, const struct sffn_x *x, size_t first_token, size_t n_tokens,
+                               size_t first_block, size_t n_blocks, size_t stride)
 {
-    memset(tail, 0, sizeof *tail);
     for (size_t t = 0; t < n_tokens; t++) {
-        const size_t block = t * (x->q_stride / 32) + first_block;
-        memcpy(tail->q[t], x->q + 32 * block, 32 * count);
-        memcpy(tail->d[t], x->d + block, count * sizeof *x->d);
-        memcpy(tail->sum[t], x->sum + block, count * sizeof *x->sum);
+        const size_t from = (first_token + t) * (x->q_stride / 32) + first_block, to = t * stride;
+        const size_t whole = n_blocks / VF_LEN * VF_LEN;
+        memset(panel->d + to + whole, 0, (stride - whole) * sizeof *panel->d);
+        memcpy(panel->d + to, x->d + from, n_blocks * sizeof *panel->d);
+        memset(panel->offset + to + whole, 0, (stride - whole) * sizeof *panel->offset);
+        for (size_t b = 0; b < n_blocks; b++)
+            panel->offset[to + b] = x->sum[from + b] * KERNEL_JOIN2(QUANTS_OFFSET, WT);
+        for (size_t b = 0; b < whole; b += VF_LEN)
+            KERNEL(quants_arrange)(panel->q + 32 * (to + b), x->q + 32 * (from + b));
+        if (whole < stride) {
+            int8_t padded[32 * VF_LEN];
+            memset(padded, 0, sizeof padded);
+            memcpy(padded, x->q + 32 * (from + whole), 32 * (n_blocks - whole));
+            KERNEL(quants_arrange)(panel->q + 32 * (to + whole), padded);
+        }
     }
 }
 
-/* T = the number of tokens as a constant. */
-KERNEL_INLINE void KERNEL(dot_row)(const size_t T, float *out, const char *row, const struct ahead *ahead,
-                                   const struct sffn_x *x, const struct KERNEL(x_tail) *tail, const uint8_t *token,
-                                   size_t n_blocks)
+/* T = the number of tokens as a constant; add: to what an earlier panel left in out. */
+KERNEL_INLINE void KERNEL(dot_row)(const size_t T, float *out, int add, const char *row, const struct ahead *ahead,
+                                   const struct KERNEL(panel) *panel, const uint8_t *token, size_t n_blocks, size_t stride)
 {
     vf acc[SFFN_TILE_TOKENS];
     struct KERNEL(quants) w;
@@ -35,15 +47,17 @@ KERNEL_INLINE void KERNEL(dot_row)(const size_t T, float *out, const char *row, 
         acc[t] = vf_zero();
     for (; block + VF_LEN <= n_blocks; block += VF_LEN) {
         const char *p = row + block * WT_BLOCK_BYTES;
-        const uintptr_t line = ahead_at(ahead, block * WT_BLOCK_BYTES);
-        const vf scales = KERNEL(quants_scales)(p);
-        KERNEL(quants_load)(&w, p);
-        for (size_t k = 0; k < STEP_BYTES; k += 64)
-            vf_prefetch(line + k);
+        vf scales;
+        KERNEL(quants_load)(&w, &scales, p);
+        if (ahead != NULL) {
+            const uintptr_t line = ahead_at(ahead, block * WT_BLOCK_BYTES);
+            for (size_t k = 0; k < STEP_BYTES; k += 64)
+                vf_prefetch(line + k);
+        }
         for (t = 0; t < T; t++) {
-            const size_t at = token[t] * (x->q_stride / 32) + block;
-            const vi dot = KERNEL(quants_dot)(&w, x->q + 32 * at, x->sum + at);
-            acc[t] = vf_fma(vf_from_vi(dot), vf_mul(scales, vf_load(x->d + at)), acc[t]);
+            const size_t at = token[t] * stride + block;
+            const vi dot = KERNEL(quants_dot)(&w, panel->q + 32 * at, panel->offset + at);
+            acc[t] = vf_fma(vf_from_vi(dot), vf_mul(scales, vf_load(panel->d + at)), acc[t]);
         }
     }
     if (block < n_blocks) {
@@ -51,56 +65,83 @@ KERNEL_INLINE void KERNEL(dot_row)(const size_t T, float *out, const char *row, 
         vf scales;
         memset(padded, 0, sizeof padded);
         memcpy(padded, row + block * WT_BLOCK_BYTES, (n_blocks - block) * WT_BLOCK_BYTES);
-        scales = KERNEL(quants_scales)(padded);
-        KERNEL(quants_load)(&w, padded);
+        KERNEL(quants_load)(&w, &scales, padded);
         for (t = 0; t < T; t++) {
-            const vi dot = KERNEL(quants_dot)(&w, tail->q[token[t]], tail->sum[token[t]]);
-            acc[t] = vf_fma(vf_from_vi(dot), vf_mul(scales, vf_load(tail->d[token[t]])), acc[t]);
+            const size_t at = token[t] * stride + block;
+            const vi dot = KERNEL(quants_dot)(&w, panel->q + 32 * at, panel->offset + at);
+            acc[t] = vf_fma(vf_from_vi(dot), vf_mul(scales, vf_load(panel->d + at)), acc[t]);
         }
     }
     for (t = 0; t < T; t++)
-        out[token[t]] = vf_sum(acc[t]);
+        out[token[t]] = add ? out[token[t]] + vf_sum(acc[t]) : vf_sum(acc[t]);
 }
 
-static void KERNEL(rows_dot)(float *out, const void *w, size_t row_bytes, const uint32_t *rows, const uint8_t *masks,
-                             size_t n_rows, const struct sffn_x *x, size_t n_tokens, size_t n)
+/* Rows [first, last) x the tokens of the panel. */
+static void KERNEL(dot_panel)(float *out, int add, const void *w, size_t row_bytes, const uint32_t *rows, const uint8_t *masks,
+                              size_t first, size_t last, size_t n_rows, const struct KERNEL(panel) *panel, size_t first_token,
+                              size_t group, size_t n_tokens, size_t first_block, size_t n_blocks, size_t stride)
 {
-    const size_t n_blocks = n / 32;
-    struct KERNEL(x_tail) tail;
-    if (n_blocks % VF_LEN != 0)
-        KERNEL(x_tail_fill)(&tail, x, n_tokens, n_blocks - n_blocks % VF_LEN, n_blocks % VF_LEN);
-    for (size_t r = 0; r < n_rows; r++, out += n_tokens) {
-        const char *row = row_at(w, row_bytes, rows, r);
-        const struct ahead ahead = ahead_of(row, w, row_bytes, rows, r, n_rows, 1, n_blocks * WT_BLOCK_BYTES);
+    const char *const from = (const char *)w + first_block * WT_BLOCK_BYTES;
+    for (size_t r = first; r < last; r++) {
+        const char *row = row_at(from, row_bytes, rows, r);
+        const struct ahead ahead = ahead_of(row, from, row_bytes, rows, r, n_rows, 1, n_blocks * WT_BLOCK_BYTES);
+        const struct ahead *fetch = first_token == 0 ? &ahead : NULL;
+        float *o = out + r * n_tokens + first_token;
+        const unsigned mask = (masks != NULL ? (unsigned)masks[r] : 0xffu) >> first_token;
         struct row_tokens t;
-        row_tokens_of(&t, masks, r, n_tokens);
+        row_tokens_of(&t, mask, group);
         switch (t.count) {
         case 1:
-            KERNEL(dot_row)(1, out, row, &ahead, x, &tail, t.token, n_blocks);
+            KERNEL(dot_row)(1, o, add, row, fetch, panel, t.token, n_blocks, stride);
             break;
         case 2:
-            KERNEL(dot_row)(2, out, row, &ahead, x, &tail, t.token, n_blocks);
+            KERNEL(dot_row)(2, o, add, row, fetch, panel, t.token, n_blocks, stride);
             break;
         case 3:
-            KERNEL(dot_row)(3, out, row, &ahead, x, &tail, t.token, n_blocks);
+            KERNEL(dot_row)(3, o, add, row, fetch, panel, t.token, n_blocks, stride);
             break;
         case 4:
-            KERNEL(dot_row)(4, out, row, &ahead, x, &tail, t.token, n_blocks);
+            KERNEL(dot_row)(4, o, add, row, fetch, panel, t.token, n_blocks, stride);
             break;
         case 5:
-            KERNEL(dot_row)(5, out, row, &ahead, x, &tail, t.token, n_blocks);
+            KERNEL(dot_row)(5, o, add, row, fetch, panel, t.token, n_blocks, stride);
             break;
         case 6:
-            KERNEL(dot_row)(6, out, row, &ahead, x, &tail, t.token, n_blocks);
+            KERNEL(dot_row)(6, o, add, row, fetch, panel, t.token, n_blocks, stride);
             break;
         case 7:
-            KERNEL(dot_row)(7, out, row, &ahead, x, &tail, t.token, n_blocks);
+            KERNEL(dot_row)(7, o, add, row, fetch, panel, t.token, n_blocks, stride);
             break;
         case 8:
-            KERNEL(dot_row)(8, out, row, &ahead, x, &tail, t.token, n_blocks);
+            KERNEL(dot_row)(8, o, add, row, fetch, panel, t.token, n_blocks, stride);
             break;
         default:
             break;
         }
     }
 }
+
+static void KERNEL(rows_dot)(float *out, const void *w, size_t row_bytes, const uint32_t *rows, const uint8_t *masks,
+                             size_t n_rows, const struct sffn_x *x, size_t n_tokens, size_t n)
+{
+    struct KERNEL(panel) panel;
+    size_t first_block = 0;
+    do {
+        const size_t left = n / 32 - first_block, n_blocks = left < PANEL_BLOCKS ? left : PANEL_BLOCKS;
+        const size_t stride = (n_blocks + VF_LEN - 1) / VF_LEN * VF_LEN;
+        const size_t fit = stride != 0 ? PANEL_BLOCKS / stride : n_tokens, group = fit < n_tokens ? fit : n_tokens;
+        const size_t chunk = group == n_tokens ? n_rows : 32; /* rows that stay in the cache for all groups */
+        for (size_t first = 0; first < n_rows; first += chunk) {
+            const size_t last = n_rows - first < chunk ? n_rows : first + chunk;
+            for (size_t token = 0; token < n_tokens; token += group) {
+                const size_t count = n_tokens - token < group ? n_tokens - token : group;
+                KERNEL(panel_fill)(&panel, x, token, count, first_block, n_blocks, stride);
+                KERNEL(dot_panel)(out, first_block != 0, w, row_bytes, rows, masks, first, last, n_rows, &panel, token, count,
+                                  n_tokens, first_block, n_blocks, stride);
+            }
+        }
+        first_block += n_blocks;
+    } while (first_block < n / 32);
+}
+
+#undef PANEL_BLOCKS

@@ -83,7 +83,7 @@ static void KERNEL(rows_dot)(float *out, const void *w, size_t row_bytes, const 
         const char *row = row_at(w, row_bytes, rows, r);
         const struct ahead ahead = ahead_of(row, w, row_bytes, rows, r, n_rows, 1, n * WT_BYTES);
         struct row_tokens t;
-        row_tokens_of(&t, masks, r, n_tokens);
+        row_tokens_of(&t, masks != NULL ? masks[r] : 0xffu, n_tokens);
         for (size_t k = 0; k < t.count; k += VF_TOKENS) {
             const size_t left = t.count - k;
             const uint8_t *token = t.token + k;

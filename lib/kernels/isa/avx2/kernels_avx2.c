@@ -2,6 +2,9 @@
 #define ISA avx2
 #include "kernels/isa/avx2/quants_avx2.h"
 #include "kernels/tmpl/instantiate.h"
+#include "kernels/wtype/wt_q8_0.h"
+#include "kernels/tmpl/instantiate_q.h"
+#include "kernels/wtype/wt_q4_0.h"
 #include "kernels/tmpl/instantiate_q.h"
 
 const struct sffn_kernels sffn_kernels_avx2 = {

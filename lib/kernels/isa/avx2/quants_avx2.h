@@ -23,18 +23,19 @@ struct quants_q4_0_avx2 {
     vi block[8]; /* nibbles in the order of the elements */
 };
 
-KERNEL_INLINE void quants_load_q4_0_avx2(struct quants_q4_0_avx2 *w, const char *p)
+KERNEL_INLINE vf quants_scales_q4_0_avx2(const char *p)
+{
+    return scales_of_blocks(p, 18);
+}
+
+KERNEL_INLINE void quants_load_q4_0_avx2(struct quants_q4_0_avx2 *w, vf *scales, const char *p)
 {
     const vi shift = _mm256_setr_epi32(0, 0, 0, 0, 4, 4, 4, 4);
     for (int b = 0; b < 8; b++) {
         const vi bytes = _mm256_broadcastsi128_si256(load128(p + 18 * b + 2));
         w->block[b] = _mm256_and_si256(_mm256_srlv_epi32(bytes, shift), _mm256_set1_epi8(15));
     }
-}
-
-KERNEL_INLINE vf quants_scales_q4_0_avx2(const char *p)
-{
-    return scales_of_blocks(p, 18);
+    *scales = quants_scales_q4_0_avx2(p);
 }
 
 /* Sums of words of a and b, four by four bytes in each lane: two dwords of a, two of b. */
@@ -54,23 +55,29 @@ KERNEL_INLINE vi sums_of_words(const vi d[8])
     return _mm256_add_epi32(LANES_0(d0123, d4567), LANES_1(d0123, d4567));
 }
 
-KERNEL_INLINE vi quants_dot_q4_0_avx2(const struct quants_q4_0_avx2 *w, const int8_t *q, const int32_t *sum)
+KERNEL_INLINE void quants_arrange_q4_0_avx2(int8_t *to, const int8_t *from)
+{
+    memcpy(to, from, 32 * VF_LEN);
+}
+
+KERNEL_INLINE vi quants_dot_q4_0_avx2(const struct quants_q4_0_avx2 *w, const int8_t *q, const int32_t *offset)
 {
     vi d[8];
     for (int b = 0; b < 8; b++)
         d[b] = _mm256_maddubs_epi16(w->block[b], load256(q + 32 * b));
-    return _mm256_sub_epi32(sums_of_words(d), _mm256_slli_epi32(load256(sum), 3));
+    return _mm256_sub_epi32(sums_of_words(d), load256(offset));
 }
 
-KERNEL_INLINE vi quants_dot_same_q4_0_avx2(const struct quants_q4_0_avx2 *w, const int8_t *q, int32_t sum)
+KERNEL_INLINE vi quants_dot_same_q4_0_avx2(const struct quants_q4_0_avx2 *w, const int8_t *q, int32_t offset)
 {
     const vi x = load256(q);
     vi d[8];
     for (int b = 0; b < 8; b++)
         d[b] = _mm256_maddubs_epi16(w->block[b], x);
-    return _mm256_sub_epi32(sums_of_words(d), _mm256_set1_epi32(8 * sum));
+    return _mm256_sub_epi32(sums_of_words(d), _mm256_set1_epi32(offset));
 }
 
+#define QUANTS_OFFSET_q4_0 8
 #define AXPY_BLOCKS_q4_0 2
 
 KERNEL_INLINE vi q4_words(const char *block)
@@ -140,15 +147,16 @@ struct quants_q8_0_avx2 {
     vi block[8];
 };
 
-KERNEL_INLINE void quants_load_q8_0_avx2(struct quants_q8_0_avx2 *w, const char *p)
-{
-    for (int b = 0; b < 8; b++)
-        w->block[b] = load256(p + 34 * b + 2);
-}
-
 KERNEL_INLINE vf quants_scales_q8_0_avx2(const char *p)
 {
     return scales_of_blocks(p, 34);
+}
+
+KERNEL_INLINE void quants_load_q8_0_avx2(struct quants_q8_0_avx2 *w, vf *scales, const char *p)
+{
+    for (int b = 0; b < 8; b++)
+        w->block[b] = load256(p + 34 * b + 2);
+    *scales = quants_scales_q8_0_avx2(p);
 }
 
 /* |w| * (x with the sign of w): unsigned x signed. -128 becomes 128, x is at least -127, and 2 * 128 * 127 fits a word. */
@@ -171,25 +179,31 @@ KERNEL_INLINE vi sums_of_dwords(const vi d[8])
     return _mm256_add_epi32(LANES_0(d0123, d4567), LANES_1(d0123, d4567));
 }
 
-KERNEL_INLINE vi quants_dot_q8_0_avx2(const struct quants_q8_0_avx2 *w, const int8_t *q, const int32_t *sum)
+KERNEL_INLINE void quants_arrange_q8_0_avx2(int8_t *to, const int8_t *from)
+{
+    memcpy(to, from, 32 * VF_LEN);
+}
+
+KERNEL_INLINE vi quants_dot_q8_0_avx2(const struct quants_q8_0_avx2 *w, const int8_t *q, const int32_t *offset)
 {
     vi d[8];
-    (void)sum;
+    (void)offset;
     for (int b = 0; b < 8; b++)
         d[b] = products_q8_0(w->block[b], load256(q + 32 * b));
     return sums_of_dwords(d);
 }
 
-KERNEL_INLINE vi quants_dot_same_q8_0_avx2(const struct quants_q8_0_avx2 *w, const int8_t *q, int32_t sum)
+KERNEL_INLINE vi quants_dot_same_q8_0_avx2(const struct quants_q8_0_avx2 *w, const int8_t *q, int32_t offset)
 {
     const vi x = load256(q);
     vi d[8];
-    (void)sum;
+    (void)offset;
     for (int b = 0; b < 8; b++)
         d[b] = products_q8_0(w->block[b], x);
     return sums_of_dwords(d);
 }
 
+#define QUANTS_OFFSET_q8_0 0
 #define AXPY_BLOCKS_q8_0 2
 
 KERNEL_INLINE void axpy_part_q8_0_avx2(const int P, int32_t *acc, const char *const *rows, size_t offset, const int32_t *v,

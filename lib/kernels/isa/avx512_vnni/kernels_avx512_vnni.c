@@ -1,7 +1,12 @@
 /* kernels_avx512_vnni.c  The integer ops with VNNI; the float ones come from avx512. */
 #define ISA avx512_vnni
 #include "kernels/isa/avx512_vnni/quants_avx512_vnni.h"
+#include "kernels/wtype/wt_q8_0.h"
 #include "kernels/tmpl/instantiate_q.h"
+#define OWN_ROWS_AXPY_INT
+#include "kernels/wtype/wt_q4_0.h"
+#include "kernels/tmpl/instantiate_q.h"
+#include "kernels/isa/avx512_vnni/rows_axpy_int_q4_0.h"
 
 const struct sffn_kernels sffn_kernels_avx512_vnni = {
     .rows_dot = {

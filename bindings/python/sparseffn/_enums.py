@@ -1,0 +1,147 @@
+"""The enums of the C headers. Every parameter that takes one also takes its name as a string: ``"relu"``."""
+
+from __future__ import annotations
+
+from enum import IntEnum
+from typing import TypeVar
+
+
+class DType(IntEnum):
+    """Type of weights. The quantised ones are ggml's blocks of 32, bit for bit."""
+
+    F32 = 0
+    F16 = 1
+    BF16 = 2
+    Q8_0 = 3
+    Q4_0 = 4
+
+
+class Layout(IntEnum):
+    """How a matrix lies in memory: a neuron is one stored row, or one stored column."""
+
+    ROWS = 0
+    COLUMNS = 1
+
+
+class Storage(IntEnum):
+    """COPY packs into the context's memory; BORROW reads the caller's array in place and keeps it alive."""
+
+    COPY = 0
+    BORROW = 1
+
+
+class HugePages(IntEnum):
+    """Whether packed weights ask for 2 MiB pages."""
+
+    AUTO = 0
+    OFF = 1
+
+
+class Activation(IntEnum):
+    """act() of the gate score; see ffn.h for the formulas. ``"gelu"`` means GELU_ERF."""
+
+    RELU = 0
+    FATRELU = 1
+    RELU2 = 2
+    DRELU = 3
+    SILU = 4
+    GELU_ERF = 5
+    GELU_TANH = 6
+    SHIFTED_RELU = 7
+
+
+class Rule(IntEnum):
+    """Post-gate rule: a further test that drops neurons."""
+
+    NONE = 0
+    SCORE = 1
+    ABS_SCORE = 2
+    ABS_H = 3
+
+
+class Tie(IntEnum):
+    """What happens when a value equals its threshold."""
+
+    DROP = 0
+    KEEP = 1
+
+
+class Select(IntEnum):
+    """Who decides which neurons run, per call."""
+
+    DEFAULT = 0
+    DENSE = 1
+    GATE = 2
+    PREDICTOR = 3
+    ROUTER = 4
+    ACTIVE = 5
+
+
+class Path(IntEnum):
+    """Which way a call went."""
+
+    SPARSE = 0
+    DENSE = 1
+    DENSE_ONEDNN = 2
+
+
+class PredictorKind(IntEnum):
+    """How a predictor scores neurons."""
+
+    SCREENED_GATE = 0
+
+
+class RouterRule(IntEnum):
+    """How a router decides."""
+
+    SIGMOID = 0
+
+
+class FileFormat(IntEnum):
+    """What a model was opened from."""
+
+    GGUF = 0
+    SAFETENSORS = 1
+    HF_FOLDER = 2
+
+
+class LogLevel(IntEnum):
+    """Levels of the log function."""
+
+    ERROR = 0
+    WARNING = 1
+    INFO = 2
+    DEBUG = 3
+
+
+class MetaKind(IntEnum):
+    """Kinds of metadata values."""
+
+    NONE = 0
+    INT = 1
+    FLOAT = 2
+    BOOL = 3
+    STRING = 4
+    ARRAY = 5
+
+
+EnumT = TypeVar("EnumT", bound=IntEnum)
+_ALIASES: dict[tuple[type[IntEnum], str], str] = {(Activation, "GELU"): "GELU_ERF"}
+
+
+def parse(kind: type[EnumT], value: EnumT | str | int, name: str) -> EnumT:
+    """The enum member that ``value`` names. Raises ValueError with the choices, TypeError for other types."""
+    if isinstance(value, kind):
+        return value
+    if isinstance(value, str):
+        key = value.upper()
+        key = _ALIASES.get((kind, key), key)
+        if key in kind.__members__:
+            return kind.__members__[key]
+    elif isinstance(value, int) and not isinstance(value, (bool, IntEnum)):
+        if value in kind.__members__.values():
+            return kind(value)
+    else:
+        raise TypeError(f"{name}: expected sparseffn.{kind.__name__} or its name, got {type(value).__name__}")
+    choices = ", ".join(repr(m.name.lower()) for m in kind)
+    raise ValueError(f"{name}: {value!r} is none of {choices}")
