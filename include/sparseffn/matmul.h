@@ -55,7 +55,7 @@ SFFN_API void sffn_matmul_destroy(sffn_matmul *matmul);
 
 /**
  * out[t][r] = dot(row r, x[t]) for the active rows r of token t, 0 for the others, whose weights are not read.
- * x is quantised to blocks of 32 int8 for q8_0 and q4_0 weights, as ggml does.
+ * x is quantised to blocks of 32 int8 for q8_0 and q4_0 weights, as ggml does; a block whose largest |x| is below 2^-100 counts as 0.
  * @param x       [n_tokens] rows of n_cols floats, x_stride elements apart
  * @param active  NULL: all rows. Else n_blocks * block_size == n_rows, at least n_tokens tokens
  * @param out     [n_tokens] rows of n_rows floats, out_stride apart; must not overlap x
@@ -68,7 +68,7 @@ SFFN_API sffn_status sffn_matmul_rows_dot(sffn_context *ctx, const sffn_matmul *
 /**
  * y[t] = sum over the active rows r of h[t][r] * row r; all zero when none is active. h of inactive rows is not read.
  * For q8_0 and q4_0 rows h is rounded to 15 bits of the largest |h * scale| of the token, and sums are exact integers: a NaN or
- * infinity among the token's active h makes that token's y NaN. With lossless blocks of 32, h is quantised to one block of int8 per 32
+ * infinity among the token's active h makes that token's y NaN, and a token whose every |h * scale| is below 1e-30 gives 0. With lossless blocks of 32, h is quantised to one block of int8 per 32
  * neurons instead, as ggml does.
  * @param h  [n_tokens] rows of n_rows floats, h_stride apart
  * @param y  [n_tokens] rows of n_cols floats, y_stride apart; overwritten; must not overlap h

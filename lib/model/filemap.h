@@ -3,7 +3,7 @@
  * Regular files only, mapped MAP_PRIVATE. Where the system refuses to map one (some network and
  * FUSE file systems) or cannot map at all, it is read into memory of the context's allocator
  * instead: same contents, no sharing, no SIGBUS. A mapping can change while we read it, so
- * parsers fetch a size once, check it, and use the checked copy. / */
+ * parsers fetch a size once, check it, and use the checked copy. */
 #ifndef SFFN_FILEMAP_H
 #define SFFN_FILEMAP_H
 #include <stddef.h>

@@ -4,11 +4,10 @@
 #define SFFN_GGUF_H
 #include "model/parts.h"
 
-#define SFFN_GGUF_MAX_ALIGNMENT                                                                    \
-    ((uint32_t)1 << 20)             /* ggml has no bound; every file we know has 32 */
-#define SFFN_GGUF_MAX_NAME    255   /* ggml itself refuses tensor names of 64 bytes and more */
-#define SFFN_GGUF_MAX_KEY     65535 /* the specification's */
-#define SFFN_GGUF_MAX_NESTING 4     /* of arrays in arrays; ggml refuses them */
+#define SFFN_GGUF_MAX_ALIGNMENT 1048576u /* ggml has no bound; every file we know has 32 */
+#define SFFN_GGUF_MAX_NAME      255      /* ggml itself refuses tensor names of 64 bytes and more */
+#define SFFN_GGUF_MAX_KEY       65535    /* the specification's */
+#define SFFN_GGUF_MAX_NESTING   4        /* of arrays in arrays; ggml refuses them */
 
 int sffn_gguf_is_magic(const uint8_t *data, size_t bytes);
 /* 1: PowerInfer's magic. */

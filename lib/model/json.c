@@ -11,10 +11,9 @@ static size_t utf8_bytes(const uint8_t *p, size_t n)
 {
     const uint8_t c = p[0];
     size_t length;
-    uint8_t
-        low = 0x80,
-        high =
-            0xbf; /* of the second byte: shuts out overlong forms, surrogates and what lies over U+10FFFF */
+    /* Bounds of the second byte: they shut out overlong forms, surrogates and what lies over
+     * U+10FFFF. */
+    uint8_t low = 0x80, high = 0xbf;
     if (c < 0x80)
         return 1;
     if (c >= 0xc2 && c <= 0xdf) {

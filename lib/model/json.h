@@ -5,7 +5,7 @@
  * surrogates, control characters in strings, byte order marks, nesting deeper than
  * SFFN_JSON_MAX_DEPTH, text after the value. No recursion. The text is copied first, so a
  * mapping that changes meanwhile cannot get between two looks. Memory: the text once more, and
- * 16 bytes per value and key. / */
+ * 16 bytes per value and key. */
 #ifndef SFFN_JSON_H
 #define SFFN_JSON_H
 #include <stddef.h>

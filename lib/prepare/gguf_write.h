@@ -2,7 +2,7 @@
  * order, with bounded memory.
  *
  * The file grows under a temporary name beside the wanted one and takes that name when it is
- * complete and synced. / */
+ * complete and synced. */
 #ifndef SFFN_GGUF_WRITE_H
 #define SFFN_GGUF_WRITE_H
 #include <stddef.h>

@@ -11,7 +11,7 @@
  *
  * add_bos_token: what tokenizer_config.json says; else whether the post-processor puts a special
  * token first; else, when there is no post-processor at all, whether config.json names a
- * bos_token_id (reglu-30m: "id 0 starts a document"). / */
+ * bos_token_id (reglu-30m: "id 0 starts a document"). */
 #ifndef SFFN_TOKENIZER_H
 #define SFFN_TOKENIZER_H
 #include "model/json.h"
