@@ -1,0 +1,8 @@
+/* bench.h  The subcommands. Each gets the arguments behind its name and returns the exit status. */
+#ifndef BENCH_H
+#define BENCH_H
+
+int bench_ffn(int argc, char **argv);
+int bench_memory(int argc, char **argv);
+
+#endif /* BENCH_H */
