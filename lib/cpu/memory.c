@@ -47,7 +47,8 @@ uint64_t sffn_huge_page_bytes(void)
 static int mapped_bytes(size_t bytes, size_t *out)
 {
     return bytes > 0 &&
-           sffn_checked_round_up(bytes, bytes >= HUGE_ALIGN ? HUGE_ALIGN : (size_t)sffn_page_bytes(), out);
+           sffn_checked_round_up(bytes,
+                                 bytes >= HUGE_ALIGN ? HUGE_ALIGN : (size_t)sffn_page_bytes(), out);
 }
 
 void *sffn_pages_alloc(size_t bytes, int want_huge)
@@ -88,7 +89,8 @@ uint64_t sffn_pages_huge_bytes(const void *ptr, size_t bytes)
 #ifdef __linux__
     uint64_t begin = (uintptr_t)ptr, end = begin + bytes;
     if (bytes >= HUGE_ALIGN && begin % HUGE_ALIGN == 0)
-        end = (end + HUGE_ALIGN - 1) / HUGE_ALIGN * HUGE_ALIGN; /* the mapping's end, see mapped_bytes() */
+        end = (end + HUGE_ALIGN - 1) / HUGE_ALIGN *
+              HUGE_ALIGN; /* the mapping's end, see mapped_bytes() */
     FILE *f = fopen("/proc/self/smaps", "re");
     if (!f)
         return 0;
@@ -96,7 +98,8 @@ uint64_t sffn_pages_huge_bytes(const void *ptr, size_t bytes)
     uint64_t map_bytes = 0, common = 0;
     while (fgets(line, sizeof line, f)) {
         unsigned long long first, last, kib;
-        if (sscanf(line, "%llx-%llx ", &first, &last) == 2) { /* no field name is a hexadecimal number before a '-' */
+        if (sscanf(line, "%llx-%llx ", &first, &last) ==
+            2) { /* no field name is a hexadecimal number before a '-' */
             if (first >= end)
                 break;
             uint64_t a = first > begin ? first : begin, b = last < end ? last : end;
@@ -128,7 +131,8 @@ void sffn_pages_bind(void *ptr, size_t bytes, uint32_t node)
     nodes[node / word_bits] = 1ul << (node % word_bits);
     uintptr_t page = (uintptr_t)sffn_page_bytes(), begin = (uintptr_t)ptr & ~(page - 1);
     /* The kernel reads one bit less than it is told. */
-    syscall(SYS_mbind, begin, (uintptr_t)ptr + bytes - begin, PREFERRED, nodes, (unsigned long)word_bits * 16 + 1, MOVE);
+    syscall(SYS_mbind, begin, (uintptr_t)ptr + bytes - begin, PREFERRED, nodes,
+            (unsigned long)word_bits * 16 + 1, MOVE);
 #else
     (void)ptr;
     (void)bytes;

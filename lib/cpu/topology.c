@@ -10,7 +10,7 @@
 #include <hwloc.h>
 #endif
 
-#define MAX_CPUS 8192 /* Linux' own limit */
+#define MAX_CPUS  8192 /* Linux' own limit */
 #define WORD_BITS (8 * (unsigned)sizeof(unsigned long))
 
 struct cpu_mask {
@@ -41,7 +41,8 @@ static void mask_allowed(struct cpu_mask *m)
 {
     memset(m, 0, sizeof *m);
 #ifdef __linux__
-    if (sched_getaffinity(0, sizeof m->bits, (cpu_set_t *)(void *)m->bits) == 0 && mask_count(m) > 0)
+    if (sched_getaffinity(0, sizeof m->bits, (cpu_set_t *)(void *)m->bits) == 0 &&
+        mask_count(m) > 0)
         return;
     memset(m, 0, sizeof *m);
 #endif
@@ -144,7 +145,8 @@ static void os_caches(struct sffn_topology *t, const struct cpu_mask *allowed)
             break;
         if (strcmp(line, "Data") != 0 && strcmp(line, "Unified") != 0)
             continue;
-        snprintf(path, sizeof path, "/sys/devices/system/cpu/cpu%u/cache/index%d/level", cpu, index);
+        snprintf(path, sizeof path, "/sys/devices/system/cpu/cpu%u/cache/index%d/level", cpu,
+                 index);
         if (!read_line(path, line, sizeof line))
             continue;
         int level = atoi(line);
@@ -212,7 +214,8 @@ static void detect_os(struct sffn_topology *t)
 }
 
 #ifdef SFFN_HAVE_HWLOC
-static uint32_t count_near(hwloc_topology_t topology, hwloc_obj_type_t type, hwloc_const_bitmap_t allowed)
+static uint32_t count_near(hwloc_topology_t topology, hwloc_obj_type_t type,
+                           hwloc_const_bitmap_t allowed)
 {
     uint32_t n = 0;
     for (hwloc_obj_t obj = hwloc_get_next_obj_by_type(topology, type, NULL); obj;
@@ -224,12 +227,14 @@ static uint32_t count_near(hwloc_topology_t topology, hwloc_obj_type_t type, hwl
 /* Overwrites those fields of *t that hwloc knows. */
 static void detect_hwloc(struct sffn_topology *t)
 {
-    static const hwloc_obj_type_t wanted[] = {HWLOC_OBJ_CORE,    HWLOC_OBJ_L1CACHE, HWLOC_OBJ_L2CACHE,
-                                              HWLOC_OBJ_L3CACHE, HWLOC_OBJ_L4CACHE, HWLOC_OBJ_L5CACHE};
+    static const hwloc_obj_type_t wanted[] = {HWLOC_OBJ_CORE,    HWLOC_OBJ_L1CACHE,
+                                              HWLOC_OBJ_L2CACHE, HWLOC_OBJ_L3CACHE,
+                                              HWLOC_OBJ_L4CACHE, HWLOC_OBJ_L5CACHE};
     hwloc_topology_t topology;
     if (hwloc_topology_init(&topology) != 0)
         return;
-    hwloc_topology_set_all_types_filter(topology, HWLOC_TYPE_FILTER_KEEP_NONE); /* PUs and NUMA nodes always stay */
+    hwloc_topology_set_all_types_filter(
+        topology, HWLOC_TYPE_FILTER_KEEP_NONE); /* PUs and NUMA nodes always stay */
     for (size_t i = 0; i < sizeof wanted / sizeof wanted[0]; i++)
         hwloc_topology_set_type_filter(topology, wanted[i], HWLOC_TYPE_FILTER_KEEP_ALL);
 #if defined(__linux__) && HWLOC_API_VERSION >= 0x00020100
