@@ -39,8 +39,8 @@ static const char *tensor_type(const sffn_model *model, uint32_t i, const char *
     return t.type_name;
 }
 
-static void look_at(const sffn_context *ctx, const sffn_model *model, uint32_t i,
-                    struct layer *layer)
+static void look_at(const sffn_context *ctx, const sffn_model *model, const sffn_model_info *info,
+                    uint32_t i, struct layer *layer)
 {
     static const sffn_ffn_config defaults = SFFN_FFN_CONFIG_INIT;
     sffn_ffn_config *c = &layer->config;
@@ -49,6 +49,8 @@ static void look_at(const sffn_context *ctx, const sffn_model *model, uint32_t i
     layer->is_readable = sffn_model_layer_config(model, i, c) == SFFN_OK;
     if (!layer->is_readable) {
         snprintf(layer->reason, sizeof layer->reason, "%s", sffn_context_last_error(ctx));
+        c->d_model = info->d_model;
+        c->d_ff = info->d_ff;
         layer->gate = tensor_type(model, i, "ffn_gate", &layer->bytes);
         layer->up = tensor_type(model, i, "ffn_up", &layer->bytes);
         layer->down = tensor_type(model, i, "ffn_down_t", &layer->bytes);
@@ -247,9 +249,10 @@ static void print_text(const char *path, const sffn_model_info *info, const stru
     printf("architecture  %s\n", info->architecture != NULL && info->architecture[0] != '\0'
                                      ? info->architecture
                                      : "unknown");
-    printf("shape         %u layers, d_model %u, d_ff %u, %u heads, %u key-value heads of %u\n",
-           (unsigned)info->n_layers, (unsigned)info->d_model, (unsigned)info->d_ff,
-           (unsigned)info->n_heads, (unsigned)info->n_kv_heads, (unsigned)info->head_dim);
+    printf("shape         %u layer%s, d_model %u, d_ff %u, %u heads, %u key-value heads of %u\n",
+           (unsigned)info->n_layers, info->n_layers == 1 ? "" : "s", (unsigned)info->d_model,
+           (unsigned)info->d_ff, (unsigned)info->n_heads, (unsigned)info->n_kv_heads,
+           (unsigned)info->head_dim);
     printf("text          %u tokens in the vocabulary, context %u, output %s\n",
            (unsigned)info->n_vocab, (unsigned)info->n_context,
            info->is_tied ? "tied to the embedding" : "of its own");
@@ -389,7 +392,7 @@ int cmd_inspect(int argc, char **argv)
     }
     layers = cli_alloc(info.n_layers, sizeof *layers);
     for (uint32_t i = 0; i < info.n_layers; i++) {
-        look_at(ctx, model, i, &layers[i]);
+        look_at(ctx, model, &info, i, &layers[i]);
         ffn_bytes += layers[i].bytes;
     }
     n_types = sum_types(model, info.n_tensors, types);
