@@ -230,17 +230,18 @@ static struct sffn_name meta_name(const void *items, uint32_t i)
 static sffn_status refuse_duplicate_keys(const struct sffn_file *file,
                                          const struct sffn_meta *metas, size_t n)
 {
-    size_t bytes;
-    if (n > UINT32_MAX || !sffn_checked_mul(n, 2 * sizeof(uint32_t), &bytes))
-        return sffn_no_memory(file->ctx, file->path);
-    uint32_t *order = sffn_mem_alloc(file->ctx, bytes);
-    if (!order)
-        return sffn_no_memory(file->ctx, file->path);
-    for (size_t i = 0; i < n; i++)
-        order[i] = (uint32_t)i;
+    struct sffn_arena scratch = {file->ctx, NULL, 0};
+    struct sffn_name_entry *order = sffn_arena_alloc(&scratch, n, 2 * sizeof(*order));
     uint32_t twice[2];
-    const int is_duplicate = sffn_name_sort(metas, meta_name, order, order + n, n, twice);
-    sffn_mem_free(file->ctx, order, bytes);
+    int is_duplicate = 0;
+    if (order && n <= UINT32_MAX) {
+        for (size_t i = 0; i < n; i++)
+            order[i].item = (uint32_t)i;
+        is_duplicate = sffn_name_sort(metas, meta_name, order, order + n, n, twice);
+    }
+    sffn_arena_free(&scratch);
+    if (!order || n > UINT32_MAX)
+        return sffn_no_memory(file->ctx, file->path);
     if (!is_duplicate)
         return SFFN_OK;
     struct sffn_quoted text;

@@ -61,7 +61,7 @@ struct parser {
     char *plain;
     size_t n_nodes;
     size_t n_plain;
-    size_t most_members;
+    size_t most_members; /* of an object */
 };
 
 static sffn_status fail_at(const struct parser *p, size_t pos, const char *reason)
@@ -348,7 +348,7 @@ static sffn_status walk(struct parser *p)
                 return fail_expected(p, is_object ? "',' or '}'" : "',' or ']'");
             p->pos++;
             depth--;
-            if (stack[depth].members > p->most_members)
+            if (is_object && stack[depth].members > p->most_members)
                 p->most_members = stack[depth].members;
             if (p->nodes) {
                 p->nodes[stack[depth].node].bytes = (uint32_t)stack[depth].members;
@@ -367,21 +367,16 @@ static struct sffn_name node_name(const void *items, uint32_t i)
 
 static sffn_status refuse_duplicate_keys(const struct sffn_json *json, size_t most_members)
 {
-    const sffn_context *ctx = json->file->ctx;
-    size_t bytes;
-    if (!sffn_checked_mul(most_members, 2 * sizeof(uint32_t), &bytes))
-        return sffn_no_memory(ctx, json->file->path);
-    uint32_t *order = sffn_mem_alloc(ctx, bytes);
-    if (!order)
-        return sffn_no_memory(ctx, json->file->path);
-    sffn_status status = SFFN_OK;
+    struct sffn_arena scratch = {json->file->ctx, NULL, 0};
+    struct sffn_name_entry *order = sffn_arena_alloc(&scratch, most_members, 2 * sizeof(*order));
+    sffn_status status = order ? SFFN_OK : sffn_no_memory(json->file->ctx, json->file->path);
     for (uint32_t i = 0; i < json->n_nodes && status == SFFN_OK; i++) {
         if (json->nodes[i].kind != SFFN_JSON_OBJECT || json->nodes[i].bytes < 2)
             continue;
         size_t n = 0;
         uint32_t twice[2];
         for (uint32_t key = i + 1; key < json->nodes[i].end; key = json->nodes[key + 1].end)
-            order[n++] = key;
+            order[n++].item = key;
         if (sffn_name_sort(json, node_name, order, order + most_members, n, twice)) {
             struct sffn_quoted text;
             const struct sffn_name name = node_name(json, twice[0]);
@@ -390,7 +385,7 @@ static sffn_status refuse_duplicate_keys(const struct sffn_json *json, size_t mo
                                     sffn_quote(&text, name.text, name.bytes));
         }
     }
-    sffn_mem_free(ctx, order, bytes);
+    sffn_arena_free(&scratch);
     return status;
 }
 

@@ -33,7 +33,7 @@ static struct sffn_name meta_key(const void *items, uint32_t i)
 }
 
 static const struct sffn_tensor *find_by(const sffn_model *model, sffn_name_fn name_of,
-                                         const uint32_t *order, const char *name)
+                                         const struct sffn_name_entry *order, const char *name)
 {
     uint32_t i;
     const struct sffn_name wanted = {name, strlen(name)};
@@ -72,17 +72,23 @@ int sffn_model_layer_of(const char *name, uint32_t *layer, const char **rest)
     return 1;
 }
 
-/* Numbers 0 .. n-1 sorted by name; NULL without memory. The second half of the array is scratch. */
-static uint32_t *make_order(struct sffn_arena *arena, const void *items, sffn_name_fn name,
-                            size_t n, int *is_duplicate, uint32_t duplicate[2])
+/* An index of all n items; NULL without memory. */
+static struct sffn_name_entry *make_order(struct sffn_arena *arena, const void *items,
+                                          sffn_name_fn name, size_t n, int *is_duplicate,
+                                          uint32_t duplicate[2])
 {
-    uint32_t *order = n > UINT32_MAX ? NULL : sffn_arena_alloc(arena, n, 2 * sizeof(*order));
-    if (!order)
+    if (n > UINT32_MAX)
         return NULL;
-    for (size_t i = 0; i < n; i++)
-        order[i] = (uint32_t)i;
-    *is_duplicate = sffn_name_sort(items, name, order, order + n, n, duplicate);
-    return order;
+    struct sffn_arena scratch_arena = {arena->ctx, NULL, 0};
+    struct sffn_name_entry *order = sffn_arena_alloc(arena, n, sizeof(*order));
+    struct sffn_name_entry *scratch = sffn_arena_alloc(&scratch_arena, n, sizeof(*scratch));
+    if (order && scratch) {
+        for (size_t i = 0; i < n; i++)
+            order[i].item = (uint32_t)i;
+        *is_duplicate = sffn_name_sort(items, name, order, scratch, n, duplicate);
+    }
+    sffn_arena_free(&scratch_arena);
+    return scratch ? order : NULL;
 }
 
 static sffn_status index_names(sffn_model *model)

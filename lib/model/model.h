@@ -1,6 +1,7 @@
 /* model.h  What lib/prepare may know of an open model. */
 #ifndef SFFN_MODEL_INTERNAL_H
 #define SFFN_MODEL_INTERNAL_H
+#include "model/name_index.h"
 #include "model/parts.h"
 #include "sparseffn/model.h"
 
@@ -12,7 +13,7 @@ struct sffn_model {
     struct sffn_file *files; /* every file that stays open */
     size_t n_files;
     struct sffn_parts parts;
-    uint32_t *meta_order, *name_order, *file_name_order; /* sorted for look-up */
+    struct sffn_name_entry *meta_order, *name_order, *file_name_order; /* for look-up */
     float **biases; /* per tensor: f32 copy of an FFN bias that cannot be used in place, or NULL */
     const char *unknown_activation; /* the file names one that we don't know; else NULL */
     int is_gated;                   /* some layer has a gate, so all must */

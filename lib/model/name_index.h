@@ -1,5 +1,6 @@
-/* name_index.h  Sorts item numbers, finds one of n names in O(log n) and two equal ones in O(n
- * log n), whatever the names are: nobody can make a hash collide. */
+/* name_index.h  Sorts item numbers, finds one of n names in O(log n) and two equal ones in
+ * O(n log n), whatever the names are: hashes only save comparisons, so colliding ones cost little.
+ */
 #ifndef SFFN_NAME_INDEX_H
 #define SFFN_NAME_INDEX_H
 #include <stddef.h>
@@ -16,16 +17,22 @@ struct sffn_name {
     const char *text;
     size_t bytes;
 };
-/* Shorter first, then by bytes: the order is only for finding. */
+/* Shorter first, then by bytes. */
 int sffn_name_compare(struct sffn_name a, struct sffn_name b);
 /* The name of item i. */
 typedef struct sffn_name (*sffn_name_fn)(const void *items, uint32_t i);
 
-/* Sorts by name. Returns 1 and the two items (first < second) when two names are equal, else 0. */
-int sffn_name_sort(const void *items, sffn_name_fn name, uint32_t *order, uint32_t *scratch,
-                   size_t n, uint32_t duplicate[2]);
-/* Returns 1 and the item, or 0. Of equal names the one that came first. */
-int sffn_name_find(const void *items, sffn_name_fn name, const uint32_t *order, size_t n,
-                   struct sffn_name wanted, uint32_t *item);
+/* A name index is an array of these, in the order of hashes, then names, then items. */
+struct sffn_name_entry {
+    uint64_t hash;
+    uint32_t item;
+};
+/* Sorts n entries whose items are set. `scratch` holds n more. Returns 1 and the two items
+ * (first < second) when two names are equal, else 0. */
+int sffn_name_sort(const void *items, sffn_name_fn name, struct sffn_name_entry *entries,
+                   struct sffn_name_entry *scratch, size_t n, uint32_t duplicate[2]);
+/* Returns 1 and the item, or 0. Of equal names the one with the lowest number. */
+int sffn_name_find(const void *items, sffn_name_fn name, const struct sffn_name_entry *entries,
+                   size_t n, struct sffn_name wanted, uint32_t *item);
 
 #endif /* SFFN_NAME_INDEX_H */

@@ -6,6 +6,7 @@
 
 #include "base/checked.h"
 #include "base/context.h"
+#include "model/gguf.h"
 #include "model/hf.h"
 #include "model/model.h"
 #include "prepare/dequantise.h"
@@ -138,6 +139,13 @@ static sffn_status plan_tensor(struct preparation *p, const struct sffn_tensor *
         (struct plan){tensor, tensor->name, source, HOW_COPY, 0, tensor->n_dims, {0, 0, 0, 0}, 0, 0,
                       0,      tensor->bytes};
     memcpy(plan->dims, tensor->dims, sizeof(plan->dims));
+    const size_t name_bytes = strlen(tensor->name);
+    if (name_bytes == 0 || name_bytes > SFFN_GGUF_MAX_NAME) {
+        struct sffn_quoted quoted;
+        return sffn_fail(p->ctx, SFFN_ERR_UNSUPPORTED,
+                         "%s: tensor '%s': GGUF wants names of 1 to %d bytes", p->model->path,
+                         sffn_quote(&quoted, tensor->name, name_bytes), SFFN_GGUF_MAX_NAME);
+    }
     if (source->ggml == SFFN_GGML_NONE || tensor->bytes == 0)
         return sffn_fail(p->ctx, SFFN_ERR_UNSUPPORTED,
                          "%s: tensor '%s' of type %s with %zu bytes has no place in a GGUF file",

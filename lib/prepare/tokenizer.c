@@ -313,7 +313,7 @@ static void write_merge(void *arg, uint32_t rank, const struct sffn_name half[2]
 
 struct scoring {
     struct tokens *tokens;
-    const uint32_t *order;
+    const struct sffn_name_entry *order;
 };
 
 /* A piece is as good as the first merge that makes it: sentencepiece's greedy order by score is
@@ -336,11 +336,11 @@ static void score_merge(void *arg, uint32_t rank, const struct sffn_name half[2]
 static sffn_status write_scores(struct tokens *t, uint32_t merges, struct sffn_arena *arena,
                                 struct sffn_gguf_writer *w)
 {
-    uint32_t *order = sffn_arena_alloc(arena, t->n, 2 * sizeof(*order));
+    struct sffn_name_entry *order = sffn_arena_alloc(arena, t->n, 2 * sizeof(*order));
     if (!order)
         return sffn_no_memory(w->ctx, w->path);
     for (uint32_t i = 0; i < t->n; i++) {
-        order[i] = i;
+        order[i].item = i;
         t->tokens[i].score = t->tokens[i].type == TYPE_NORMAL ? UNREACHABLE_SCORE : 0.0f;
     }
     uint32_t twice[2];

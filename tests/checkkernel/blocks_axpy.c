@@ -61,7 +61,7 @@ struct bench_args {
     struct ck_bench_rows rows;
     struct sffn_x h;
     size_t n;
-    float y[4096];
+    float *y; /* n */
 };
 
 static void run_bench(void *arg)
@@ -78,6 +78,8 @@ static void bench_blocks_axpy(struct ck *ck, sffn_blocks_axpy_fn *fn, int32_t dt
     for (int mode = CK_DENSE; mode <= CK_WARM; mode++) {
         a->fn = fn;
         a->n = 4096;
+        a->y = ck_guarded(ck, a->n * sizeof *a->y, CK_AT_START);
+        memset(a->y, 0, a->n * sizeof *a->y);
         ck_bench_rows(ck, &a->rows, (enum ck_mode)mode, dtype, 32 * a->n);
         draw_h(ck, &a->h, a->rows.n_rows, CK_NORMAL, CK_AT_START);
         ck_bench(ck, (enum ck_mode)mode, "n=4096", a->rows.n_rows * a->rows.row_bytes, run_bench, a);

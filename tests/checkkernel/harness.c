@@ -438,7 +438,7 @@ struct read_args {
 };
 
 #if defined(__GNUC__)
-#define PREFETCH(address) __builtin_prefetch((const void *)(address))
+#define PREFETCH(address) __builtin_prefetch((const void *)(address), 0, 2) /* to the second level, see tmpl/kernel.h */
 #else
 #define PREFETCH(address) ((void)(address))
 #endif
@@ -446,10 +446,11 @@ struct read_args {
 static void read_rows(void *arg)
 {
     struct read_args *a = arg;
+    const size_t lookahead = 16384 / a->rows.row_bytes + 1;
     uint64_t s0 = 0, s1 = 0, s2 = 0, s3 = 0;
     for (size_t r = 0; r < a->rows.n_rows; r++) {
         const size_t size = a->rows.row_bytes / 64 * 64;
-        const size_t next = r + 2 < a->rows.n_rows ? r + 2 : r;
+        const size_t next = r + lookahead < a->rows.n_rows ? r + lookahead : r;
         const char *p = a->rows.w + (a->rows.rows != NULL ? a->rows.rows[r] : r) * a->rows.row_bytes;
         const uintptr_t ahead = (uintptr_t)a->rows.w + (a->rows.rows != NULL ? a->rows.rows[next] : next) * a->rows.row_bytes;
         for (size_t i = 0; i < size; i += 64) {

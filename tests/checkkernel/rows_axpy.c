@@ -37,7 +37,7 @@ struct bench_args {
     sffn_rows_axpy_fn *fn;
     struct ck_bench_rows rows;
     size_t n;
-    float h[1024], y[4096];
+    float *h, *y; /* 1024, n */
 };
 
 static void run_bench(void *arg)
@@ -58,7 +58,10 @@ static void bench_rows_axpy(struct ck *ck, sffn_rows_axpy_fn *fn, int32_t dtype)
     for (int mode = CK_DENSE; mode <= CK_WARM; mode++) {
         a->fn = fn;
         a->n = 4096;
+        a->h = ck_guarded(ck, 1024 * sizeof *a->h, CK_AT_START);
+        a->y = ck_guarded(ck, a->n * sizeof *a->y, CK_AT_START);
         ck_floats(ck, a->h, 1024, CK_NORMAL);
+        memset(a->y, 0, a->n * sizeof *a->y);
         ck_bench_rows(ck, &a->rows, (enum ck_mode)mode, dtype, a->n);
         ck_bench(ck, (enum ck_mode)mode, "n=4096", a->rows.n_rows * a->rows.row_bytes, run_bench, a);
         ck_release(ck);

@@ -47,8 +47,8 @@ struct bench_args {
     sffn_rows_axpy_int_fn *fn;
     struct ck_bench_rows rows;
     size_t n;
-    float h[1024];
-    int32_t acc[4096];
+    float *h;     /* 1024 */
+    int32_t *acc; /* n */
 };
 
 static void run_bench(void *arg)
@@ -58,7 +58,7 @@ static void run_bench(void *arg)
         const size_t count = a->rows.n_rows - r < 1024 ? a->rows.n_rows - r : 1024;
         a->fn(a->acc, a->rows.rows != NULL ? a->rows.w : a->rows.w + r * a->rows.row_bytes, a->rows.row_bytes,
               a->rows.rows != NULL ? a->rows.rows + r : NULL, a->h, 1.0f, count, a->n);
-        memset(a->acc, 0, sizeof a->acc); /* as the library does, which moves it on to wider sums */
+        memset(a->acc, 0, a->n * sizeof *a->acc); /* as the library does, which moves it on to wider sums */
     }
 }
 
@@ -70,6 +70,9 @@ static void bench_rows_axpy_int(struct ck *ck, sffn_rows_axpy_int_fn *fn, int32_
     for (int mode = CK_DENSE; mode <= CK_WARM; mode++) {
         a->fn = fn;
         a->n = 4096;
+        a->h = ck_guarded(ck, 1024 * sizeof *a->h, CK_AT_START);
+        a->acc = ck_guarded(ck, a->n * sizeof *a->acc, CK_AT_START);
+        memset(a->acc, 0, a->n * sizeof *a->acc);
         ck_floats(ck, a->h, 1024, CK_NORMAL);
         for (size_t i = 0; i < 1024; i++)
             a->h[i] *= 1e4f;

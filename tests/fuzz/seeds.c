@@ -95,8 +95,8 @@ int main(int argc, char **argv)
         b_free(&b);
     }
     static const char *const texts[] = {
-        "{\"a\":[1,-2.5e+3,true,false,null],\"b\\ud83d\\ude00\":\"\xc3\xa4\\n\",\"c\":{\"d\":[[],{}"
-        "]}}",
+        ("{\"a\":[1,-2.5e+3,true,false,null],\"b\\ud83d\\ude00\":"
+         "\"\xc3\xa4\\n\",\"c\":{\"d\":[[],{}]}}"),
         "[1e308,5e-324,0.1,12345678901234567890,-0,1E+2]",
         "\"\\\"\\\\\\/\\b\\f\\n\\r\\t\\u0041\\u00e4\\u20ac\"",
         "{\"a\":1,\"a\":2}",

@@ -2,6 +2,7 @@
  * runs out, memory that stays bounded. */
 #include <fcntl.h>
 #include <math.h>
+#include <pthread.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -802,6 +803,38 @@ static void large_arrays(void **state)
     b_free(&b);
 }
 
+struct reader {
+    const sffn_model *model;
+    uint64_t sum;
+};
+
+static void *read_model(void *arg)
+{
+    struct reader *reader = arg;
+    for (int i = 0; i < 20; i++)
+        reader->sum = model_walk(reader->model); /* look-ups that fail are part of it */
+    return NULL;
+}
+
+/* One model, many threads, as the header promises; for the thread sanitizer. */
+static void shared_between_threads(void **state)
+{
+    struct fixture *f = *state;
+    sffn_model *m = open_valid(f, g_valid, "a.gguf");
+    struct reader readers[4];
+    pthread_t threads[4];
+    const uint64_t sum = model_walk(m);
+    for (int i = 0; i < 4; i++) {
+        readers[i] = (struct reader){m, 0};
+        assert_int_equal(pthread_create(&threads[i], NULL, read_model, &readers[i]), 0);
+    }
+    for (int i = 0; i < 4; i++) {
+        assert_int_equal(pthread_join(threads[i], NULL), 0);
+        assert_true(readers[i].sum == sum);
+    }
+    sffn_model_close(m);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -819,6 +852,7 @@ int main(void)
         TEST(folders),
         TEST(fails_without_memory),
         TEST(large_arrays),
+        TEST(shared_between_threads),
     };
     return cmocka_run_group_tests_name("model", tests, NULL, NULL);
 }

@@ -459,6 +459,22 @@ static void refuses_sources(void **state)
     CHECK_ERROR(f, sffn_prepare(f->ctx, m, path_of(f->folder, "out.gguf"), NULL), SFFN_ERR_SHAPE,
                 "has 12 rows, which 4 heads cannot share");
     sffn_model_close(m);
+    /* Names that GGUF cannot have. */
+    for (int n = 0; n <= 256; n += 256) {
+        char header[512];
+        snprintf(header, sizeof(header),
+                 "{\"%0*d\":{\"dtype\":\"F32\",\"shape\":[1],\"data_offsets\":[0,4]}}", n ? n : 1,
+                 0);
+        if (n == 0)
+            memmove(header + 2, header + 3, strlen(header + 3) + 1);
+        s_file(&b, header, 4);
+        file_write(path_of(f->source, "model.safetensors"), b.data, b.n);
+        b_free(&b);
+        m = open_path(f, f->source);
+        CHECK_ERROR(f, sffn_prepare(f->ctx, m, path_of(f->folder, "out.gguf"), NULL),
+                    SFFN_ERR_UNSUPPORTED, "names of 1 to 255 bytes");
+        sffn_model_close(m);
+    }
     /* Types that GGUF lacks, tensors without elements. */
     s_file(&b, "{\"a\":{\"dtype\":\"U8\",\"shape\":[4],\"data_offsets\":[0,4]}}", 4);
     file_write(path_of(f->source, "model.safetensors"), b.data, b.n);

@@ -13,6 +13,7 @@ struct combination {
     int32_t type; /* MIXED: gate, up and down have types of their own */
     int32_t activation, rule, rule_tie;
     int has_thresholds, is_gated, has_bias;
+    int is_large; /* thousands of neurons: chunks, column slices, accumulators that are emptied */
 };
 
 static sffn_context *contexts[MAX_ISAS];
@@ -27,7 +28,7 @@ static const char *type_name(int32_t type)
 static void describe(const struct combination *c, char *text, size_t size)
 {
     static const char *const rules[] = {"none", "score", "abs_score", "abs_h"};
-    snprintf(text, size, "%s %s %s%s%s%s%s", type_name(c->type), sffn_activation_name(c->activation), rules[c->rule],
+    snprintf(text, size, "%s%s %s %s%s%s%s%s", c->is_large ? "large " : "", type_name(c->type), sffn_activation_name(c->activation), rules[c->rule],
              c->rule == SFFN_RULE_NONE ? "" : c->rule_tie == SFFN_TIE_KEEP ? ">=t" : ">t",
              c->has_thresholds ? "_i" : "", c->is_gated ? "" : " ungated", c->has_bias ? " bias" : "");
 }
@@ -50,6 +51,10 @@ static struct spec draw_spec(const struct combination *c, struct rng *rng)
     }
     spec.d_model = has_blocks ? rng_pick(rng, block_d) : rng_pick(rng, any_d);
     spec.d_ff = rng_pick(rng, some_f);
+    if (c->is_large) {
+        spec.d_model = has_blocks ? 1056 : 1053;
+        spec.d_ff = rng_below(rng, 2) ? 2432 : 2500;
+    }
     if (rng_below(rng, 2) && (!is_quantised(spec.down_type) || spec.d_ff % BLOCK == 0))
         spec.down_layout = SFFN_LAYOUT_COLUMNS;
     if (spec.down_layout == SFFN_LAYOUT_COLUMNS && is_quantised(spec.down_type) && rng_below(rng, 2))
@@ -78,7 +83,7 @@ static void forward(void **state)
     struct layer layer;
     layer_make(&layer, &spec, &rng);
     static const size_t some_tokens[] = {1, 1, 2, 3, 5, 8, 9, 13};
-    size_t n_tokens = rng_pick(&rng, some_tokens);
+    size_t n_tokens = c->is_large ? 1 + rng_below(&rng, 2) : rng_pick(&rng, some_tokens);
     float *x = draw_x(&layer.memory, &rng, n_tokens, spec.d_model, rng_below(&rng, 4));
     uint8_t *mask = draw_mask(&layer.memory, &rng, n_tokens, spec.d_ff, 0.5);
     uint32_t block_size = spec.d_ff % 32 == 0 && rng_below(&rng, 2) ? 32 : 1;
@@ -154,6 +159,14 @@ int main(void)
             for (c.is_gated = c.activation == SFFN_ACT_DRELU; c.is_gated < 2; c.is_gated++)
                 for (c.has_bias = 0; c.has_bias < 2; c.has_bias++)
                     add_rules(&cases, c);
+    for (int32_t type = 0; type <= MIXED; type++)
+        for (int has_rule = 0; has_rule < 2; has_rule++) {
+            struct combination large = {.type = type, .activation = has_rule ? SFFN_ACT_SILU : SFFN_ACT_RELU, .is_gated = 1,
+                                        .rule = has_rule ? SFFN_RULE_ABS_H : SFFN_RULE_NONE, .has_bias = 1, .is_large = 1};
+            char name[96];
+            describe(&large, name, sizeof name);
+            cases_add(&cases, forward, cases_keep(&cases, &large, sizeof large), "%s", name);
+        }
     int failed = cases_run(&cases, "forward_random");
     for (size_t i = 0; i < n_isas; i++)
         sffn_context_destroy(contexts[i]);

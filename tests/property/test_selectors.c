@@ -351,6 +351,18 @@ static void early_selection_equals_built_in(void **state)
         CHECK(handed_in.stats.n_selected == built_in.stats.n_selected);
         CHECK(handed_in.stats.touched_bytes < built_in.stats.touched_bytes); /* the selector's own bytes */
         same_sets(handed_in.active, built_in.active, "active_out");
+        /* the selector's input in rows with gaps */
+        size_t wide = scene.select_d + 3;
+        float *gapped = GUARDED_FLOATS(&scene.layer.memory, wide * (scene.n_tokens - 1) + scene.select_d);
+        for (size_t k = 0; k < wide * (scene.n_tokens - 1) + scene.select_d; k++)
+            gapped[k] = k % wide < scene.select_d ? scene.select_x[k / wide * scene.select_d + k % wide] : NAN;
+        struct result strided;
+        sffn_ffn_args args = result_args(&strided, &scene.layer.memory, ctx, &scene.layer, scene.x, scene.n_tokens);
+        args.select_x = gapped;
+        args.select_x_stride = wide;
+        CHECK_OK(ctx, sffn_ffn_forward(ctx, scene.ffn, &args));
+        CHECK_BITS(strided.y, built_in.y, n_y, "y with a strided select_x");
+        result_free(&strided);
         /* against float64, with the selection as candidates */
         struct reference ref;
         uint8_t *mask = guarded_alloc(&scene.layer.memory, n_h, 0);

@@ -18,6 +18,7 @@ struct scene {
     sffn_predictor *predictor;
     float *x;
     sffn_active_set *set;
+    const char *isa;
 };
 
 struct way {
@@ -47,7 +48,10 @@ static void scene_make(struct scene *scene, int32_t type, const struct way *way,
     spec.rule = SFFN_RULE_ABS_H;
     spec.rule_threshold = 0.05f;
     layer_make(&scene->layer, &spec, &scene->rng);
-    scene->ctx = make_context(1, NULL);
+    /* every ISA of this machine has its turn */
+    const char *isas[16];
+    scene->isa = isas[rng_next(&scene->rng) % supported_isas(isas, 16)];
+    scene->ctx = make_context(1, scene->isa);
     if (way->select == SFFN_SELECT_ROUTER) {
         sffn_router_config config = SFFN_ROUTER_CONFIG_INIT;
         float *weights = draw_x(&scene->layer.memory, &scene->rng, 17, spec.d_model, 0);
@@ -126,11 +130,11 @@ static void any_threads_same_bits(void **state)
                "%zu active neurons test nothing", n_active);
     for (enum threading kind = 0; kind < THREADING_COUNT; kind++)
         for (uint32_t n = 1; n <= MAX_THREADS; n++) {
-            sffn_context *ctx = threading_context(kind, n, NULL);
+            sffn_context *ctx = threading_context(kind, n, scene.isa);
             CHECK_OK(ctx, sffn_ffn_reserve(ctx, scene.ffn));
             struct result got = run(&scene, c->way, kind, n, ctx);
-            snprintf(what, sizeof what, "%s %s: %s with %u threads", sffn_dtype_name(c->type), c->way->name,
-                     threading_names[kind], (unsigned)n);
+            snprintf(what, sizeof what, "%s %s, %s: %s with %u threads", sffn_dtype_name(c->type), c->way->name,
+                     scene.isa, threading_names[kind], (unsigned)n);
             same_result(&scene, c->way, &got, &want, what);
             result_free(&got);
             sffn_context_destroy(ctx);
@@ -212,7 +216,7 @@ static void contexts_share_a_layer(void **state)
     for (uint32_t i = 0; i < N_STREAMS; i++) {
         scene.x = draw_x(&scene.layer.memory, &scene.rng, way->n_tokens, scene.layer.spec.d_model, 0);
         want[i] = run(&scene, way, THREADING_POOL, 1, scene.ctx);
-        streams[i].ctx = make_context(1 + i % 2, NULL);
+        streams[i].ctx = make_context(1 + i % 2, scene.isa);
         CHECK_OK(streams[i].ctx, sffn_ffn_reserve(streams[i].ctx, scene.ffn));
         streams[i].args = result_args(&results[i], &scene.layer.memory, scene.ctx, &scene.layer, scene.x, way->n_tokens);
         streams[i].ffn = scene.ffn;

@@ -104,7 +104,7 @@ def test_log_from_many_contexts(layer):
     lock = threading.Lock()
 
     def log(level, text):
-        if level == sf.LogLevel.ERROR:
+        if level == sf.LogLevel.DEBUG:
             with lock:
                 lines.append(text)
 

@@ -24,6 +24,7 @@ void *guarded_alloc(struct guarded *memory, size_t bytes, size_t tail)
     block->map = mmap(NULL, block->map_bytes, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     CHECK(block->map != MAP_FAILED);
     CHECK(inner == 0 || mprotect(block->map + page, inner, PROT_READ | PROT_WRITE) == 0);
+    CHECK(!getenv("SFFN_TEST_EMULATED") || mprotect(block->map + page + inner, page, PROT_READ) == 0);
     block->data = block->map + page + inner - tail - bytes;
     block->data_bytes = bytes;
     memset(block->map + page, CANARY, inner);

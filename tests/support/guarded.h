@@ -1,7 +1,10 @@
 /* guarded.h  Memory with an inaccessible page on each side, all of it freed at once.
  *
  * A block ends `tail` bytes before the inaccessible page; these bytes, and those between the page's start and the block, are
- * canaries. So a kernel that reads past a row crashes, and one that writes past an output is found by guarded_check(). */
+ * canaries. So a kernel that reads past a row crashes, and one that writes past an output is found by guarded_check().
+ *
+ * With SFFN_TEST_EMULATED set the pages can be read: QEMU 7.2 reads all of a masked load (VMASKMOVPS), where a CPU reads the
+ * unmasked elements only. */
 #ifndef TEST_GUARDED_H
 #define TEST_GUARDED_H
 #include <stddef.h>

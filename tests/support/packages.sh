@@ -131,6 +131,8 @@ build() {
     say "Building in $dir/"
     if [ ! -f "$dir/build.ninja" ] || [ $packages_were_installed = yes ]; then
         [ ! -f "$dir/build.ninja" ] || set -- --wipe "$@" # what was missing was left out of it
+        # Without dpkg-dev Meson takes Debian for a system of lib64, and installs where Debian's linker and CMake do not look.
+        [ ! -f /etc/debian_version ] || command -v dpkg-architecture >/dev/null || set -- --libdir=lib "$@"
         note "meson setup $dir $*"
         meson setup "$dir" "$@" >"$log" 2>&1 || {
             tail -n 20 "$log" >&2

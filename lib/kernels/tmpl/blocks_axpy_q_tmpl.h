@@ -14,12 +14,10 @@ static void KERNEL(blocks_axpy)(float *y, const void *w, size_t row_bytes, const
         size_t j = 0;
         for (; j + VF_LEN <= n; j += VF_LEN) {
             const char *p = row + j * WT_BLOCK_BYTES;
-            const uintptr_t line = ahead_at(&ahead, j * WT_BLOCK_BYTES);
             vf scales;
             vi dot;
             KERNEL(quants_load)(&quants, &scales, p);
-            for (size_t k = 0; k < STEP_BYTES; k += 64)
-                vf_prefetch(line + k);
+            AHEAD_FETCH(&ahead, j * WT_BLOCK_BYTES, STEP_BYTES);
             dot = KERNEL(quants_dot_same)(&quants, q, h->sum[e] * KERNEL_JOIN2(QUANTS_OFFSET, WT));
             vf_store(y + j, vf_fma(vf_from_vi(dot), vf_mul(scales, d), vf_load(y + j)));
         }

@@ -24,11 +24,8 @@ KERNEL_INLINE void KERNEL(axpy_step)(const int P, int32_t *acc, const char *cons
         const size_t block = part * KERNEL_JOIN2(AXPY_BLOCKS, WT);
         if (ahead != NULL) {
             /* Each part fetches its share of the rows' next STEP_BYTES. */
-            for (size_t r = part * 2 * (size_t)P / parts; r < (part + 1) * 2 * (size_t)P / parts; r++) {
-                const uintptr_t line = ahead_at(ahead + r, offset);
-                for (size_t k = 0; k < STEP_BYTES; k += 64)
-                    vf_prefetch(line + k);
-            }
+            for (size_t r = part * 2 * (size_t)P / parts; r < (part + 1) * 2 * (size_t)P / parts; r++)
+                AHEAD_FETCH(ahead + r, offset, STEP_BYTES);
         }
         KERNEL(axpy_part)(P, acc + 32 * block, rows, offset + block * WT_BLOCK_BYTES, v + block, sum + block);
     }

@@ -14,18 +14,11 @@ KERNEL_INLINE void KERNEL(axpy_rows)(int R, float *y, const char *row0, const ch
     const vf h3 = vf_set1(R > 1 ? h[3] : 0.0f);
     size_t i = 0;
     for (; i + AXPY_STEP <= n; i += AXPY_STEP) {
-        const uintptr_t line0 = ahead_at(ahead0, i * WT_BYTES);
-        for (size_t k = 0; k < AXPY_STEP * WT_BYTES; k += 64)
-            vf_prefetch(line0 + k);
+        AHEAD_FETCH(ahead0, i * WT_BYTES, AXPY_STEP * WT_BYTES);
         if (R > 1) {
-            const uintptr_t line1 = ahead_at(ahead1, i * WT_BYTES);
-            const uintptr_t line2 = ahead_at(ahead2, i * WT_BYTES);
-            const uintptr_t line3 = ahead_at(ahead3, i * WT_BYTES);
-            for (size_t k = 0; k < AXPY_STEP * WT_BYTES; k += 64) {
-                vf_prefetch(line1 + k);
-                vf_prefetch(line2 + k);
-                vf_prefetch(line3 + k);
-            }
+            AHEAD_FETCH(ahead1, i * WT_BYTES, AXPY_STEP * WT_BYTES);
+            AHEAD_FETCH(ahead2, i * WT_BYTES, AXPY_STEP * WT_BYTES);
+            AHEAD_FETCH(ahead3, i * WT_BYTES, AXPY_STEP * WT_BYTES);
         }
         for (size_t j = i; j < i + AXPY_STEP; j += 2 * VF_LEN) {
             vf y0 = vf_load(y + j), y1 = vf_load(y + j + VF_LEN);

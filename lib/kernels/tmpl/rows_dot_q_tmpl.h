@@ -49,22 +49,8 @@ KERNEL_INLINE void KERNEL(dot_row)(const size_t T, float *out, int add, const ch
         const char *p = row + block * WT_BLOCK_BYTES;
         vf scales;
         KERNEL(quants_load)(&w, &scales, p);
-        if (ahead != NULL) {
-            
-#ifdef PERM
-            const size_t ns=n_blocks/VF_LEN, st=block/VF_LEN; const size_t pst = PERM==1 ? ns-1-st : (st*5)%ns;
-            const uintptr_t line = ahead->far + ahead->split + pst*STEP_BYTES;
-#else
-            const uintptr_t line = ahead_at(ahead, block * WT_BLOCK_BYTES);
-#endif
-
-            for (size_t k = 0; k < STEP_BYTES; k += 64)
-                vf_prefetch(line + k);
-#ifdef NEARPF
-            for (size_t k = 0; k < STEP_BYTES; k += 64)
-                _mm_prefetch(p + NEARPF + k, _MM_HINT_T0);
-#endif
-        }
+        if (ahead != NULL)
+            AHEAD_FETCH(ahead, block * WT_BLOCK_BYTES, STEP_BYTES);
         for (t = 0; t < T; t++) {
             const size_t at = token[t] * stride + block;
             const vi dot = KERNEL(quants_dot)(&w, panel->q + 32 * at, panel->offset + at);

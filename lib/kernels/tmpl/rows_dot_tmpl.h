@@ -4,109 +4,151 @@
  * Each (row, token) has four accumulators, whatever the number of tokens, so its bits depend on n alone: four chains hide the latency of
  * the multiply-add. Tokens beyond VF_TOKENS find the row in the cache. Named accumulators, never arrays: SVE vectors have no
  * compile-time size.
+ *
+ * When the inputs of all tokens are more than the first-level cache holds, DOT_ROWS rows go through one tile of columns after the other,
+ * for a group of tokens at a time, and the accumulators wait in memory between the tiles, which changes no bit.
  */
+#ifndef DOT_ROWS
+#define DOT_ROWS 8
+#define DOT_GROUP 4             /* tokens at a time there */
+#define DOT_TILE_FLOATS 4096    /* of x, all tokens of a group together: 16 KiB */
+#define DOT_VECTOR (4 * VF_LEN) /* columns per step; tiles are whole steps */
+#endif
 
-/* T = n_tokens as a constant; x1 .. x3 are not read when T does not reach them. */
-KERNEL_INLINE void KERNEL(dot_tokens)(int T, float *out0, float *out1, float *out2, float *out3, const char *row,
-                                      const struct ahead *ahead, int fetch, const float *x0, const float *x1, const float *x2,
-                                      const float *x3, size_t n)
+/* One tile of a row: n columns. T = n_tokens as a constant. State s holds the four accumulators of a token unless the tile is both the first
+ * and the last; out is written with the last. What T does not reach is not read. */
+KERNEL_INLINE void KERNEL(dot_tokens)(const int T, int is_first, int is_last, float *const *state, float *const *out, const char *row,
+                                      const struct ahead *ahead, const float *const *x, size_t n)
 {
+    const float *const x0 = x[0], *const x1 = T > 1 ? x[1] : NULL, *const x2 = T > 2 ? x[2] : NULL, *const x3 = T > 3 ? x[3] : NULL;
     vf a0 = vf_zero(), a1 = vf_zero(), a2 = vf_zero(), a3 = vf_zero();
     vf b0 = vf_zero(), b1 = vf_zero(), b2 = vf_zero(), b3 = vf_zero();
     vf c0 = vf_zero(), c1 = vf_zero(), c2 = vf_zero(), c3 = vf_zero();
     vf d0 = vf_zero(), d1 = vf_zero(), d2 = vf_zero(), d3 = vf_zero();
     size_t i = 0;
-    for (; i + 4 * VF_LEN <= n; i += 4 * VF_LEN) {
+#define DOT_EACH(op) op(a, 0) if (T > 1) { op(b, 1) } if (T > 2) { op(c, 2) } if (T > 3) { op(d, 3) }
+    if (!is_first) {
+#define DOT_LOAD(acc, t)                             \
+    acc##0 = vf_load(state[t]);                      \
+    acc##1 = vf_load(state[t] + VF_LEN);             \
+    acc##2 = vf_load(state[t] + 2 * VF_LEN);         \
+    acc##3 = vf_load(state[t] + 3 * VF_LEN);
+        DOT_EACH(DOT_LOAD)
+#undef DOT_LOAD
+    }
+    for (; i + DOT_VECTOR <= n; i += DOT_VECTOR) {
         const vf w0 = wt_load(row, i), w1 = wt_load(row, i + VF_LEN);
         const vf w2 = wt_load(row, i + 2 * VF_LEN), w3 = wt_load(row, i + 3 * VF_LEN);
-        if (fetch) {
-            const uintptr_t line = ahead_at(ahead, i * WT_BYTES);
-            for (size_t k = 0; k < 4 * VF_LEN * WT_BYTES; k += 64)
-                vf_prefetch(line + k);
-        }
-        a0 = vf_fma(w0, vf_load(x0 + i), a0);
-        a1 = vf_fma(w1, vf_load(x0 + i + VF_LEN), a1);
-        a2 = vf_fma(w2, vf_load(x0 + i + 2 * VF_LEN), a2);
-        a3 = vf_fma(w3, vf_load(x0 + i + 3 * VF_LEN), a3);
-        if (T > 1) {
-            b0 = vf_fma(w0, vf_load(x1 + i), b0);
-            b1 = vf_fma(w1, vf_load(x1 + i + VF_LEN), b1);
-            b2 = vf_fma(w2, vf_load(x1 + i + 2 * VF_LEN), b2);
-            b3 = vf_fma(w3, vf_load(x1 + i + 3 * VF_LEN), b3);
-        }
-        if (T > 2) {
-            c0 = vf_fma(w0, vf_load(x2 + i), c0);
-            c1 = vf_fma(w1, vf_load(x2 + i + VF_LEN), c1);
-            c2 = vf_fma(w2, vf_load(x2 + i + 2 * VF_LEN), c2);
-            c3 = vf_fma(w3, vf_load(x2 + i + 3 * VF_LEN), c3);
-        }
-        if (T > 3) {
-            d0 = vf_fma(w0, vf_load(x3 + i), d0);
-            d1 = vf_fma(w1, vf_load(x3 + i + VF_LEN), d1);
-            d2 = vf_fma(w2, vf_load(x3 + i + 2 * VF_LEN), d2);
-            d3 = vf_fma(w3, vf_load(x3 + i + 3 * VF_LEN), d3);
-        }
+        if (ahead != NULL)
+            AHEAD_FETCH(ahead, i * WT_BYTES, DOT_VECTOR * WT_BYTES);
+#define DOT_STEP(acc, t)                                          \
+    acc##0 = vf_fma(w0, vf_load(x##t + i), acc##0);               \
+    acc##1 = vf_fma(w1, vf_load(x##t + i + VF_LEN), acc##1);      \
+    acc##2 = vf_fma(w2, vf_load(x##t + i + 2 * VF_LEN), acc##2);  \
+    acc##3 = vf_fma(w3, vf_load(x##t + i + 3 * VF_LEN), acc##3);
+        DOT_EACH(DOT_STEP)
+#undef DOT_STEP
+    }
+    if (!is_last) {
+#define DOT_STORE(acc, t)                            \
+    vf_store(state[t], acc##0);                      \
+    vf_store(state[t] + VF_LEN, acc##1);             \
+    vf_store(state[t] + 2 * VF_LEN, acc##2);         \
+    vf_store(state[t] + 3 * VF_LEN, acc##3);
+        DOT_EACH(DOT_STORE)
+#undef DOT_STORE
+        return;
     }
     for (; i + VF_LEN <= n; i += VF_LEN) {
         const vf w0 = wt_load(row, i);
-        a0 = vf_fma(w0, vf_load(x0 + i), a0);
-        if (T > 1)
-            b0 = vf_fma(w0, vf_load(x1 + i), b0);
-        if (T > 2)
-            c0 = vf_fma(w0, vf_load(x2 + i), c0);
-        if (T > 3)
-            d0 = vf_fma(w0, vf_load(x3 + i), d0);
+#define DOT_REST(acc, t) acc##0 = vf_fma(w0, vf_load(x##t + i), acc##0);
+        DOT_EACH(DOT_REST)
+#undef DOT_REST
     }
     if (i < n) {
         const vf w1 = wt_load_part(row, i, n - i);
-        a1 = vf_fma(w1, vf_load_part(x0 + i, n - i), a1);
-        if (T > 1)
-            b1 = vf_fma(w1, vf_load_part(x1 + i, n - i), b1);
-        if (T > 2)
-            c1 = vf_fma(w1, vf_load_part(x2 + i, n - i), c1);
-        if (T > 3)
-            d1 = vf_fma(w1, vf_load_part(x3 + i, n - i), d1);
+#define DOT_PART(acc, t) acc##1 = vf_fma(w1, vf_load_part(x##t + i, n - i), acc##1);
+        DOT_EACH(DOT_PART)
+#undef DOT_PART
     }
-    *out0 = vf_sum(vf_add(vf_add(a0, a1), vf_add(a2, a3)));
-    if (T > 1)
-        *out1 = vf_sum(vf_add(vf_add(b0, b1), vf_add(b2, b3)));
-    if (T > 2)
-        *out2 = vf_sum(vf_add(vf_add(c0, c1), vf_add(c2, c3)));
-    if (T > 3)
-        *out3 = vf_sum(vf_add(vf_add(d0, d1), vf_add(d2, d3)));
+#define DOT_SUM(acc, t) *out[t] = vf_sum(vf_add(vf_add(acc##0, acc##1), vf_add(acc##2, acc##3)));
+    DOT_EACH(DOT_SUM)
+#undef DOT_SUM
+#undef DOT_EACH
 }
 
-static void KERNEL(rows_dot)(float *out, const void *w, size_t row_bytes, const uint32_t *rows, const uint8_t *masks,
-                             size_t n_rows, const struct sffn_x *x, size_t n_tokens, size_t n)
+/* The tokens of one row and tile, VF_TOKENS at a time. state: [n_tokens][DOT_VECTOR]. */
+KERNEL_INLINE void KERNEL(dot_row)(int is_first, int is_last, float *state, float *out, const char *row, const struct ahead *ahead,
+                                   const float *x, size_t x_stride, unsigned mask, size_t n_tokens, size_t n)
 {
-    for (size_t r = 0; r < n_rows; r++, out += n_tokens) {
+    struct row_tokens t;
+    row_tokens_of(&t, mask, n_tokens);
+    for (size_t k = 0; k < t.count; k += VF_TOKENS) {
+        const size_t count = t.count - k < VF_TOKENS ? t.count - k : VF_TOKENS;
+        float *states[VF_TOKENS], *outs[VF_TOKENS];
+        const float *xs[VF_TOKENS];
+        const struct ahead *fetch = k == 0 ? ahead : NULL;
+        for (size_t i = 0; i < count; i++) {
+            const size_t token = t.token[k + i];
+            states[i] = state != NULL ? state + token * DOT_VECTOR : NULL;
+            outs[i] = out + token;
+            xs[i] = x + token * x_stride;
+        }
+        switch (count) {
+        case 1:
+            KERNEL(dot_tokens)(1, is_first, is_last, states, outs, row, fetch, xs, n);
+            break;
+#if VF_TOKENS > 2
+        case 3:
+            KERNEL(dot_tokens)(3, is_first, is_last, states, outs, row, fetch, xs, n);
+            break;
+        case 4:
+            KERNEL(dot_tokens)(4, is_first, is_last, states, outs, row, fetch, xs, n);
+            break;
+#endif
+        default:
+            KERNEL(dot_tokens)(2, is_first, is_last, states, outs, row, fetch, xs, n);
+            break;
+        }
+    }
+}
+
+static void KERNEL(dot_tiles)(float *out, const void *w, size_t row_bytes, const uint32_t *rows, const uint8_t *masks, size_t n_rows,
+                              const struct sffn_x *x, size_t n_tokens, size_t n)
+{
+    const size_t group = n_tokens < DOT_GROUP ? n_tokens : DOT_GROUP;
+    const size_t tile = DOT_TILE_FLOATS / group / DOT_VECTOR * DOT_VECTOR;
+    float state[DOT_ROWS][DOT_GROUP * DOT_VECTOR];
+    for (size_t first = 0; first < n_rows; first += DOT_ROWS) {
+        const size_t last = n_rows - first < DOT_ROWS ? n_rows : first + DOT_ROWS;
+        for (size_t token = 0; token < n_tokens; token += group) {
+            for (size_t col = 0; col < n; col += tile) {
+                for (size_t r = first; r < last; r++) {
+                    /* the same tile of the row that takes this one's place among the next rows */
+                    const size_t next = r + DOT_ROWS < n_rows ? r + DOT_ROWS : r;
+                    const struct ahead ahead = { 0, (uintptr_t)row_at(w, row_bytes, rows, next) + col * WT_BYTES, 0 };
+                    const unsigned mask = (masks != NULL ? (unsigned)masks[r] : 0xffu) >> token;
+                    KERNEL(dot_row)(col == 0, n - col <= tile, state[r - first], out + r * n_tokens + token,
+                                    row_at(w, row_bytes, rows, r) + col * WT_BYTES, token == 0 ? &ahead : NULL,
+                                    x->x + token * x->x_stride + col, x->x_stride, mask,
+                                    n_tokens - token < group ? n_tokens - token : group, n - col < tile ? n - col : tile);
+                }
+            }
+        }
+    }
+}
+
+static void KERNEL(rows_dot)(float *out, const void *w, size_t row_bytes, const uint32_t *rows, const uint8_t *masks, size_t n_rows,
+                             const struct sffn_x *x, size_t n_tokens, size_t n)
+{
+    if (n_tokens > 1 && n * n_tokens > DOT_TILE_FLOATS) {
+        KERNEL(dot_tiles)(out, w, row_bytes, rows, masks, n_rows, x, n_tokens, n);
+        return;
+    }
+    for (size_t r = 0; r < n_rows; r++) {
         const char *row = row_at(w, row_bytes, rows, r);
         const struct ahead ahead = ahead_of(row, w, row_bytes, rows, r, n_rows, 1, n * WT_BYTES);
-        struct row_tokens t;
-        row_tokens_of(&t, masks != NULL ? masks[r] : 0xffu, n_tokens);
-        for (size_t k = 0; k < t.count; k += VF_TOKENS) {
-            const size_t left = t.count - k;
-            const uint8_t *token = t.token + k;
-            float *const o0 = out + token[0];
-            const float *const x0 = x->x + token[0] * x->x_stride;
-            if (left == 1) {
-                KERNEL(dot_tokens)(1, o0, NULL, NULL, NULL, row, &ahead, k == 0, x0, NULL, NULL, NULL, n);
-                continue;
-            }
-            float *const o1 = out + token[1];
-            const float *const x1 = x->x + token[1] * x->x_stride;
-            if (left == 2 || VF_TOKENS == 2) {
-                KERNEL(dot_tokens)(2, o0, o1, NULL, NULL, row, &ahead, k == 0, x0, x1, NULL, NULL, n);
-                continue;
-            }
-            float *const o2 = out + token[2];
-            const float *const x2 = x->x + token[2] * x->x_stride;
-            if (left == 3 || VF_TOKENS == 3) {
-                KERNEL(dot_tokens)(3, o0, o1, o2, NULL, row, &ahead, k == 0, x0, x1, x2, NULL, n);
-                continue;
-            }
-            KERNEL(dot_tokens)(4, o0, o1, o2, out + token[3], row, &ahead, k == 0, x0, x1, x2,
-                               x->x + token[3] * x->x_stride, n);
-        }
+        KERNEL(dot_row)(1, 1, NULL, out + r * n_tokens, row, &ahead, x->x, x->x_stride, masks != NULL ? masks[r] : 0xffu, n_tokens,
+                        n);
     }
 }

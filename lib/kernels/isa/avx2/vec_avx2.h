@@ -10,10 +10,7 @@ typedef __m256i vi;
 #define VF_TOKENS 2  /* 2 x 4 accumulators and 4 weights of 16 registers */
 #define AXPY_STEP 32 /* elements between two rounds of prefetching */
 
-#ifndef PFHINT
-#define PFHINT _MM_HINT_T0
-#endif
-#define vf_prefetch(address) _mm_prefetch((const char *)(address), PFHINT)
+#define vf_prefetch(address) _mm_prefetch((const char *)(address), _MM_HINT_T1) /* kernel.h says why the second level */
 
 KERNEL_INLINE __m128i load128(const void *p)
 {

@@ -139,7 +139,7 @@ KERNEL_INLINE void q4_rows_axpy(const int R, int32_t *acc, int32_t *v_sum, const
     const char *row[Q4_ROWS];
     float scaled[Q4_ROWS];
     uintptr_t near[Q4_ROWS], far[Q4_ROWS];
-    const __mmask32 full = q4_mask(Q4_GROUP);
+    const __mmask32 full = q4_mask(n_blocks < Q4_GROUP ? n_blocks : Q4_GROUP); /* not a constant, see q4_v() */
     size_t split = 0, block = 0;
     for (int i = 0; i < R; i++) {
         const size_t at = r + (size_t)i < n_rows ? r + (size_t)i : n_rows - 1;
