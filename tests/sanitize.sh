@@ -10,6 +10,8 @@ what=${1:-all}
 root=${2:-$here}
 export ASAN_OPTIONS=allocator_may_return_null=1:detect_leaks=1
 export UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1
+# oneDNN's OpenMP threads outlive main() and make LeakSanitizer crash: keep it from having any
+export OMP_NUM_THREADS=1
 export TSAN_OPTIONS=halt_on_error=1:second_deadlock_stack=1
 
 has_sanitizer() {

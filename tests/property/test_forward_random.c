@@ -121,6 +121,7 @@ static void forward(void **state)
             int is_dense = ways[w].select == SFFN_SELECT_DENSE ||
                            (ways[w].select == SFFN_SELECT_DEFAULT && !ways[w].mask && spec.rule == SFFN_RULE_NONE &&
                             c->activation >= SFFN_ACT_SILU && c->activation <= SFFN_ACT_GELU_TANH);
+            CHECK_SAYS(result.stats.path == (is_dense ? SFFN_PATH_DENSE : SFFN_PATH_SPARSE), "%s: path %d", what, (int)result.stats.path);
             result_check(&result, &layer, ways[w].ref, ways[w].mask, is_dense, what);
             result_free(&result);
             guarded_free(&memory);

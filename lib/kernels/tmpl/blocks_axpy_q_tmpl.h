@@ -22,12 +22,9 @@ static void KERNEL(blocks_axpy)(float *y, const void *w, size_t row_bytes, const
             vf_store(y + j, vf_fma(vf_from_vi(dot), vf_mul(scales, d), vf_load(y + j)));
         }
         if (j < n) {
-            char padded[STEP_BYTES];
             vf scales;
             vi dot;
-            memset(padded, 0, sizeof padded);
-            memcpy(padded, row + j * WT_BLOCK_BYTES, (n - j) * WT_BLOCK_BYTES);
-            KERNEL(quants_load)(&quants, &scales, padded);
+            KERNEL(quants_load_part)(&quants, &scales, row + j * WT_BLOCK_BYTES, n - j);
             dot = KERNEL(quants_dot_same)(&quants, q, h->sum[e] * KERNEL_JOIN2(QUANTS_OFFSET, WT));
             vf_store_part(y + j, vf_fma(vf_from_vi(dot), vf_mul(scales, d), vf_load_part(y + j, n - j)), n - j);
         }

@@ -2,6 +2,7 @@
  * the ISA. For ISAs whose vectors have a compile-time size. They provide in quants_<isa>.h, with <s> = <type>_<isa>:
  *     struct quants_<s>                        VF_LEN decoded blocks
  *     quants_load_<s>(&w, &scales, p)          from VF_LEN whole blocks at p, and their scales, lane b that of block b; reads nothing else
+ *     quants_load_part_<s>(.., p, count)       the same from count < VF_LEN blocks, the others being zero
  *     quants_arrange_<s>(to, from)             32 * VF_LEN int8 of x, in the order that quants_dot wants
  *     QUANTS_OFFSET_<type>                     what quants_load adds to the weights: 8 or 128, or 0
  *     vi quants_dot_<s>(&w, q, offset)         lane b: sum of w * q over block b, exact; offset[b]: QUANTS_OFFSET times the sum of q

@@ -58,11 +58,10 @@ KERNEL_INLINE void KERNEL(dot_row)(const size_t T, float *out, int add, const ch
         }
     }
     if (block < n_blocks) {
-        char padded[STEP_BYTES];
         vf scales;
-        memset(padded, 0, sizeof padded);
-        memcpy(padded, row + block * WT_BLOCK_BYTES, (n_blocks - block) * WT_BLOCK_BYTES);
-        KERNEL(quants_load)(&w, &scales, padded);
+        KERNEL(quants_load_part)(&w, &scales, row + block * WT_BLOCK_BYTES, n_blocks - block);
+        if (ahead != NULL)
+            AHEAD_FETCH(ahead, block * WT_BLOCK_BYTES, STEP_BYTES);
         for (t = 0; t < T; t++) {
             const size_t at = token[t] * stride + block;
             const vi dot = KERNEL(quants_dot)(&w, panel->q + 32 * at, panel->offset + at);

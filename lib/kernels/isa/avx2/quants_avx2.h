@@ -55,6 +55,14 @@ KERNEL_INLINE vi sums_of_words(const vi d[8])
     return _mm256_add_epi32(LANES_0(d0123, d4567), LANES_1(d0123, d4567));
 }
 
+KERNEL_INLINE void quants_load_part_q4_0_avx2(struct quants_q4_0_avx2 *w, vf *scales, const char *p, size_t count)
+{
+    char padded[18 * VF_LEN];
+    memset(padded, 0, sizeof padded);
+    memcpy(padded, p, 18 * count);
+    quants_load_q4_0_avx2(w, scales, padded);
+}
+
 KERNEL_INLINE void quants_arrange_q4_0_avx2(int8_t *to, const int8_t *from)
 {
     memcpy(to, from, 32 * VF_LEN);
@@ -177,6 +185,14 @@ KERNEL_INLINE vi sums_of_dwords(const vi d[8])
     const vi d0123 = _mm256_add_epi32(_mm256_unpacklo_epi64(d01, d23), _mm256_unpackhi_epi64(d01, d23));
     const vi d4567 = _mm256_add_epi32(_mm256_unpacklo_epi64(d45, d67), _mm256_unpackhi_epi64(d45, d67));
     return _mm256_add_epi32(LANES_0(d0123, d4567), LANES_1(d0123, d4567));
+}
+
+KERNEL_INLINE void quants_load_part_q8_0_avx2(struct quants_q8_0_avx2 *w, vf *scales, const char *p, size_t count)
+{
+    char padded[34 * VF_LEN];
+    memset(padded, 0, sizeof padded);
+    memcpy(padded, p, 34 * count);
+    quants_load_q8_0_avx2(w, scales, padded);
 }
 
 KERNEL_INLINE void quants_arrange_q8_0_avx2(int8_t *to, const int8_t *from)

@@ -31,10 +31,9 @@ struct quants_q4_0_avx512_vnni {
 #define WORDS_OF_BLOCKS(at) _mm512_set_epi16(WORDS_8((at) + 28), WORDS_8((at) + 19), WORDS_8((at) + 10), WORDS_8((at) + 1))
 
 /* 16 blocks are 288 bytes, four and a half registers. Nearly every load crosses a cache line and costs two, so each byte is loaded once. */
-KERNEL_INLINE void quants_load_q4_0_avx512_vnni(struct quants_q4_0_avx512_vnni *w, vf *scales, const char *p)
+/* r0 .. r4: 16 blocks, 288 bytes, four and a half registers. Nearly every load crosses a cache line and costs two, so each is done once. */
+KERNEL_INLINE void quants_decode_q4_0(struct quants_q4_0_avx512_vnni *w, vf *scales, vi r0, vi r1, vi r2, vi r3, vi r4)
 {
-    const vi r0 = _mm512_loadu_si512(p), r1 = _mm512_loadu_si512(p + 64), r2 = _mm512_loadu_si512(p + 128), r3 = _mm512_loadu_si512(p + 192);
-    const vi r4 = _mm512_castsi256_si512(_mm256_loadu_si256((const __m256i *)(const void *)(p + 256)));
     /* group g's four blocks start at word 4g of register g */
     const vi b0 = _mm512_permutex2var_epi16(r0, WORDS_OF_BLOCKS(0), r1);
     const vi b1 = _mm512_permutex2var_epi16(r1, WORDS_OF_BLOCKS(4), r2);
@@ -55,6 +54,31 @@ KERNEL_INLINE void quants_load_q4_0_avx512_vnni(struct quants_q4_0_avx512_vnni *
     w->high[1] = _mm512_and_si512(_mm512_srli_epi16(b1, 4), mask);
     w->high[2] = _mm512_and_si512(_mm512_srli_epi16(b2, 4), mask);
     w->high[3] = _mm512_and_si512(_mm512_srli_epi16(b3, 4), mask);
+}
+
+KERNEL_INLINE void quants_load_q4_0_avx512_vnni(struct quants_q4_0_avx512_vnni *w, vf *scales, const char *p)
+{
+    const vi r4 = _mm512_castsi256_si512(_mm256_loadu_si256((const __m256i *)(const void *)(p + 256)));
+    quants_decode_q4_0(w, scales, _mm512_loadu_si512(p), _mm512_loadu_si512(p + 64), _mm512_loadu_si512(p + 128),
+                       _mm512_loadu_si512(p + 192), r4);
+}
+
+/* The words below n_words of the 64 bytes at p; the others are zero and not read. */
+KERNEL_INLINE vi load_words(const char *p, size_t n_words)
+{
+    return _mm512_maskz_loadu_epi16(n_words < 32 ? (__mmask32)((1u << n_words) - 1u) : 0xffffffffu, p);
+}
+
+KERNEL_INLINE size_t words_past(size_t n_words, size_t skip)
+{
+    return n_words > skip ? n_words - skip : 0;
+}
+
+KERNEL_INLINE void quants_load_part_q4_0_avx512_vnni(struct quants_q4_0_avx512_vnni *w, vf *scales, const char *p, size_t count)
+{
+    const size_t n = 9 * count;
+    quants_decode_q4_0(w, scales, load_words(p, n), load_words(p + 64, words_past(n, 32)), load_words(p + 128, words_past(n, 64)),
+                       load_words(p + 192, words_past(n, 96)), load_words(p + 256, words_past(n, 128)));
 }
 
 /* Four blocks: their first halves, then their second halves. */
@@ -95,9 +119,9 @@ struct quants_q8_0_avx512_vnni {
     vi pair[8]; /* blocks 2k and 2k + 1, plus 128 */
 };
 
+/* The scales are words 0 and 17 of each pair of blocks. */
 KERNEL_INLINE vf quants_scales_q8_0_avx512_vnni(const char *p)
 {
-    /* Words 0 and 17 of each pair of blocks. */
     const vi words = _mm512_set1_epi32(17 << 16);
     vi s = _mm512_maskz_permutexvar_epi16(0x0003u, words, _mm512_loadu_si512(p));
     s = _mm512_mask_permutexvar_epi16(s, 0x000cu, words, _mm512_loadu_si512(p + Q8_PAIR_BYTES));
@@ -110,15 +134,33 @@ KERNEL_INLINE vf quants_scales_q8_0_avx512_vnni(const char *p)
     return _mm512_cvtph_ps(_mm512_castsi512_si256(s));
 }
 
+KERNEL_INLINE vi quants_pair_q8_0(__m256i first, __m256i second)
+{
+    return _mm512_xor_si512(_mm512_inserti64x4(_mm512_castsi256_si512(first), second, 1), _mm512_set1_epi8(-128));
+}
+
 KERNEL_INLINE void quants_load_q8_0_avx512_vnni(struct quants_q8_0_avx512_vnni *w, vf *scales, const char *p)
 {
     for (int k = 0; k < 8; k++) {
         const char *pair = p + k * Q8_PAIR_BYTES;
-        const __m256i first = _mm256_loadu_si256((const __m256i *)(const void *)(pair + 2));
-        const __m256i second = _mm256_loadu_si256((const __m256i *)(const void *)(pair + 36));
-        w->pair[k] = _mm512_xor_si512(_mm512_inserti64x4(_mm512_castsi256_si512(first), second, 1), _mm512_set1_epi8(-128));
+        w->pair[k] = quants_pair_q8_0(_mm256_loadu_si256((const __m256i *)(const void *)(pair + 2)),
+                                      _mm256_loadu_si256((const __m256i *)(const void *)(pair + 36)));
     }
     *scales = quants_scales_q8_0_avx512_vnni(p);
+}
+
+KERNEL_INLINE void quants_load_part_q8_0_avx512_vnni(struct quants_q8_0_avx512_vnni *w, vf *scales, const char *p, size_t count)
+{
+    const vi words = _mm512_set1_epi32(17 << 16);
+    vi s = vi_zero();
+    for (size_t k = 0; k < 8; k++) {
+        const char *pair = p + k * Q8_PAIR_BYTES;
+        const __mmask16 has_first = 2 * k < count ? 0xffffu : 0, has_second = 2 * k + 1 < count ? 0xffffu : 0;
+        const vi scale_words = load_words(pair, 17 * words_past(count, 2 * k));
+        w->pair[k] = quants_pair_q8_0(_mm256_maskz_loadu_epi16(has_first, pair + 2), _mm256_maskz_loadu_epi16(has_second, pair + 36));
+        s = _mm512_mask_permutexvar_epi16(s, (__mmask32)(3u << 2 * k), words, scale_words);
+    }
+    *scales = _mm512_cvtph_ps(_mm512_castsi512_si256(s));
 }
 
 /* d[k]: eight dwords for each of blocks 2k and 2k + 1. */
