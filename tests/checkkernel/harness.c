@@ -177,12 +177,13 @@ static void draw_row(struct ck *ck, const struct ck_rows *rows, char *row, enum 
     if (quantised && (values == CK_EXTREME || values == CK_TINY)) { /* all byte values, which the quantiser never gives: -128 in q8_0 */
         const size_t block_bytes = rows->dtype == SFFN_Q8_0 ? 34 : 18;
         const unsigned pick = (unsigned)ck_below(ck, 3);
+        const unsigned char lowest = rows->dtype == SFFN_Q8_0 ? 0x80 : 0x00, highest = rows->dtype == SFFN_Q8_0 ? 0x7f : 0xff;
         for (size_t b = 0; b < rows->n / 32; b++) {
             unsigned char *block = (unsigned char *)row + b * block_bytes;
             const uint16_t d = values == CK_TINY ? (uint16_t)(ck_random(ck) & 0x83ffu) : sffn_f32_to_f16(ck_uniform(ck) + 1.5f);
             memcpy(block, &d, sizeof d);
             for (size_t k = 2; k < block_bytes; k++)
-                block[k] = pick == 0 ? (unsigned char)ck_random(ck) : pick == 1 ? (rows->dtype == SFFN_Q8_0 ? 0x80 : 0) : (rows->dtype == SFFN_Q8_0 ? 0x7f : 0xff);
+                block[k] = pick == 0 ? (unsigned char)ck_random(ck) : pick == 1 ? lowest : highest;
         }
     }
     free(x);
@@ -212,7 +213,8 @@ static void fill_nan(const struct ck_rows *rows, char *row)
     memset(row, 0xff, rows->size); /* a NaN in f32, f16 and bf16 */
 }
 
-void ck_draw_rows(struct ck *ck, struct ck_rows *rows, int32_t dtype, size_t n, size_t n_listed, enum ck_values values, enum ck_where where)
+void ck_draw_rows(struct ck *ck, struct ck_rows *rows, int32_t dtype, size_t n, size_t n_listed, enum ck_values values,
+                  enum ck_where where)
 {
     const int all = ck_below(ck, 3) == 0;
     const size_t padding = ck_below(ck, 2) == 0 ? 0 : 1 + ck_below(ck, 70);
@@ -305,8 +307,9 @@ double ck_gamma(size_t n)
 
 size_t ck_length(const struct ck *ck, size_t index, int blocks, size_t *n)
 {
-    static const size_t elements[] = { 1, 17, 64, 131, 1000, 0, 2, 3, 7, 8, 9, 15, 16, 31, 32, 33, 63, 65, 95, 96, 127, 128, 129, 255, 257, 384, 511, 4099 };
-    static const size_t n_blocks[] = { 1, 5, 16, 23, 33, 0, 2, 3, 4, 6, 7, 8, 9, 12, 15, 17, 18, 20, 24, 28, 31, 32, 40, 128, 129 };
+    static const size_t elements[] = { 1,  17, 64, 131, 1000, 0,  2,   3,   7,   8,   9,   15,  16,  31,
+                                       32, 33, 63, 65,  95,   96, 127, 128, 129, 255, 257, 384, 511, 4099 };
+    static const size_t n_blocks[] = { 1, 5, 16, 23, 33, 0, 2, 3, 4, 6, 7, 8, 9, 12, 15, 17, 18, 20, 24, 28, 31, 32, 40, 128, 129, 515 };
     const size_t count = ck->quick ? 5 : blocks ? sizeof n_blocks / sizeof *n_blocks : sizeof elements / sizeof *elements;
     if (index >= count)
         return 0;
@@ -316,7 +319,7 @@ size_t ck_length(const struct ck *ck, size_t index, int blocks, size_t *n)
 
 size_t ck_row_count(const struct ck *ck, size_t index, size_t *n_rows)
 {
-    static const size_t counts[] = { 1, 9, 0, 2, 3, 4, 5, 7, 8, 16, 27 };
+    static const size_t counts[] = { 1, 9, 0, 2, 3, 4, 5, 7, 8, 16, 27, 41 };
     if (index >= (ck->quick ? 3 : sizeof counts / sizeof *counts))
         return 0;
     *n_rows = counts[index];
@@ -423,8 +426,8 @@ void ck_bench(struct ck *ck, enum ck_mode mode, const char *shape, size_t bytes,
     time_it(times, repeats, run, arg, mode == CK_WARM ? 8 : 1);
     gbps = (double)bytes / times[repeats / 2];
     if (ck->json)
-        printf("{\"name\": \"%s\", \"mode\": \"%s\", \"shape\": \"%s\", \"bytes\": %zu, \"median_ns\": %.0f, \"min_ns\": %.0f, \"max_ns\": %.0f, "
-               "\"effective_gbps\": %.2f, \"stream_gbps\": %.2f}\n",
+        printf("{\"name\": \"%s\", \"mode\": \"%s\", \"shape\": \"%s\", \"bytes\": %zu, \"median_ns\": %.0f, \"min_ns\": %.0f, "
+               "\"max_ns\": %.0f, \"effective_gbps\": %.2f, \"stream_gbps\": %.2f}\n",
                ck->name, names[mode], shape, bytes, times[repeats / 2], times[0], times[repeats - 1], gbps, ck->stream_gbps);
     else
         printf("%-32s %-9s %-20s %10.1f us  %7.2f GB/s (best %7.2f, worst %7.2f)  %5.2f of stream\n", ck->name, names[mode], shape,

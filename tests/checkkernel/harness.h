@@ -65,7 +65,8 @@ struct ck_rows {
     float *decoded;        /* [n_listed][n], values without the block's scale for quantised types */
     float *scales;         /* [n_listed][n / 32] for quantised types */
 };
-void ck_draw_rows(struct ck *ck, struct ck_rows *rows, int32_t dtype, size_t n, size_t n_listed, enum ck_values values, enum ck_where where);
+void ck_draw_rows(struct ck *ck, struct ck_rows *rows, int32_t dtype, size_t n, size_t n_listed, enum ck_values values,
+                  enum ck_where where);
 /* Overwrites element j of the i-th listed row's floats, or the scale of its block, with `value`. */
 void ck_poison(struct ck_rows *rows, size_t i, size_t j, float value);
 

@@ -1,8 +1,8 @@
 /* test_features.c  CPUID and HWCAP words -> feature bits -> the kernels that are chosen.
  *
- * "Zen 4" is a dump of a real guest (AMD EPYC under KVM). The others are put together from public knowledge (the vendors' manuals and published
- * CPUID dumps): in the words below every bit that the library reads is as on that machine, other bits may differ. Whoever has one of these
- * machines is welcome to replace the words by a real dump.
+ * "Zen 4" is a dump of a real guest (AMD EPYC under KVM). The others are put together from public knowledge (the vendors' manuals and
+ * published CPUID dumps): in the words below every bit that the library reads should be as on that machine, other bits may differ.
+ * Whoever has one of these machines is welcome to replace the words by a real dump.
  */
 #include "cpu/features.h"
 #include "kernels/kernels.h"

@@ -9,6 +9,8 @@
  *     vi quants_dot_same_<s>(&w, q, offset)    the same against one block of q, not arranged, for all
  * and for the common body of rows_axpy_int what rows_axpy_int_q_tmpl.h asks for.
  */
+#include "kernels/tmpl/ahead.h"
+
 #define STEP_BYTES ((size_t)VF_LEN * WT_BLOCK_BYTES)
 #include "kernels/tmpl/rows_dot_q_tmpl.h"
 #include "kernels/tmpl/blocks_axpy_q_tmpl.h"

@@ -14,11 +14,11 @@ KERNEL_INLINE void KERNEL(axpy_rows)(int R, float *y, const char *row0, const ch
     const vf h3 = vf_set1(R > 1 ? h[3] : 0.0f);
     size_t i = 0;
     for (; i + AXPY_STEP <= n; i += AXPY_STEP) {
-        AHEAD_FETCH(ahead0, i * WT_BYTES, AXPY_STEP * WT_BYTES);
+        ahead_fetch(ahead0, i * WT_BYTES, AXPY_STEP * WT_BYTES);
         if (R > 1) {
-            AHEAD_FETCH(ahead1, i * WT_BYTES, AXPY_STEP * WT_BYTES);
-            AHEAD_FETCH(ahead2, i * WT_BYTES, AXPY_STEP * WT_BYTES);
-            AHEAD_FETCH(ahead3, i * WT_BYTES, AXPY_STEP * WT_BYTES);
+            ahead_fetch(ahead1, i * WT_BYTES, AXPY_STEP * WT_BYTES);
+            ahead_fetch(ahead2, i * WT_BYTES, AXPY_STEP * WT_BYTES);
+            ahead_fetch(ahead3, i * WT_BYTES, AXPY_STEP * WT_BYTES);
         }
         for (size_t j = i; j < i + AXPY_STEP; j += 2 * VF_LEN) {
             vf y0 = vf_load(y + j), y1 = vf_load(y + j + VF_LEN);
@@ -53,19 +53,20 @@ KERNEL_INLINE void KERNEL(axpy_rows)(int R, float *y, const char *row0, const ch
 static void KERNEL(rows_axpy)(float *y, const void *w, size_t row_bytes, const uint32_t *rows, const float *h, size_t n_rows,
                               size_t n)
 {
+    const struct ahead_plan four = ahead_plan_of(w, row_bytes, rows, n_rows, 4, n * WT_BYTES);
     size_t r = 0;
     for (; r + 4 <= n_rows; r += 4) {
         const char *row0 = row_at(w, row_bytes, rows, r), *row1 = row_at(w, row_bytes, rows, r + 1);
         const char *row2 = row_at(w, row_bytes, rows, r + 2), *row3 = row_at(w, row_bytes, rows, r + 3);
-        const struct ahead ahead0 = ahead_of(row0, w, row_bytes, rows, r, n_rows, 4, n * WT_BYTES);
-        const struct ahead ahead1 = ahead_of(row1, w, row_bytes, rows, r + 1, n_rows, 4, n * WT_BYTES);
-        const struct ahead ahead2 = ahead_of(row2, w, row_bytes, rows, r + 2, n_rows, 4, n * WT_BYTES);
-        const struct ahead ahead3 = ahead_of(row3, w, row_bytes, rows, r + 3, n_rows, 4, n * WT_BYTES);
+        const struct ahead ahead0 = ahead_of(&four, row0, w, row_bytes, rows, r, n_rows);
+        const struct ahead ahead1 = ahead_of(&four, row1, w, row_bytes, rows, r + 1, n_rows);
+        const struct ahead ahead2 = ahead_of(&four, row2, w, row_bytes, rows, r + 2, n_rows);
+        const struct ahead ahead3 = ahead_of(&four, row3, w, row_bytes, rows, r + 3, n_rows);
         KERNEL(axpy_rows)(4, y, row0, row1, row2, row3, &ahead0, &ahead1, &ahead2, &ahead3, h + r, n);
     }
     for (; r < n_rows; r++) {
         const char *row = row_at(w, row_bytes, rows, r);
-        const struct ahead ahead = ahead_of(row, w, row_bytes, rows, r, n_rows, 1, n * WT_BYTES);
+        const struct ahead ahead = ahead_of(&four, row, w, row_bytes, rows, r, n_rows);
         KERNEL(axpy_rows)(1, y, row, NULL, NULL, NULL, &ahead, NULL, NULL, NULL, h + r, n);
     }
 }

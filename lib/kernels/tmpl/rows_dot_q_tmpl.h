@@ -50,7 +50,7 @@ KERNEL_INLINE void KERNEL(dot_row)(const size_t T, float *out, int add, const ch
         vf scales;
         KERNEL(quants_load)(&w, &scales, p);
         if (ahead != NULL)
-            AHEAD_FETCH(ahead, block * WT_BLOCK_BYTES, STEP_BYTES);
+            ahead_fetch(ahead, block * WT_BLOCK_BYTES, STEP_BYTES);
         for (t = 0; t < T; t++) {
             const size_t at = token[t] * stride + block;
             const vi dot = KERNEL(quants_dot)(&w, panel->q + 32 * at, panel->offset + at);
@@ -61,7 +61,7 @@ KERNEL_INLINE void KERNEL(dot_row)(const size_t T, float *out, int add, const ch
         vf scales;
         KERNEL(quants_load_part)(&w, &scales, row + block * WT_BLOCK_BYTES, n_blocks - block);
         if (ahead != NULL)
-            AHEAD_FETCH(ahead, block * WT_BLOCK_BYTES, STEP_BYTES);
+            ahead_fetch(ahead, block * WT_BLOCK_BYTES, STEP_BYTES);
         for (t = 0; t < T; t++) {
             const size_t at = token[t] * stride + block;
             const vi dot = KERNEL(quants_dot)(&w, panel->q + 32 * at, panel->offset + at);
@@ -72,44 +72,53 @@ KERNEL_INLINE void KERNEL(dot_row)(const size_t T, float *out, int add, const ch
         out[token[t]] = add ? out[token[t]] + vf_sum(acc[t]) : vf_sum(acc[t]);
 }
 
-/* Rows [first, last) x the tokens of the panel. */
-static void KERNEL(dot_panel)(float *out, int add, const void *w, size_t row_bytes, const uint32_t *rows, const uint8_t *masks,
-                              size_t first, size_t last, size_t n_rows, const struct KERNEL(panel) *panel, size_t first_token,
-                              size_t group, size_t n_tokens, size_t first_block, size_t n_blocks, size_t stride)
+/* One call and one panel of columns. */
+struct KERNEL(dot_job) {
+    float *out;
+    int add;
+    const char *w; /* the panel's first column */
+    size_t row_bytes;
+    const uint32_t *rows;
+    const uint8_t *masks;
+    size_t n_rows, n_tokens, n_blocks, stride;
+    struct ahead_plan plan;
+};
+
+/* Rows [first, last) x the tokens [token, token + count), which are in the panel. */
+static void KERNEL(dot_panel)(const struct KERNEL(dot_job) *job, const struct KERNEL(panel) *panel, size_t first, size_t last, size_t token,
+                              size_t count)
 {
-    const char *const from = (const char *)w + first_block * WT_BLOCK_BYTES;
     for (size_t r = first; r < last; r++) {
-        const char *row = row_at(from, row_bytes, rows, r);
-        const struct ahead ahead = ahead_of(row, from, row_bytes, rows, r, n_rows, 1, n_blocks * WT_BLOCK_BYTES);
-        const struct ahead *fetch = first_token == 0 ? &ahead : NULL;
-        float *o = out + r * n_tokens + first_token;
-        const unsigned mask = (masks != NULL ? (unsigned)masks[r] : 0xffu) >> first_token;
+        const char *row = row_at(job->w, job->row_bytes, job->rows, r);
+        const struct ahead ahead = ahead_of(&job->plan, row, job->w, job->row_bytes, job->rows, r, job->n_rows);
+        const struct ahead *fetch = token == 0 ? &ahead : NULL;
+        float *out = job->out + r * job->n_tokens + token;
         struct row_tokens t;
-        row_tokens_of(&t, mask, group);
+        row_tokens_of(&t, (job->masks != NULL ? (unsigned)job->masks[r] : 0xffu) >> token, count);
         switch (t.count) {
         case 1:
-            KERNEL(dot_row)(1, o, add, row, fetch, panel, t.token, n_blocks, stride);
+            KERNEL(dot_row)(1, out, job->add, row, fetch, panel, t.token, job->n_blocks, job->stride);
             break;
         case 2:
-            KERNEL(dot_row)(2, o, add, row, fetch, panel, t.token, n_blocks, stride);
+            KERNEL(dot_row)(2, out, job->add, row, fetch, panel, t.token, job->n_blocks, job->stride);
             break;
         case 3:
-            KERNEL(dot_row)(3, o, add, row, fetch, panel, t.token, n_blocks, stride);
+            KERNEL(dot_row)(3, out, job->add, row, fetch, panel, t.token, job->n_blocks, job->stride);
             break;
         case 4:
-            KERNEL(dot_row)(4, o, add, row, fetch, panel, t.token, n_blocks, stride);
+            KERNEL(dot_row)(4, out, job->add, row, fetch, panel, t.token, job->n_blocks, job->stride);
             break;
         case 5:
-            KERNEL(dot_row)(5, o, add, row, fetch, panel, t.token, n_blocks, stride);
+            KERNEL(dot_row)(5, out, job->add, row, fetch, panel, t.token, job->n_blocks, job->stride);
             break;
         case 6:
-            KERNEL(dot_row)(6, o, add, row, fetch, panel, t.token, n_blocks, stride);
+            KERNEL(dot_row)(6, out, job->add, row, fetch, panel, t.token, job->n_blocks, job->stride);
             break;
         case 7:
-            KERNEL(dot_row)(7, o, add, row, fetch, panel, t.token, n_blocks, stride);
+            KERNEL(dot_row)(7, out, job->add, row, fetch, panel, t.token, job->n_blocks, job->stride);
             break;
         case 8:
-            KERNEL(dot_row)(8, o, add, row, fetch, panel, t.token, n_blocks, stride);
+            KERNEL(dot_row)(8, out, job->add, row, fetch, panel, t.token, job->n_blocks, job->stride);
             break;
         default:
             break;
@@ -121,23 +130,27 @@ static void KERNEL(rows_dot)(float *out, const void *w, size_t row_bytes, const 
                              size_t n_rows, const struct sffn_x *x, size_t n_tokens, size_t n)
 {
     struct KERNEL(panel) panel;
-    size_t first_block = 0;
+    size_t block = 0;
     do {
-        const size_t left = n / 32 - first_block, n_blocks = left < PANEL_BLOCKS ? left : PANEL_BLOCKS;
+        const size_t left = n / 32 - block, n_blocks = left < PANEL_BLOCKS ? left : PANEL_BLOCKS;
         const size_t stride = (n_blocks + VF_LEN - 1) / VF_LEN * VF_LEN;
         const size_t fit = stride != 0 ? PANEL_BLOCKS / stride : n_tokens, group = fit < n_tokens ? fit : n_tokens;
         const size_t chunk = group == n_tokens ? n_rows : 32; /* rows that stay in the cache for all groups */
+        const char *const from = (const char *)w + block * WT_BLOCK_BYTES;
+        const struct KERNEL(dot_job) job = {
+            out, block != 0, from, row_bytes, rows, masks, n_rows, n_tokens, n_blocks, stride,
+            ahead_plan_of(from, row_bytes, rows, n_rows, 1, n_blocks * WT_BLOCK_BYTES),
+        };
         for (size_t first = 0; first < n_rows; first += chunk) {
             const size_t last = n_rows - first < chunk ? n_rows : first + chunk;
             for (size_t token = 0; token < n_tokens; token += group) {
                 const size_t count = n_tokens - token < group ? n_tokens - token : group;
-                KERNEL(panel_fill)(&panel, x, token, count, first_block, n_blocks, stride);
-                KERNEL(dot_panel)(out, first_block != 0, w, row_bytes, rows, masks, first, last, n_rows, &panel, token, count,
-                                  n_tokens, first_block, n_blocks, stride);
+                KERNEL(panel_fill)(&panel, x, token, count, block, n_blocks, stride);
+                KERNEL(dot_panel)(&job, &panel, first, last, token, count);
             }
         }
-        first_block += n_blocks;
-    } while (first_block < n / 32);
+        block += n_blocks;
+    } while (block < n / 32);
 }
 
 #undef PANEL_BLOCKS

@@ -15,8 +15,8 @@
 #define DOT_VECTOR (4 * VF_LEN) /* columns per step; tiles are whole steps */
 #endif
 
-/* One tile of a row: n columns. T = n_tokens as a constant. State s holds the four accumulators of a token unless the tile is both the first
- * and the last; out is written with the last. What T does not reach is not read. */
+/* One tile of a row: n columns. T = n_tokens as a constant. state[t] holds the four accumulators of a token between tiles; out is written
+ * with the last one. What T does not reach is not read. */
 KERNEL_INLINE void KERNEL(dot_tokens)(const int T, int is_first, int is_last, float *const *state, float *const *out, const char *row,
                                       const struct ahead *ahead, const float *const *x, size_t n)
 {
@@ -40,7 +40,7 @@ KERNEL_INLINE void KERNEL(dot_tokens)(const int T, int is_first, int is_last, fl
         const vf w0 = wt_load(row, i), w1 = wt_load(row, i + VF_LEN);
         const vf w2 = wt_load(row, i + 2 * VF_LEN), w3 = wt_load(row, i + 3 * VF_LEN);
         if (ahead != NULL)
-            AHEAD_FETCH(ahead, i * WT_BYTES, DOT_VECTOR * WT_BYTES);
+            ahead_fetch(ahead, i * WT_BYTES, DOT_VECTOR * WT_BYTES);
 #define DOT_STEP(acc, t)                                          \
     acc##0 = vf_fma(w0, vf_load(x##t + i), acc##0);               \
     acc##1 = vf_fma(w1, vf_load(x##t + i + VF_LEN), acc##1);      \
@@ -145,9 +145,10 @@ static void KERNEL(rows_dot)(float *out, const void *w, size_t row_bytes, const 
         KERNEL(dot_tiles)(out, w, row_bytes, rows, masks, n_rows, x, n_tokens, n);
         return;
     }
+    const struct ahead_plan plan = ahead_plan_of(w, row_bytes, rows, n_rows, 1, n * WT_BYTES);
     for (size_t r = 0; r < n_rows; r++) {
         const char *row = row_at(w, row_bytes, rows, r);
-        const struct ahead ahead = ahead_of(row, w, row_bytes, rows, r, n_rows, 1, n * WT_BYTES);
+        const struct ahead ahead = ahead_of(&plan, row, w, row_bytes, rows, r, n_rows);
         KERNEL(dot_row)(1, 1, NULL, out + r * n_tokens, row, &ahead, x->x, x->x_stride, masks != NULL ? masks[r] : 0xffu, n_tokens,
                         n);
     }

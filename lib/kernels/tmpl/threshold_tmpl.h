@@ -1,7 +1,7 @@
 /* threshold_tmpl.h  Body of threshold. Contract: kernels.h. Parameters: ISA, VF_LEN, vf_*, vi_*.
  *
- * vf_not_below(v, t, keep_equal) has a bit per lane that is set unless v < t (v <= t), so also for NaN. vi_store_kept() writes whole vectors: at
- * most i indices lie before it, so i + VF_LEN <= n entries hold it.
+ * vf_not_below(v, t, keep_equal) has a bit per lane that is set unless v < t (v <= t), so also for NaN. vi_store_kept() writes whole
+ * vectors: at most i indices lie before it, so i + VF_LEN <= n entries hold it.
  */
 KERNEL_INLINE size_t PLAIN_KERNEL(threshold_rule)(uint32_t *rows, const float *v, uint32_t first, size_t n, float t,
                                                   int keep_equal, int use_abs)
@@ -17,7 +17,8 @@ KERNEL_INLINE size_t PLAIN_KERNEL(threshold_rule)(uint32_t *rows, const float *v
         index = vi_add(index, vi_set1(VF_LEN));
     }
     for (; i < n; i++) {
-        float a = v[i];
+        float a;
+        memcpy(&a, v + i, sizeof a); /* any alignment */
         if (use_abs)
             a = a < 0.0f ? -a : a;
         if (!(keep_equal ? a < t : a <= t))

@@ -103,7 +103,8 @@ KERNEL_INLINE vi dword_per_lane(const int32_t *p)
 {
     int64_t both;
     memcpy(&both, p, sizeof both);
-    return _mm256_castps_si256(_mm256_permutevar_ps(_mm256_castsi256_ps(_mm256_set1_epi64x(both)), _mm256_setr_epi32(0, 0, 0, 0, 1, 1, 1, 1)));
+    const vi lane = _mm256_setr_epi32(0, 0, 0, 0, 1, 1, 1, 1);
+    return _mm256_castps_si256(_mm256_permutevar_ps(_mm256_castsi256_ps(_mm256_set1_epi64x(both)), lane));
 }
 
 /* low and high: columns c .. c + 3 and c + 4 .. c + 7 of two blocks, one per lane. */
@@ -115,7 +116,8 @@ KERNEL_INLINE void accumulate_lanes(int32_t *acc, size_t c, vi low, vi high)
 
 /* A word holds four weights: columns 2c, 2c + 16, 2c + 1, 2c + 17 from low to high. Sums over growing parts of the word
  *     a = sum v * (w & 0xf), ab = sum v * (w & 0xff), abc = sum v * (w & 0xfff), d = sum v * (w >> 12)
- * spare the shifts: the second column's sum is (ab - a) / 16, the third's (abc - ab) / 256, both exact; 8 rows of 16256 * 4095 fit 32 bits. */
+ * spare the shifts: the second column's sum is (ab - a) / 16, the third's (abc - ab) / 256, both exact; 8 rows of 16256 * 4095 fit 32
+ * bits. */
 KERNEL_INLINE void axpy_part_q4_0_avx2(const int P, int32_t *acc, const char *const *rows, size_t offset, const int32_t *v,
                                        const int32_t *sum)
 {

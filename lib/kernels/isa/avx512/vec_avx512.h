@@ -10,7 +10,7 @@ typedef __m512i vi;
 #define VF_TOKENS 4  /* 4 x 4 accumulators and 4 weights of 32 registers */
 #define AXPY_STEP 64 /* elements between two rounds of prefetching */
 
-#define vf_prefetch(address) _mm_prefetch((const char *)(address), _MM_HINT_T1) /* kernel.h says why the second level */
+#define vf_prefetch(address) _mm_prefetch((const char *)(address), _MM_HINT_T1) /* ahead.h says why the second level */
 
 /* The lowest `count` < 16 lanes; masked-out lanes touch no memory. */
 KERNEL_INLINE __mmask16 vec_part(size_t count)

@@ -1,8 +1,7 @@
 /* quants_avx512_vnni.h  16 blocks of q8_0 or q4_0 with vpdpbusd and vpdpwssd; what instantiate_q.h asks for.
  *
- * Four q4_0 blocks are 72 bytes = 36 words: two loads (the first and the last 64 bytes) and one two-source word permutation collect any 32
- * of them, so nothing outside the blocks is read. vpdpbusd wants unsigned x signed: q4_0 uses its nibbles 0 .. 15 and q8_0 flips the sign
- * bit, which adds 8 or 128 to each weight; 8 or 128 times the sum of x is taken off again.
+ * vpdpbusd wants unsigned x signed: q4_0 uses its nibbles 0 .. 15 and q8_0 flips the sign bit, which adds 8 or 128 to each weight; 8 or 128
+ * times the sum of x is taken off again. An even number of bytes per block lets word permutations collect the quants of four blocks.
  */
 #ifndef SFFN_QUANTS_AVX512_VNNI_H
 #define SFFN_QUANTS_AVX512_VNNI_H
@@ -30,7 +29,6 @@ struct quants_q4_0_avx512_vnni {
 /* The words of four blocks when the first starts at word `at` of a pair of registers. */
 #define WORDS_OF_BLOCKS(at) _mm512_set_epi16(WORDS_8((at) + 28), WORDS_8((at) + 19), WORDS_8((at) + 10), WORDS_8((at) + 1))
 
-/* 16 blocks are 288 bytes, four and a half registers. Nearly every load crosses a cache line and costs two, so each byte is loaded once. */
 /* r0 .. r4: 16 blocks, 288 bytes, four and a half registers. Nearly every load crosses a cache line and costs two, so each is done once. */
 KERNEL_INLINE void quants_decode_q4_0(struct quants_q4_0_avx512_vnni *w, vf *scales, vi r0, vi r1, vi r2, vi r3, vi r4)
 {

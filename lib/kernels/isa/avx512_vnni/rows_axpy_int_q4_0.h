@@ -8,6 +8,7 @@
 #ifndef SFFN_ROWS_AXPY_INT_Q4_0_H
 #define SFFN_ROWS_AXPY_INT_Q4_0_H
 #include "kernels/isa/avx512_vnni/quants_avx512_vnni.h"
+#include "kernels/tmpl/ahead.h"
 
 enum {
     Q4_BYTES = 18,       /* of a block */
@@ -134,26 +135,25 @@ KERNEL_INLINE void q4_group_axpy(const int R, int32_t *acc, int32_t *v_sum, cons
 
 /* R rows (8 or 16) from position r; those past n_rows repeat the last one with v = 0. */
 KERNEL_INLINE void q4_rows_axpy(const int R, int32_t *acc, int32_t *v_sum, const void *w, size_t row_bytes, const uint32_t *rows,
-                                const float *h, float inv, size_t r, size_t n_rows, size_t n_blocks)
+                                const float *h, float inv, size_t r, size_t n_rows, size_t n_blocks, const struct ahead_plan *plan)
 {
     const char *row[Q4_ROWS];
     float scaled[Q4_ROWS];
     uintptr_t near[Q4_ROWS], far[Q4_ROWS];
     const __mmask32 full = q4_mask(n_blocks < Q4_GROUP ? n_blocks : Q4_GROUP); /* not a constant, see q4_v() */
-    size_t split = 0, block = 0;
+    size_t block = 0;
     for (int i = 0; i < R; i++) {
         const size_t at = r + (size_t)i < n_rows ? r + (size_t)i : n_rows - 1;
         struct ahead ahead;
         row[i] = row_at(w, row_bytes, rows, at);
         scaled[i] = r + (size_t)i < n_rows ? h[at] * inv : 0.0f;
-        ahead = ahead_of(row[i], w, row_bytes, rows, at, n_rows, (size_t)R, n_blocks * Q4_BYTES);
+        ahead = ahead_of(plan, row[i], w, row_bytes, rows, at, n_rows);
         near[i] = ahead.near;
         far[i] = ahead.far;
-        split = ahead.split; /* the same for all: it depends on lengths alone */
     }
     for (; block + Q4_GROUP <= n_blocks; block += Q4_GROUP) {
         const size_t offset = block * Q4_BYTES, turn = block / Q4_GROUP % 8;
-        const uintptr_t *line = offset < split ? near : far;
+        const uintptr_t *line = offset < plan->split ? near : far;
         for (int i = 0; i < R; i++)
             vf_prefetch(line[i] + offset);
         vf_prefetch(line[turn] + offset + 64); /* 72 bytes a row and step, in lines of 64: every eighth step takes two */
@@ -172,13 +172,14 @@ static void rows_axpy_int_q4_0_avx512_vnni(int32_t *acc, const void *w, size_t r
         const size_t n_blocks = n / 32 - first < Q4_PANEL ? n / 32 - first : Q4_PANEL;
         const char *const from = (const char *)w + first * Q4_BYTES;
         int32_t *const to = acc + 32 * first;
+        const struct ahead_plan plan = ahead_plan_of(from, row_bytes, rows, n_rows, n_rows > 8 ? 16 : 8, n_blocks * Q4_BYTES);
         _Alignas(64) int32_t v_sum[4 * Q4_PANEL];
         size_t r = 0;
         memset(v_sum, 0, sizeof v_sum);
         for (; r + 8 < n_rows; r += 16)
-            q4_rows_axpy(16, to, v_sum, from, row_bytes, rows, h, inv, r, n_rows, n_blocks);
+            q4_rows_axpy(16, to, v_sum, from, row_bytes, rows, h, inv, r, n_rows, n_blocks, &plan);
         if (r < n_rows)
-            q4_rows_axpy(8, to, v_sum, from, row_bytes, rows, h, inv, r, n_rows, n_blocks);
+            q4_rows_axpy(8, to, v_sum, from, row_bytes, rows, h, inv, r, n_rows, n_blocks, &plan);
         for (size_t b = 0; b < n_blocks; b++) {
             const int32_t *s = v_sum + 4 * b;
             const vi sum = vi_set1(-(128 * (s[0] + s[1]) + s[2] + s[3]));
