@@ -13,8 +13,11 @@ size_t sffn_scorer_scratch_bytes(const struct sffn_scorer *s)
 static float norm(const float *x, size_t n)
 {
     double sum = 0;
-    for (size_t i = 0; i < n; i++)
-        sum += (double)x[i] * x[i];
+    for (size_t i = 0; i < n; i++) {
+        float v; /* like the kernels, for any address that the CPU can read */
+        memcpy(&v, (const char *)x + i * sizeof(v), sizeof(v));
+        sum += (double)v * v;
+    }
     return (float)sqrt(sum);
 }
 
