@@ -225,7 +225,7 @@ void ck_draw_rows(struct ck *ck, struct ck_rows *rows, int32_t dtype, size_t n, 
     rows->dtype = dtype;
     rows->n = n;
     rows->n_listed = n_listed;
-    rows->n_rows = all ? n_listed : n_listed + 1 + ck_below(ck, n_listed + 3);
+    rows->n_rows = all ? n_listed : n_listed + 1 + ck_below(ck, 4 * n_listed + 3); /* listed densely, or scattered */
     rows->size = sffn_dtype_row_bytes(dtype, n);
     rows->row_bytes = rows->size + padding;
     w = ck_guarded(ck, rows->n_rows == 0 ? 0 : (rows->n_rows - 1) * rows->row_bytes + rows->size, where);

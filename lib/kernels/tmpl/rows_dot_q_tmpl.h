@@ -4,8 +4,11 @@
  * additions depend on n alone. The inputs are first copied in the order that quants_dot() wants, padded with zeros to whole steps; that
  * pays after a few rows, but has to fit the stack and the cache: PANEL_BLOCKS blocks, so longer rows are cut into panels of columns whose
  * sums are added in order, and more tokens go in groups over a few rows at a time.
+ *
+ * Gathered rows of one token go DOT_SIDE at a time (ahead.h, is_gather()).
  */
 #define PANEL_BLOCKS 512
+#define DOT_SIDE 8
 
 struct KERNEL(panel) {
     _Alignas(64) int8_t q[32 * PANEL_BLOCKS];
@@ -72,6 +75,36 @@ KERNEL_INLINE void KERNEL(dot_row)(const size_t T, float *out, int add, const ch
         out[token[t]] = add ? out[token[t]] + vf_sum(acc[t]) : vf_sum(acc[t]);
 }
 
+/* DOT_SIDE rows side by side, each with one token, whose first block in the panel is first[r]: the same sums as dot_row(1). */
+KERNEL_INLINE void KERNEL(dot_rows)(float *const *out, int add, const char *const *row, const struct ahead *ahead,
+                                    const struct KERNEL(panel) *panel, const size_t *first, size_t n_blocks)
+{
+    vf acc[DOT_SIDE];
+    struct KERNEL(quants) w;
+    vf scales;
+    size_t block = 0, r;
+    for (r = 0; r < DOT_SIDE; r++)
+        acc[r] = vf_zero();
+    for (; block + VF_LEN <= n_blocks; block += VF_LEN) {
+        for (r = 0; r < DOT_SIDE; r++) {
+            vi dot;
+            KERNEL(quants_load)(&w, &scales, row[r] + block * WT_BLOCK_BYTES);
+            ahead_fetch(ahead + r, block * WT_BLOCK_BYTES, STEP_BYTES);
+            dot = KERNEL(quants_dot)(&w, panel->q + 32 * (first[r] + block), panel->offset + first[r] + block);
+            acc[r] = vf_fma(vf_from_vi(dot), vf_mul(scales, vf_load(panel->d + first[r] + block)), acc[r]);
+        }
+    }
+    for (r = 0; r < DOT_SIDE && block < n_blocks; r++) {
+        vi dot;
+        KERNEL(quants_load_part)(&w, &scales, row[r] + block * WT_BLOCK_BYTES, n_blocks - block);
+        ahead_fetch(ahead + r, block * WT_BLOCK_BYTES, STEP_BYTES);
+        dot = KERNEL(quants_dot)(&w, panel->q + 32 * (first[r] + block), panel->offset + first[r] + block);
+        acc[r] = vf_fma(vf_from_vi(dot), vf_mul(scales, vf_load(panel->d + first[r] + block)), acc[r]);
+    }
+    for (r = 0; r < DOT_SIDE; r++)
+        *out[r] = add ? *out[r] + vf_sum(acc[r]) : vf_sum(acc[r]);
+}
+
 /* One call and one panel of columns. */
 struct KERNEL(dot_job) {
     float *out;
@@ -84,45 +117,85 @@ struct KERNEL(dot_job) {
     struct ahead_plan plan;
 };
 
+/* DOT_SIDE rows from position r. */
+static void KERNEL(dot_side)(const struct KERNEL(dot_job) *job, const struct KERNEL(panel) *panel, float *const *out, const size_t *at,
+                             size_t r)
+{
+    const char *row[DOT_SIDE];
+    struct ahead ahead[DOT_SIDE];
+    for (size_t i = 0; i < DOT_SIDE; i++) {
+        row[i] = row_at(job->w, job->row_bytes, job->rows, r + i);
+        ahead[i] = ahead_of(&job->plan, row[i], job->w, job->row_bytes, job->rows, r + i, job->n_rows);
+    }
+    KERNEL(dot_rows)(out, job->add, row, ahead, panel, at, job->n_blocks);
+}
+
+/* The row at position r x the tokens [token, token + count), which are in the panel. */
+static void KERNEL(dot_one)(const struct KERNEL(dot_job) *job, const struct KERNEL(panel) *panel, size_t r, size_t token, size_t count)
+{
+    const char *row = row_at(job->w, job->row_bytes, job->rows, r);
+    const struct ahead ahead = ahead_of(&job->plan, row, job->w, job->row_bytes, job->rows, r, job->n_rows);
+    const struct ahead *fetch = token == 0 ? &ahead : NULL;
+    float *out = job->out + r * job->n_tokens + token;
+    struct row_tokens t;
+    row_tokens_of(&t, (job->masks != NULL ? (unsigned)job->masks[r] : 0xffu) >> token, count);
+    switch (t.count) {
+    case 1:
+        KERNEL(dot_row)(1, out, job->add, row, fetch, panel, t.token, job->n_blocks, job->stride);
+        break;
+    case 2:
+        KERNEL(dot_row)(2, out, job->add, row, fetch, panel, t.token, job->n_blocks, job->stride);
+        break;
+    case 3:
+        KERNEL(dot_row)(3, out, job->add, row, fetch, panel, t.token, job->n_blocks, job->stride);
+        break;
+    case 4:
+        KERNEL(dot_row)(4, out, job->add, row, fetch, panel, t.token, job->n_blocks, job->stride);
+        break;
+    case 5:
+        KERNEL(dot_row)(5, out, job->add, row, fetch, panel, t.token, job->n_blocks, job->stride);
+        break;
+    case 6:
+        KERNEL(dot_row)(6, out, job->add, row, fetch, panel, t.token, job->n_blocks, job->stride);
+        break;
+    case 7:
+        KERNEL(dot_row)(7, out, job->add, row, fetch, panel, t.token, job->n_blocks, job->stride);
+        break;
+    case 8:
+        KERNEL(dot_row)(8, out, job->add, row, fetch, panel, t.token, job->n_blocks, job->stride);
+        break;
+    default:
+        break;
+    }
+}
+
 /* Rows [first, last) x the tokens [token, token + count), which are in the panel. */
 static void KERNEL(dot_panel)(const struct KERNEL(dot_job) *job, const struct KERNEL(panel) *panel, size_t first, size_t last, size_t token,
                               size_t count)
 {
-    for (size_t r = first; r < last; r++) {
-        const char *row = row_at(job->w, job->row_bytes, job->rows, r);
-        const struct ahead ahead = ahead_of(&job->plan, row, job->w, job->row_bytes, job->rows, r, job->n_rows);
-        const struct ahead *fetch = token == 0 ? &ahead : NULL;
-        float *out = job->out + r * job->n_tokens + token;
-        struct row_tokens t;
-        row_tokens_of(&t, (job->masks != NULL ? (unsigned)job->masks[r] : 0xffu) >> token, count);
-        switch (t.count) {
-        case 1:
-            KERNEL(dot_row)(1, out, job->add, row, fetch, panel, t.token, job->n_blocks, job->stride);
-            break;
-        case 2:
-            KERNEL(dot_row)(2, out, job->add, row, fetch, panel, t.token, job->n_blocks, job->stride);
-            break;
-        case 3:
-            KERNEL(dot_row)(3, out, job->add, row, fetch, panel, t.token, job->n_blocks, job->stride);
-            break;
-        case 4:
-            KERNEL(dot_row)(4, out, job->add, row, fetch, panel, t.token, job->n_blocks, job->stride);
-            break;
-        case 5:
-            KERNEL(dot_row)(5, out, job->add, row, fetch, panel, t.token, job->n_blocks, job->stride);
-            break;
-        case 6:
-            KERNEL(dot_row)(6, out, job->add, row, fetch, panel, t.token, job->n_blocks, job->stride);
-            break;
-        case 7:
-            KERNEL(dot_row)(7, out, job->add, row, fetch, panel, t.token, job->n_blocks, job->stride);
-            break;
-        case 8:
-            KERNEL(dot_row)(8, out, job->add, row, fetch, panel, t.token, job->n_blocks, job->stride);
-            break;
-        default:
-            break;
+    size_t r = first;
+    while (r < last) {
+        if (last - r >= DOT_SIDE && is_gather(job->rows, r, DOT_SIDE)) {
+            float *out[DOT_SIDE];
+            size_t at[DOT_SIDE], side;
+            for (side = 0; side < DOT_SIDE; side++) {
+                const unsigned mask = ((job->masks != NULL ? (unsigned)job->masks[r + side] : 0xffu) >> token) & ((1u << count) - 1u);
+                size_t t = 0;
+                if (mask == 0 || (mask & (mask - 1)) != 0)
+                    break; /* not exactly one token */
+                while ((mask >> t & 1u) == 0)
+                    t++;
+                out[side] = job->out + (r + side) * job->n_tokens + token + t;
+                at[side] = t * job->stride;
+            }
+            if (side == DOT_SIDE) {
+                KERNEL(dot_side)(job, panel, out, at, r);
+                r += DOT_SIDE;
+                continue;
+            }
         }
+        KERNEL(dot_one)(job, panel, r, token, count);
+        r++;
     }
 }
 
@@ -139,7 +212,7 @@ static void KERNEL(rows_dot)(float *out, const void *w, size_t row_bytes, const 
         const char *const from = (const char *)w + block * WT_BLOCK_BYTES;
         const struct KERNEL(dot_job) job = {
             out, block != 0, from, row_bytes, rows, masks, n_rows, n_tokens, n_blocks, stride,
-            ahead_plan_of(from, row_bytes, rows, n_rows, 1, n_blocks * WT_BLOCK_BYTES),
+            ahead_plan_of(from, row_bytes, rows, n_rows, rows != NULL ? DOT_SIDE : 1, n_blocks * WT_BLOCK_BYTES),
         };
         for (size_t first = 0; first < n_rows; first += chunk) {
             const size_t last = n_rows - first < chunk ? n_rows : first + chunk;
@@ -154,3 +227,4 @@ static void KERNEL(rows_dot)(float *out, const void *w, size_t row_bytes, const 
 }
 
 #undef PANEL_BLOCKS
+#undef DOT_SIDE
