@@ -1,5 +1,6 @@
-/* Sizes and offsets of the public structs against layout_x86_64.inc. A field that moves or a struct that grows is a change of the ABI:
- * do it on purpose, at the end of the struct, and change the file with it. */
+/* Sizes and offsets of the public structs against layout_x86_64.inc. A field that moves or a struct
+ * that grows is a change of the ABI: do it on purpose, at the end of the struct, and change the
+ * file with it. */
 #include "check.h"
 
 #if defined(__x86_64__) && defined(__LP64__)
@@ -8,8 +9,9 @@ struct pinned {
     const char *name;
     size_t got, want, got_size, want_size;
 };
-#define SIZE(type, bytes) { #type, sizeof(type), bytes, 0, 0 },
-#define FIELD(type, field, offset, bytes) { #type "." #field, offsetof(type, field), offset, sizeof(((type *)0)->field), bytes },
+#define SIZE(type, bytes) {#type, sizeof(type), bytes, 0, 0},
+#define FIELD(type, field, offset, bytes)                                                          \
+    {#type "." #field, offsetof(type, field), offset, sizeof(((type *)0)->field), bytes},
 static const struct pinned pinned[] = {
 #include "layout_x86_64.inc"
 };
@@ -19,8 +21,8 @@ static void layout(void **state)
     (void)state;
     for (size_t i = 0; i < sizeof pinned / sizeof pinned[0]; i++)
         CHECK_SAYS(pinned[i].got == pinned[i].want && pinned[i].got_size == pinned[i].want_size,
-                   "%s: %zu (%zu bytes), pinned %zu (%zu bytes)", pinned[i].name, pinned[i].got, pinned[i].got_size,
-                   pinned[i].want, pinned[i].want_size);
+                   "%s: %zu (%zu bytes), pinned %zu (%zu bytes)", pinned[i].name, pinned[i].got,
+                   pinned[i].got_size, pinned[i].want, pinned[i].want_size);
 }
 
 #else
@@ -37,10 +39,10 @@ static void layout(void **state)
 static void init_macros(void **state)
 {
     (void)state;
-#define INIT(type, init) \
-    do { \
-        const type value = init; \
-        CHECK_SAYS(offsetof(type, struct_size) == 0 && value.struct_size == sizeof value, #type); \
+#define INIT(type, init)                                                                           \
+    do {                                                                                           \
+        const type value = init;                                                                   \
+        CHECK_SAYS(offsetof(type, struct_size) == 0 && value.struct_size == sizeof value, #type);  \
     } while (0)
     INIT(sffn_context_config, SFFN_CONTEXT_CONFIG_INIT);
     INIT(sffn_context_info, SFFN_CONTEXT_INFO_INIT);
@@ -63,31 +65,43 @@ static void defaults(void **state)
 {
     (void)state;
     const sffn_context_config context = SFFN_CONTEXT_CONFIG_INIT;
-    CHECK(!context.allocator.user && !context.allocator.alloc && !context.allocator.free && !context.log && !context.log_user);
-    CHECK(context.n_threads == 1 && !context.parallel_for && !context.parallel_for_user && !context.max_isa);
-    CHECK(context.huge_pages == SFFN_HUGE_PAGES_AUTO && context.bind_threads == 0 && context.spin_us == 50);
+    CHECK(!context.allocator.user && !context.allocator.alloc && !context.allocator.free &&
+          !context.log && !context.log_user);
+    CHECK(context.n_threads == 1 && !context.parallel_for && !context.parallel_for_user &&
+          !context.max_isa);
+    CHECK(context.huge_pages == SFFN_HUGE_PAGES_AUTO && context.bind_threads == 0 &&
+          context.spin_us == 50);
     CHECK(context.collect_stats == 0 && context.use_onednn == 0);
     const sffn_active_set_config set = SFFN_ACTIVE_SET_CONFIG_INIT;
     CHECK(set.n_blocks == 0 && set.block_size == 1 && set.max_tokens == 1);
     const sffn_matmul_config matmul = SFFN_MATMUL_CONFIG_INIT;
-    CHECK(matmul.n_rows == 0 && matmul.n_cols == 0 && !matmul.weights.data && matmul.weights.dtype == SFFN_F32);
+    CHECK(matmul.n_rows == 0 && matmul.n_cols == 0 && !matmul.weights.data &&
+          matmul.weights.dtype == SFFN_F32);
     CHECK(matmul.weights.layout == SFFN_LAYOUT_ROWS && matmul.weights.row_bytes == 0);
     CHECK(matmul.storage == SFFN_STORAGE_COPY && matmul.dtype == -1 && matmul.block_size == 1);
     const sffn_predictor_config predictor = SFFN_PREDICTOR_CONFIG_INIT;
-    CHECK(predictor.kind == SFFN_PREDICTOR_SCREENED_GATE && predictor.threshold == 0.0f && !predictor.thresholds);
+    CHECK(predictor.kind == SFFN_PREDICTOR_SCREENED_GATE && predictor.threshold == 0.0f &&
+          !predictor.thresholds);
     CHECK(predictor.margin == 1.5f && !predictor.gate.data && !predictor.gate_bias);
     const sffn_router_config router = SFFN_ROUTER_CONFIG_INIT;
-    CHECK(router.block_size == 32 && router.rule == SFFN_ROUTER_SIGMOID && router.threshold == 0.5f && !router.bias);
+    CHECK(router.block_size == 32 && router.rule == SFFN_ROUTER_SIGMOID &&
+          router.threshold == 0.5f && !router.bias);
     const sffn_ffn_config ffn = SFFN_FFN_CONFIG_INIT;
-    CHECK(!ffn.gate.data && !ffn.up.data && !ffn.down.data && !ffn.gate_bias && !ffn.up_bias && !ffn.down_bias);
-    CHECK(ffn.activation == SFFN_ACT_RELU && ffn.act_tie == SFFN_TIE_KEEP && ffn.act_threshold == 0.0f);
-    CHECK(ffn.rule == SFFN_RULE_NONE && ffn.rule_tie == SFFN_TIE_DROP && ffn.rule_threshold == 0.0f && !ffn.rule_thresholds);
-    CHECK(ffn.storage == SFFN_STORAGE_COPY && ffn.dtype == -1 && ffn.block_size == 1 && !ffn.predictor && !ffn.router);
+    CHECK(!ffn.gate.data && !ffn.up.data && !ffn.down.data && !ffn.gate_bias && !ffn.up_bias &&
+          !ffn.down_bias);
+    CHECK(ffn.activation == SFFN_ACT_RELU && ffn.act_tie == SFFN_TIE_KEEP &&
+          ffn.act_threshold == 0.0f);
+    CHECK(ffn.rule == SFFN_RULE_NONE && ffn.rule_tie == SFFN_TIE_DROP &&
+          ffn.rule_threshold == 0.0f && !ffn.rule_thresholds);
+    CHECK(ffn.storage == SFFN_STORAGE_COPY && ffn.dtype == -1 && ffn.block_size == 1 &&
+          !ffn.predictor && !ffn.router);
     CHECK(ffn.max_density == 1.0f && ffn.dense_tokens == 32 && !ffn.name);
     const sffn_ffn_args args = SFFN_FFN_ARGS_INIT;
-    CHECK(!args.x && !args.y && args.n_tokens == 0 && !args.select_x && args.select == SFFN_SELECT_DEFAULT);
+    CHECK(!args.x && !args.y && args.n_tokens == 0 && !args.select_x &&
+          args.select == SFFN_SELECT_DEFAULT);
     CHECK(!args.active && !args.h && !args.active_out && !args.stats);
-    CHECK(args.x_stride == 0 && args.y_stride == 0 && args.h_stride == 0 && args.select_x_stride == 0);
+    CHECK(args.x_stride == 0 && args.y_stride == 0 && args.h_stride == 0 &&
+          args.select_x_stride == 0);
 }
 
 int main(void)

@@ -1,5 +1,5 @@
-/* The library writes nothing to standard output or standard error, whatever happens; its words go to the log callback and to
- * sffn_context_last_error(). */
+/* The library writes nothing to standard output or standard error, whatever happens; its words go
+ * to the log callback and to sffn_context_last_error(). */
 #include <fcntl.h>
 #include <math.h>
 #include <stdio.h>
@@ -14,11 +14,12 @@ static int n_lines, n_bad_lines;
 static void log_line(void *user, int32_t level, const char *text)
 {
     n_lines++;
-    n_bad_lines += user != &n_lines || level < SFFN_LOG_ERROR || level > SFFN_LOG_DEBUG || !text || strchr(text, '\n') != NULL;
+    n_bad_lines += user != &n_lines || level < SFFN_LOG_ERROR || level > SFFN_LOG_DEBUG || !text ||
+                   strchr(text, '\n') != NULL;
 }
 
-/* Good calls and bad ones of every kind. oneDNN runs on one thread: its OpenMP threads would outlive main(), which LeakSanitizer does not
- * survive. */
+/* Good calls and bad ones of every kind. oneDNN runs on one thread: its OpenMP threads would
+ * outlive main(), which LeakSanitizer does not survive. */
 static void make_noise(uint32_t n_threads, int32_t use_onednn)
 {
     sffn_context_config config = SFFN_CONTEXT_CONFIG_INIT;

@@ -1,5 +1,6 @@
-/* Every allocation of every creating call fails once, and then all from there on: SFFN_ERR_OUT_OF_MEMORY, outputs NULL, nothing
- * leaks, the context goes on working. Forward never allocates at all. Threads that the system refuses: SFFN_ERR_THREAD. */
+/* Every allocation of every creating call fails once, and then all from there on:
+ * SFFN_ERR_OUT_OF_MEMORY, outputs NULL, nothing leaks, the context goes on working. Forward never
+ * allocates at all. Threads that the system refuses: SFFN_ERR_THREAD. */
 #include <stdio.h>
 #include <unistd.h>
 
@@ -18,9 +19,9 @@ static float *x;
 
 /* What an operation may use; made before anything fails. */
 struct world {
-    sffn_context *ctx;       /* whose allocations fail */
-    sffn_context *calm;      /* another one */
-    sffn_ffn *ffn;           /* of the calm context */
+    sffn_context *ctx;  /* whose allocations fail */
+    sffn_context *calm; /* another one */
+    sffn_ffn *ffn;      /* of the calm context */
     sffn_predictor *predictor;
     sffn_router *router;
     sffn_matmul *matmul;
@@ -29,17 +30,18 @@ struct world {
     float y[4 * D], h[4 * F];
 };
 
-/* A call that may run out of memory. What it made goes to *made, which must be NULL after an error. */
+/* A call that may run out of memory. What it made goes to *made, which must be NULL after an
+ * error. */
 struct operation {
     const char *name;
     sffn_status (*run)(struct world *world, void **made);
     void (*destroy)(void *made);
 };
 
-#define DESTROY(noun) \
-    static void destroy_##noun(void *made) \
-    { \
-        sffn_##noun##_destroy(made); \
+#define DESTROY(noun)                                                                              \
+    static void destroy_##noun(void *made)                                                         \
+    {                                                                                              \
+        sffn_##noun##_destroy(made);                                                               \
     }
 DESTROY(active_set)
 DESTROY(matmul)
@@ -65,8 +67,8 @@ static sffn_status make_active_set(struct world *w, void **made)
     return sffn_active_set_create(w->ctx, &config, (sffn_active_set **)made);
 }
 
-static sffn_status make_matmul_of(struct world *w, void **made, int32_t type, int32_t layout, int32_t storage, int32_t to,
-                                  uint32_t block_size)
+static sffn_status make_matmul_of(struct world *w, void **made, int32_t type, int32_t layout,
+                                  int32_t storage, int32_t to, uint32_t block_size)
 {
     sffn_matmul_config config = SFFN_MATMUL_CONFIG_INIT;
     config.n_rows = layout ? D : F; /* the f x d source, as it lies or as columns */
@@ -125,8 +127,8 @@ static sffn_status make_router(struct world *w, void **made)
     return sffn_router_create(w->ctx, &config, (sffn_router **)made);
 }
 
-static sffn_status make_ffn_of(struct world *w, void **made, int32_t type, int32_t storage, const sffn_predictor *predictor,
-                               const sffn_router *router)
+static sffn_status make_ffn_of(struct world *w, void **made, int32_t type, int32_t storage,
+                               const sffn_predictor *predictor, const sffn_router *router)
 {
     sffn_ffn_config config = layers[type].config;
     config.storage = storage;
@@ -232,8 +234,10 @@ static void world_make(struct world *w, sffn_context *ctx)
     w->calm = calm.ctx;
     CHECK_OK(calm.ctx, make_predictor(&calm, (void **)&w->predictor));
     CHECK_OK(calm.ctx, make_router(&calm, (void **)&w->router));
-    CHECK_OK(calm.ctx, make_ffn_of(&calm, (void **)&w->ffn, SFFN_Q8_0, SFFN_STORAGE_COPY, w->predictor, NULL));
-    CHECK_OK(calm.ctx, make_matmul_of(&calm, (void **)&w->matmul, SFFN_Q8_0, SFFN_LAYOUT_ROWS, SFFN_STORAGE_COPY, -1, 1));
+    CHECK_OK(calm.ctx, make_ffn_of(&calm, (void **)&w->ffn, SFFN_Q8_0, SFFN_STORAGE_COPY,
+                                   w->predictor, NULL));
+    CHECK_OK(calm.ctx, make_matmul_of(&calm, (void **)&w->matmul, SFFN_Q8_0, SFFN_LAYOUT_ROWS,
+                                      SFFN_STORAGE_COPY, -1, 1));
     CHECK_OK(calm.ctx, sffn_model_open(calm.ctx, model_path, &w->model));
     w->set = make_set(calm.ctx, NULL, 4, F, 1);
 }
@@ -251,7 +255,8 @@ static void world_free(struct world *w)
 
 /* ---------------------------------------------------------------- the caller's allocator fails */
 
-/* Runs the operation with the k-th allocation failing. Returns how many failed: 0 ends the loop over k. */
+/* Runs the operation with the k-th allocation failing. Returns how many failed: 0 ends the loop
+ * over k. */
 static size_t run_failing(const struct operation *op, size_t k, int fails_on)
 {
     struct test_allocator allocator = TEST_ALLOCATOR_INIT;
@@ -270,12 +275,15 @@ static size_t run_failing(const struct operation *op, size_t k, int fails_on)
     allocator.fail_at = SIZE_MAX;
     allocator.fails_on = 0;
     if (n_failed > 0) {
-        CHECK_SAYS(status == SFFN_ERR_OUT_OF_MEMORY, "%s, allocation %zu: %s", op->name, k, sffn_status_name(status));
-        CHECK_SAYS(sffn_context_last_error(ctx)[0] != 0, "%s, allocation %zu: no words", op->name, k);
+        CHECK_SAYS(status == SFFN_ERR_OUT_OF_MEMORY, "%s, allocation %zu: %s", op->name, k,
+                   sffn_status_name(status));
+        CHECK_SAYS(sffn_context_last_error(ctx)[0] != 0, "%s, allocation %zu: no words", op->name,
+                   k);
         CHECK_SAYS(made == NULL, "%s, allocation %zu: the output is not NULL", op->name, k);
         for (size_t i = 0; i < 4 * D; i++)
             CHECK_SAYS(world.y[i] == 7.0f, "%s, allocation %zu: y was touched", op->name, k);
-        CHECK_SAYS(access(out_path, F_OK) != 0, "%s, allocation %zu: half a file was left", op->name, k);
+        CHECK_SAYS(access(out_path, F_OK) != 0, "%s, allocation %zu: half a file was left",
+                   op->name, k);
         made = NULL;
         CHECK_OK(ctx, op->run(&world, &made)); /* and now there is memory again */
     } else {
@@ -285,9 +293,10 @@ static size_t run_failing(const struct operation *op, size_t k, int fails_on)
     op->destroy(made);
     world_free(&world);
     sffn_context_destroy(ctx);
-    CHECK_SAYS(allocator.live_blocks == 0, "%s, allocation %zu: %zu bytes in %zu blocks leaked", op->name, k,
-               allocator.live_bytes, allocator.live_blocks);
-    CHECK_SAYS(allocator.n_wrong == 0, "%s, allocation %zu: %d wrong frees or requests", op->name, k, allocator.n_wrong);
+    CHECK_SAYS(allocator.live_blocks == 0, "%s, allocation %zu: %zu bytes in %zu blocks leaked",
+               op->name, k, allocator.live_bytes, allocator.live_blocks);
+    CHECK_SAYS(allocator.n_wrong == 0, "%s, allocation %zu: %d wrong frees or requests", op->name,
+               k, allocator.n_wrong);
     return n_failed;
 }
 
@@ -315,11 +324,12 @@ static void context_create_fails(void **state)
                 allocator.fails_on = fails_on;
                 sffn_context *ctx = allocator_context(&allocator, n_threads, &status);
                 n_failed = allocator.n_failed;
-                CHECK_SAYS(status == (n_failed ? SFFN_ERR_OUT_OF_MEMORY : SFFN_OK), "allocation %zu: %s", k, sffn_status_name(status));
+                CHECK_SAYS(status == (n_failed ? SFFN_ERR_OUT_OF_MEMORY : SFFN_OK),
+                           "allocation %zu: %s", k, sffn_status_name(status));
                 CHECK((ctx == NULL) == (n_failed > 0));
                 sffn_context_destroy(ctx);
-                CHECK_SAYS(allocator.live_blocks == 0 && allocator.n_wrong == 0, "allocation %zu: %zu blocks leaked", k,
-                           allocator.live_blocks);
+                CHECK_SAYS(allocator.live_blocks == 0 && allocator.n_wrong == 0,
+                           "allocation %zu: %zu blocks leaked", k, allocator.live_blocks);
                 CHECK(k < MAX_CALLS);
             }
             CHECK(k > 1);
@@ -328,8 +338,8 @@ static void context_create_fails(void **state)
 
 /* ---------------------------------------------------------------- the C library fails */
 
-/* With the default allocator: malloc and its kin fail, or mmap does. Small helpers may do without; nothing crashes, and an error
- * leaves no output. Leaks are for the address sanitizer to find. */
+/* With the default allocator: malloc and its kin fail, or mmap does. Small helpers may do without;
+ * nothing crashes, and an error leaves no output. Leaks are for the address sanitizer to find. */
 static void system_memory_fails(void **state)
 {
     const struct operation *op = *state;
@@ -344,9 +354,12 @@ static void system_memory_fails(void **state)
                 wrap_begin(kind, k, fails_on);
                 sffn_status status = op->run(&world, &made);
                 n_failed = wrap_end();
-                int is_ok = status == SFFN_OK || (n_failed > 0 && status == SFFN_ERR_OUT_OF_MEMORY) ||
-                            (n_failed > 0 && kind == WRAP_MMAP && status == SFFN_ERR_IO); /* a file that can't be mapped */
-                CHECK_SAYS(is_ok, "%s, %s %zu: %s", op->name, kind == WRAP_MALLOC ? "malloc" : "mmap", k, sffn_status_name(status));
+                int is_ok = status == SFFN_OK ||
+                            (n_failed > 0 && status == SFFN_ERR_OUT_OF_MEMORY) ||
+                            (n_failed > 0 && kind == WRAP_MMAP &&
+                             status == SFFN_ERR_IO); /* a file that can't be mapped */
+                CHECK_SAYS(is_ok, "%s, %s %zu: %s", op->name,
+                           kind == WRAP_MALLOC ? "malloc" : "mmap", k, sffn_status_name(status));
                 if (status != SFFN_OK) {
                     CHECK_SAYS(made == NULL, "%s, call %zu: the output is not NULL", op->name, k);
                     CHECK_OK(ctx, op->run(&world, &made));
@@ -373,8 +386,8 @@ static void context_create_without_system_memory(void **state)
                 wrap_begin(kind, k, fails_on);
                 sffn_status status = sffn_context_create(&config, &ctx);
                 n_failed = wrap_end();
-                CHECK_SAYS(status == SFFN_OK || (n_failed > 0 && status == SFFN_ERR_OUT_OF_MEMORY), "call %zu: %s", k,
-                           sffn_status_name(status));
+                CHECK_SAYS(status == SFFN_OK || (n_failed > 0 && status == SFFN_ERR_OUT_OF_MEMORY),
+                           "call %zu: %s", k, sffn_status_name(status));
                 CHECK((ctx == NULL) == (status != SFFN_OK));
                 sffn_context_destroy(ctx);
                 CHECK(k < MAX_CALLS);
@@ -393,7 +406,8 @@ static void threads_are_refused(void **state)
         sffn_status status = sffn_context_create(&config, &ctx);
         size_t n_failed = wrap_end();
         CHECK(n_failed == (k < 4));
-        CHECK_SAYS(status == (n_failed ? SFFN_ERR_THREAD : SFFN_OK), "thread %zu: %s", k, sffn_status_name(status));
+        CHECK_SAYS(status == (n_failed ? SFFN_ERR_THREAD : SFFN_OK), "thread %zu: %s", k,
+                   sffn_status_name(status));
         CHECK((ctx == NULL) == (n_failed > 0));
         CHECK(n_failed == 0 || strstr(sffn_context_last_error(NULL), "thread") != NULL);
         sffn_context_destroy(ctx);
@@ -412,17 +426,20 @@ static void no_allocation_in_calls(void **state)
     CHECK_OK(NULL, status);
     struct world world = {.ctx = ctx};
     CHECK_OK(ctx, make_predictor(&world, (void **)&world.predictor));
-    CHECK_OK(ctx, make_ffn_of(&world, (void **)&world.ffn, type, SFFN_STORAGE_COPY, type == SFFN_Q4_0 ? NULL : world.predictor, NULL));
-    CHECK_OK(ctx, make_matmul_of(&world, (void **)&world.matmul, type, SFFN_LAYOUT_ROWS, SFFN_STORAGE_COPY, -1, 1));
+    CHECK_OK(ctx, make_ffn_of(&world, (void **)&world.ffn, type, SFFN_STORAGE_COPY,
+                              type == SFFN_Q4_0 ? NULL : world.predictor, NULL));
+    CHECK_OK(ctx, make_matmul_of(&world, (void **)&world.matmul, type, SFFN_LAYOUT_ROWS,
+                                 SFFN_STORAGE_COPY, -1, 1));
     CHECK_OK(ctx, sffn_ffn_reserve_threads(ctx, world.ffn, 9));
     enum { T = 40 }; /* above dense_tokens */
     struct guarded memory = {0};
-    float *many_x = draw_x(&memory, &rng, T, D, 0), *y = GUARDED_FLOATS(&memory, T * D), *h = GUARDED_FLOATS(&memory, T * F);
+    float *many_x = draw_x(&memory, &rng, T, D, 0), *y = GUARDED_FLOATS(&memory, T * D),
+          *h = GUARDED_FLOATS(&memory, T * F);
     uint8_t *mask = draw_mask(&memory, &rng, T, F, 0.5);
     sffn_active_set *set = make_set(ctx, mask, T, F, 1), *out = make_set(ctx, NULL, T, F, 1);
     sffn_ffn_stats stats = SFFN_FFN_STATS_INIT;
-    static const int32_t selects[] = {SFFN_SELECT_DEFAULT, SFFN_SELECT_DENSE, SFFN_SELECT_GATE, SFFN_SELECT_ACTIVE,
-                                      SFFN_SELECT_PREDICTOR};
+    static const int32_t selects[] = {SFFN_SELECT_DEFAULT, SFFN_SELECT_DENSE, SFFN_SELECT_GATE,
+                                      SFFN_SELECT_ACTIVE, SFFN_SELECT_PREDICTOR};
     static const size_t counts[] = {1, 5, 20, T};
     /* rows_dot, rows_axpy, predict and the stages may take scratch in their first call of a size */
     for (int pass = 0; pass < 2; pass++) {
@@ -441,16 +458,19 @@ static void no_allocation_in_calls(void **state)
                 args.active = selects[s] == SFFN_SELECT_ACTIVE ? set : NULL;
                 args.active_out = out;
                 args.stats = &stats;
-                size_t calls = allocator.n_calls, mallocs = wrap_calls(WRAP_MALLOC), maps = wrap_calls(WRAP_MMAP);
+                size_t calls = allocator.n_calls, mallocs = wrap_calls(WRAP_MALLOC),
+                       maps = wrap_calls(WRAP_MMAP);
                 size_t threads = wrap_calls(WRAP_THREAD);
                 CHECK_OK(ctx, sffn_ffn_forward(ctx, world.ffn, &args));
                 for (uint32_t phase = 0; phase < sffn_ffn_n_phases(world.ffn, &args); phase++)
                     for (uint32_t ith = 0; ith < 9; ith++)
                         CHECK_OK(ctx, sffn_ffn_forward_phase(ctx, world.ffn, &args, phase, ith, 9));
-                CHECK_SAYS(allocator.n_calls == calls, "forward allocates: select %d, %zu tokens", (int)selects[s], counts[c]);
-                CHECK_SAYS(stats.path == SFFN_PATH_DENSE_ONEDNN || /* oneDNN itself is another library */
-                               (wrap_calls(WRAP_MALLOC) == mallocs && wrap_calls(WRAP_MMAP) == maps),
-                           "forward calls malloc: select %d, %zu tokens", (int)selects[s], counts[c]);
+                CHECK_SAYS(allocator.n_calls == calls, "forward allocates: select %d, %zu tokens",
+                           (int)selects[s], counts[c]);
+                CHECK_SAYS(
+                    stats.path == SFFN_PATH_DENSE_ONEDNN || /* oneDNN itself is another library */
+                        (wrap_calls(WRAP_MALLOC) == mallocs && wrap_calls(WRAP_MMAP) == maps),
+                    "forward calls malloc: select %d, %zu tokens", (int)selects[s], counts[c]);
                 CHECK(wrap_calls(WRAP_THREAD) == threads);
             }
             size_t n = counts[c];
@@ -462,8 +482,8 @@ static void no_allocation_in_calls(void **state)
             CHECK_OK(ctx, sffn_ffn_down(ctx, world.ffn, h, n, out, y));
         }
         wrap_end();
-        CHECK_SAYS(pass == 0 || (allocator.n_calls == before && wrap_calls(WRAP_MALLOC) == 0), "%zu allocations in the second pass",
-                   allocator.n_calls - before);
+        CHECK_SAYS(pass == 0 || (allocator.n_calls == before && wrap_calls(WRAP_MALLOC) == 0),
+                   "%zu allocations in the second pass", allocator.n_calls - before);
     }
     sffn_active_set_destroy(set);
     sffn_active_set_destroy(out);
@@ -496,14 +516,17 @@ int main(void)
     snprintf(out_path, sizeof out_path, "%s.out", model_path);
     size_t n = sizeof operations / sizeof operations[0];
     for (size_t i = 0; i < n; i++)
-        cases_add(&cases, every_allocation_fails, (void *)(uintptr_t)&operations[i], "allocator: %s", operations[i].name);
+        cases_add(&cases, every_allocation_fails, (void *)(uintptr_t)&operations[i],
+                  "allocator: %s", operations[i].name);
     CASE(&cases, context_create_fails);
     for (size_t i = 0; i < n; i++)
-        cases_add(&cases, system_memory_fails, (void *)(uintptr_t)&operations[i], "system: %s", operations[i].name);
+        cases_add(&cases, system_memory_fails, (void *)(uintptr_t)&operations[i], "system: %s",
+                  operations[i].name);
     CASE(&cases, context_create_without_system_memory);
     CASE(&cases, threads_are_refused);
     for (int32_t type = 0; type < SFFN_DTYPE_COUNT_; type++)
-        cases_add(&cases, no_allocation_in_calls, &types[type], "no_allocation_in_calls %s", sffn_dtype_name(type));
+        cases_add(&cases, no_allocation_in_calls, &types[type], "no_allocation_in_calls %s",
+                  sffn_dtype_name(type));
     int failed = cases_run(&cases, "faults");
     unlink(model_path);
     for (int32_t type = 0; type < SFFN_DTYPE_COUNT_; type++)

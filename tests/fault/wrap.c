@@ -46,24 +46,27 @@ static int fails(enum wrapped kind)
 }
 
 /* The linker turns malloc into __wrap_malloc and __real_malloc into malloc. */
-#define WRAP(result, name, parameters, arguments, kind, failure) \
-    result __real_##name parameters; \
-    result __wrap_##name parameters; \
-    result __wrap_##name parameters \
-    { \
-        if (fails(kind)) { \
-            errno = ENOMEM; \
-            return failure; \
-        } \
-        return __real_##name arguments; \
+#define WRAP(result, name, parameters, arguments, kind, failure)                                   \
+    result __real_##name parameters;                                                               \
+    result __wrap_##name parameters;                                                               \
+    result __wrap_##name parameters                                                                \
+    {                                                                                              \
+        if (fails(kind)) {                                                                         \
+            errno = ENOMEM;                                                                        \
+            return failure;                                                                        \
+        }                                                                                          \
+        return __real_##name arguments;                                                            \
     }
 WRAP(void *, malloc, (size_t n), (n), WRAP_MALLOC, NULL)
 WRAP(void *, calloc, (size_t n, size_t size), (n, size), WRAP_MALLOC, NULL)
 WRAP(void *, realloc, (void *p, size_t n), (p, n), WRAP_MALLOC, NULL)
 WRAP(void *, aligned_alloc, (size_t alignment, size_t n), (alignment, n), WRAP_MALLOC, NULL)
-WRAP(int, posix_memalign, (void **p, size_t alignment, size_t n), (p, alignment, n), WRAP_MALLOC, ENOMEM)
-WRAP(void *, mmap, (void *at, size_t n, int prot, int flags, int fd, int64_t offset), (at, n, prot, flags, fd, offset), WRAP_MMAP, MAP_FAILED)
-WRAP(void *, mmap64, (void *at, size_t n, int prot, int flags, int fd, int64_t offset), (at, n, prot, flags, fd, offset), WRAP_MMAP,
-     MAP_FAILED)
-WRAP(int, pthread_create, (pthread_t * thread, const pthread_attr_t *attr, void *(*run)(void *), void *arg), (thread, attr, run, arg),
-     WRAP_THREAD, EAGAIN)
+WRAP(int, posix_memalign, (void **p, size_t alignment, size_t n), (p, alignment, n), WRAP_MALLOC,
+     ENOMEM)
+WRAP(void *, mmap, (void *at, size_t n, int prot, int flags, int fd, int64_t offset),
+     (at, n, prot, flags, fd, offset), WRAP_MMAP, MAP_FAILED)
+WRAP(void *, mmap64, (void *at, size_t n, int prot, int flags, int fd, int64_t offset),
+     (at, n, prot, flags, fd, offset), WRAP_MMAP, MAP_FAILED)
+WRAP(int, pthread_create,
+     (pthread_t * thread, const pthread_attr_t *attr, void *(*run)(void *), void *arg),
+     (thread, attr, run, arg), WRAP_THREAD, EAGAIN)

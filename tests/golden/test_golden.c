@@ -1,4 +1,5 @@
-/* Layers computed in float64 by tests/reference/make_golden.py: README.md has the file format and the derived bounds.
+/* Layers computed in float64 by tests/reference/make_golden.py: README.md has the file format and
+ * the derived bounds.
  *
  *     test_golden DIRECTORY
  */
@@ -61,10 +62,12 @@ static void golden_read(struct golden *g, const char *name)
     g->n_fields = head.n_fields;
     g->n_arrays = head.n_arrays;
     g->fields = (const struct gld_field *)(const void *)(g->bytes + 64);
-    g->arrays = (const struct gld_array *)(const void *)(g->bytes + 64 + 64 * (size_t)head.n_fields);
+    g->arrays =
+        (const struct gld_array *)(const void *)(g->bytes + 64 + 64 * (size_t)head.n_fields);
     CHECK(g->n_bytes >= 64 + 64 * ((size_t)head.n_fields + head.n_arrays));
     for (uint32_t i = 0; i < g->n_arrays; i++)
-        CHECK(g->arrays[i].offset % 16 == 0 && g->arrays[i].offset + g->arrays[i].n_bytes <= g->n_bytes);
+        CHECK(g->arrays[i].offset % 16 == 0 &&
+              g->arrays[i].offset + g->arrays[i].n_bytes <= g->n_bytes);
 }
 
 static const struct gld_field *field(const struct golden *g, const char *name)
@@ -95,7 +98,8 @@ static const char *get_str(const struct golden *g, const char *name)
 }
 
 /* Index of the field's text in a table. */
-static int32_t get_choice(const struct golden *g, const char *name, const char *const *choices, int32_t n)
+static int32_t get_choice(const struct golden *g, const char *name, const char *const *choices,
+                          int32_t n)
 {
     const char *text = get_str(g, name);
     for (int32_t i = 0; i < n; i++)
@@ -106,20 +110,23 @@ static int32_t get_choice(const struct golden *g, const char *name, const char *
 }
 
 /* An array's data, or NULL when the file has none of this name. */
-static const void *find_array(const struct golden *g, const char *name, const char *dtype, uint32_t rows, uint32_t columns)
+static const void *find_array(const struct golden *g, const char *name, const char *dtype,
+                              uint32_t rows, uint32_t columns)
 {
     for (uint32_t i = 0; i < g->n_arrays; i++) {
         const struct gld_array *a = &g->arrays[i];
         if (strcmp(a->name, name) != 0)
             continue;
         CHECK_TEXT(a->dtype, dtype);
-        CHECK_SAYS(a->dims[0] == rows && a->dims[1] == columns, "%s is %u x %u", name, (unsigned)a->dims[0], (unsigned)a->dims[1]);
+        CHECK_SAYS(a->dims[0] == rows && a->dims[1] == columns, "%s is %u x %u", name,
+                   (unsigned)a->dims[0], (unsigned)a->dims[1]);
         return g->bytes + a->offset;
     }
     return NULL;
 }
 
-static const double *get_doubles(const struct golden *g, const char *name, uint32_t rows, uint32_t columns)
+static const double *get_doubles(const struct golden *g, const char *name, uint32_t rows,
+                                 uint32_t columns)
 {
     const double *data = find_array(g, name, "f64", rows, columns);
     CHECK_SAYS(data != NULL, "no array %s", name);
@@ -137,11 +144,16 @@ struct expected {
 
 static void config_of(const struct golden *g, struct expected *e, sffn_ffn_config *config)
 {
-    static const char *const types[] = {"f32", "f16", "bf16", "q8_0", "q4_0"}, *const ties[] = {"drop", "keep"};
-    static const char *const activations[] = {"relu", "fatrelu", "relu2", "drelu", "silu", "gelu_erf", "gelu_tanh"};
-    static const char *const rules[] = {"none", "score", "abs_score", "abs_h"}, *const layouts[] = {"neuron_major", "model_major"};
+    static const char *const types[] = {"f32", "f16", "bf16", "q8_0", "q4_0"}, *const ties[] = {
+                                                                                   "drop", "keep"};
+    static const char *const activations[] = {"relu", "fatrelu",  "relu2",    "drelu",
+                                              "silu", "gelu_erf", "gelu_tanh"};
+    static const char *const rules[] = {"none", "score", "abs_score", "abs_h"}, *const layouts[] = {
+                                                                                    "neuron_major",
+                                                                                    "model_major"};
     const char *wtype = get_str(g, "wtype");
-    int32_t type = get_choice(g, "wtype", types, 5), layout = get_choice(g, "down_layout", layouts, 2);
+    int32_t type = get_choice(g, "wtype", types, 5),
+            layout = get_choice(g, "down_layout", layouts, 2);
     memset(e, 0, sizeof *e);
     e->d = get_u32(g, "d_model");
     e->f = get_u32(g, "d_ff");
@@ -182,28 +194,36 @@ static void config_of(const struct golden *g, struct expected *e, sffn_ffn_confi
 }
 
 /* The bounds of README.md: float sums, and for blocks what int8 x and h lose. */
-static void compare(const struct expected *e, const float *h, const float *y, const sffn_active_set *active, const char *what)
+static void compare(const struct expected *e, const float *h, const float *y,
+                    const sffn_active_set *active, const char *what)
 {
     double eps = gamma_n(e->d + 8.0), squares = 0.0, bound_squares = 0.0;
     for (size_t t = 0; t < e->n; t++)
         for (uint32_t i = 0; i < e->f; i++) {
             size_t at = t * e->f + i;
             double bound = eps * e->h_cond[at] + (e->is_block ? e->h_int8[at] : 0.0);
-            CHECK_WITHIN((double)h[at], e->h[at], e->is_exact ? 0.0 : bound, "%s: token %zu h[%u]", what, t, (unsigned)i);
-            /* dReLU and |h| rules drop after up: in the file such neurons are not active, in active_out they may be */
+            CHECK_WITHIN((double)h[at], e->h[at], e->is_exact ? 0.0 : bound, "%s: token %zu h[%u]",
+                         what, t, (unsigned)i);
+            /* dReLU and |h| rules drop after up: in the file such neurons are not active, in
+             * active_out they may be */
             int is_member = sffn_active_set_contains(active, t, i);
-            CHECK_SAYS(is_member || !e->active[at], "%s: token %zu neuron %u is missing", what, t, (unsigned)i);
-            CHECK_SAYS(e->active[at] || h[at] == 0.0f, "%s: token %zu neuron %u should be skipped", what, t, (unsigned)i);
+            CHECK_SAYS(is_member || !e->active[at], "%s: token %zu neuron %u is missing", what, t,
+                       (unsigned)i);
+            CHECK_SAYS(e->active[at] || h[at] == 0.0f, "%s: token %zu neuron %u should be skipped",
+                       what, t, (unsigned)i);
         }
     for (size_t k = 0; k < (size_t)e->n * e->d; k++) {
-        double bound = eps * e->y_cond[k] + gamma_n(e->f + 2.0) * e->y_abs[k] + (e->is_block ? e->y_int8[k] : 0.0);
+        double bound = eps * e->y_cond[k] + gamma_n(e->f + 2.0) * e->y_abs[k] +
+                       (e->is_block ? e->y_int8[k] : 0.0);
         CHECK_WITHIN((double)y[k], e->y[k], e->is_exact ? 0.0 : bound, "%s: y[%zu]", what, k);
         squares += ((double)y[k] - e->y[k]) * ((double)y[k] - e->y[k]);
         bound_squares += bound * bound;
     }
-    if (!e->is_exact && e->d > 1) /* worst cases are wide: a tenth of the bound in the mean is what README.md promises */
-        CHECK_SAYS(sqrt(squares) <= 0.1 * sqrt(bound_squares), "%s: root mean square error %g, a tenth of the bound is %g", what,
-                   sqrt(squares), 0.1 * sqrt(bound_squares));
+    /* worst cases are wide: a tenth of the bound in the mean is what README.md promises */
+    if (!e->is_exact && e->d > 1)
+        CHECK_SAYS(sqrt(squares) <= 0.1 * sqrt(bound_squares),
+                   "%s: root mean square error %g, a tenth of the bound is %g", what, sqrt(squares),
+                   0.1 * sqrt(bound_squares));
 }
 
 static void golden_case(void **state)

@@ -1,6 +1,7 @@
-/* Random layers of every weight type, activation, rule, tie, gated and ungated, with and without biases, in odd shapes, layouts and
- * alignments, on every ISA of this machine: gate-first, dense and handed-in selections against float64 with derived bounds
- * (support/layer.c writes them down). Everything lies before an inaccessible page. */
+/* Random layers of every weight type, activation, rule, tie, gated and ungated, with and without
+ * biases, in odd shapes, layouts and alignments, on every ISA of this machine: gate-first, dense
+ * and handed-in selections against float64 with derived bounds (support/layer.c writes them down).
+ * Everything lies before an inaccessible page. */
 #include <stdio.h>
 
 #include "check.h"
@@ -28,15 +29,21 @@ static const char *type_name(int32_t type)
 static void describe(const struct combination *c, char *text, size_t size)
 {
     static const char *const rules[] = {"none", "score", "abs_score", "abs_h"};
-    snprintf(text, size, "%s%s %s %s%s%s%s%s", c->is_large ? "large " : "", type_name(c->type), sffn_activation_name(c->activation), rules[c->rule],
-             c->rule == SFFN_RULE_NONE ? "" : c->rule_tie == SFFN_TIE_KEEP ? ">=t" : ">t",
-             c->has_thresholds ? "_i" : "", c->is_gated ? "" : " ungated", c->has_bias ? " bias" : "");
+    snprintf(text, size, "%s%s %s %s%s%s%s%s", c->is_large ? "large " : "", type_name(c->type),
+             sffn_activation_name(c->activation), rules[c->rule],
+             c->rule == SFFN_RULE_NONE      ? ""
+             : c->rule_tie == SFFN_TIE_KEEP ? ">=t"
+                                            : ">t",
+             c->has_thresholds ? "_i" : "", c->is_gated ? "" : " ungated",
+             c->has_bias ? " bias" : "");
 }
 
 static struct spec draw_spec(const struct combination *c, struct rng *rng)
 {
-    static const uint32_t any_d[] = {1, 2, 3, 5, 7, 8, 13, 16, 17, 31, 33, 40, 64, 65, 100, 129, 257};
-    static const uint32_t block_d[] = {32, 64, 96, 128, 160, 288}, some_f[] = {1, 2, 7, 31, 32, 33, 64, 100};
+    static const uint32_t any_d[] = {1,  2,  3,  5,  7,  8,   13,  16, 17,
+                                     31, 33, 40, 64, 65, 100, 129, 257};
+    static const uint32_t block_d[] = {32, 64, 96, 128, 160, 288},
+                          some_f[] = {1, 2, 7, 31, 32, 33, 64, 100};
     struct spec spec = SPEC_INIT(0, 0, c->type);
     if (c->type == MIXED) {
         spec.gate_type = (int32_t)rng_below(rng, SFFN_DTYPE_COUNT_);
@@ -44,7 +51,8 @@ static struct spec draw_spec(const struct combination *c, struct rng *rng)
         spec.down_type = (int32_t)rng_below(rng, SFFN_DTYPE_COUNT_);
     }
     spec.is_gated = c->is_gated;
-    int has_blocks = (c->is_gated && is_quantised(spec.gate_type)) || is_quantised(spec.up_type) || is_quantised(spec.down_type);
+    int has_blocks = (c->is_gated && is_quantised(spec.gate_type)) || is_quantised(spec.up_type) ||
+                     is_quantised(spec.down_type);
     if (!has_blocks && rng_below(rng, 4) == 0) { /* converted when packed */
         spec.packed_type = (int32_t)rng_below(rng, SFFN_DTYPE_COUNT_);
         has_blocks = is_quantised(spec.packed_type);
@@ -57,7 +65,8 @@ static struct spec draw_spec(const struct combination *c, struct rng *rng)
     }
     if (rng_below(rng, 2) && (!is_quantised(spec.down_type) || spec.d_ff % BLOCK == 0))
         spec.down_layout = SFFN_LAYOUT_COLUMNS;
-    if (spec.down_layout == SFFN_LAYOUT_COLUMNS && is_quantised(spec.down_type) && rng_below(rng, 2))
+    if (spec.down_layout == SFFN_LAYOUT_COLUMNS && is_quantised(spec.down_type) &&
+        rng_below(rng, 2))
         spec.block_size = BLOCK;
     if (spec.packed_type < 0 && rng_below(rng, 2))
         spec.storage = SFFN_STORAGE_BORROW;
@@ -89,7 +98,8 @@ static void forward(void **state)
     uint32_t block_size = spec.d_ff % 32 == 0 && rng_below(&rng, 2) ? 32 : 1;
     for (size_t i = 0; i < n_tokens * spec.d_ff; i++)
         mask[i] = mask[i / block_size * block_size];
-    sffn_active_set *set = make_set(contexts[0], mask, n_tokens, spec.d_ff / block_size, block_size);
+    sffn_active_set *set =
+        make_set(contexts[0], mask, n_tokens, spec.d_ff / block_size, block_size);
     struct reference gate, dense, chosen;
     reference_make(&gate, &layer.memory, &layer, x, n_tokens, NULL, 0);
     reference_make(&dense, &layer.memory, &layer, x, n_tokens, NULL, 1);
@@ -101,8 +111,10 @@ static void forward(void **state)
         const uint8_t *mask;
         const struct reference *ref;
     } ways[] = {
-        {"default", SFFN_SELECT_DEFAULT, NULL, NULL, &gate}, {"gate", SFFN_SELECT_GATE, NULL, NULL, &gate},
-        {"dense", SFFN_SELECT_DENSE, NULL, NULL, &dense},    {"active", SFFN_SELECT_ACTIVE, set, mask, &chosen},
+        {"default", SFFN_SELECT_DEFAULT, NULL, NULL, &gate},
+        {"gate", SFFN_SELECT_GATE, NULL, NULL, &gate},
+        {"dense", SFFN_SELECT_DENSE, NULL, NULL, &dense},
+        {"active", SFFN_SELECT_ACTIVE, set, mask, &chosen},
         {"default active", SFFN_SELECT_DEFAULT, set, mask, &chosen},
     };
     sffn_ffn *ffn = layer_create(contexts[0], &layer);
@@ -111,17 +123,19 @@ static void forward(void **state)
         for (size_t w = 0; w < sizeof ways / sizeof ways[0]; w++) {
             struct result result;
             struct guarded memory = {0};
-            snprintf(what, sizeof what, "%s %ux%ux%zu, %s, %s", name, (unsigned)spec.d_model, (unsigned)spec.d_ff, n_tokens,
-                     isas[i], ways[w].name);
+            snprintf(what, sizeof what, "%s %ux%ux%zu, %s, %s", name, (unsigned)spec.d_model,
+                     (unsigned)spec.d_ff, n_tokens, isas[i], ways[w].name);
             sffn_ffn_args args = result_args(&result, &memory, contexts[0], &layer, x, n_tokens);
             args.select = ways[w].select;
             args.active = ways[w].active;
             CHECK_OK(contexts[i], sffn_ffn_forward(contexts[i], ffn, &args));
             /* the default runs dense when nothing can be skipped: no zeros and no rule */
             int is_dense = ways[w].select == SFFN_SELECT_DENSE ||
-                           (ways[w].select == SFFN_SELECT_DEFAULT && !ways[w].mask && spec.rule == SFFN_RULE_NONE &&
-                            c->activation >= SFFN_ACT_SILU && c->activation <= SFFN_ACT_GELU_TANH);
-            CHECK_SAYS(result.stats.path == (is_dense ? SFFN_PATH_DENSE : SFFN_PATH_SPARSE), "%s: path %d", what, (int)result.stats.path);
+                           (ways[w].select == SFFN_SELECT_DEFAULT && !ways[w].mask &&
+                            spec.rule == SFFN_RULE_NONE && c->activation >= SFFN_ACT_SILU &&
+                            c->activation <= SFFN_ACT_GELU_TANH);
+            CHECK_SAYS(result.stats.path == (is_dense ? SFFN_PATH_DENSE : SFFN_PATH_SPARSE),
+                       "%s: path %d", what, (int)result.stats.path);
             result_check(&result, &layer, ways[w].ref, ways[w].mask, is_dense, what);
             result_free(&result);
             guarded_free(&memory);
@@ -162,8 +176,12 @@ int main(void)
                     add_rules(&cases, c);
     for (int32_t type = 0; type <= MIXED; type++)
         for (int has_rule = 0; has_rule < 2; has_rule++) {
-            struct combination large = {.type = type, .activation = has_rule ? SFFN_ACT_SILU : SFFN_ACT_RELU, .is_gated = 1,
-                                        .rule = has_rule ? SFFN_RULE_ABS_H : SFFN_RULE_NONE, .has_bias = 1, .is_large = 1};
+            struct combination large = {.type = type,
+                                        .activation = has_rule ? SFFN_ACT_SILU : SFFN_ACT_RELU,
+                                        .is_gated = 1,
+                                        .rule = has_rule ? SFFN_RULE_ABS_H : SFFN_RULE_NONE,
+                                        .has_bias = 1,
+                                        .is_large = 1};
             char name[96];
             describe(&large, name, sizeof name);
             cases_add(&cases, forward, cases_keep(&cases, &large, sizeof large), "%s", name);

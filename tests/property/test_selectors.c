@@ -1,5 +1,5 @@
-/* Predictors and routers in front of a layer: scores and decisions against float64, the gate behind them, selections made early and
- * handed in, inputs of their own, weights that are never read. */
+/* Predictors and routers in front of a layer: scores and decisions against float64, the gate behind
+ * them, selections made early and handed in, inputs of their own, weights that are never read. */
 #include <math.h>
 #include <stdio.h>
 
@@ -63,10 +63,12 @@ static void scene_predictor(struct scene *scene, float margin, float threshold)
             for (size_t i = 0; i < f; i++) {
                 for (size_t j = 0; j < d; j++)
                     scene->selector_weights[i * d + j] = rng_normal(&scene->rng) / sqrtf((float)d);
-                weight_encode(type, scene->selector_weights + i * d, d, scene->selector_source + i * weight_bytes(type, d));
+                weight_encode(type, scene->selector_weights + i * d, d,
+                              scene->selector_source + i * weight_bytes(type, d));
             }
         for (size_t i = 0; i < f; i++)
-            weight_decode(type, scene->selector_source + i * weight_bytes(type, d), d, scene->selector_weights + i * d);
+            weight_decode(type, scene->selector_source + i * weight_bytes(type, d), d,
+                          scene->selector_weights + i * d);
         scene->selector_bias = scene->spec.is_gated ? layer->gate_bias : layer->up_bias;
     }
     sffn_predictor_config config = SFFN_PREDICTOR_CONFIG_INIT;
@@ -116,7 +118,8 @@ static struct result run(struct scene *scene, int32_t select, const sffn_active_
     struct result result;
     if (!scene->ffn)
         scene->ffn = layer_create(ctx, &scene->layer);
-    sffn_ffn_args args = result_args(&result, &scene->layer.memory, ctx, &scene->layer, scene->x, scene->n_tokens);
+    sffn_ffn_args args =
+        result_args(&result, &scene->layer.memory, ctx, &scene->layer, scene->x, scene->n_tokens);
     args.select = select;
     args.active = active;
     args.select_x = scene->select_x == scene->x ? NULL : scene->select_x;
@@ -129,11 +132,12 @@ static sffn_active_set *select_early(struct scene *scene, float *scores)
 {
     sffn_active_set *set = make_set(ctx, NULL, scene->n_tokens, scene->n_blocks, scene->block_size);
     if (scene->predictor)
-        CHECK_OK(ctx, sffn_predictor_predict(ctx, scene->predictor, scene->select_x, scene->select_d, scene->n_tokens, scores,
-                                             scene->n_blocks, set));
+        CHECK_OK(ctx,
+                 sffn_predictor_predict(ctx, scene->predictor, scene->select_x, scene->select_d,
+                                        scene->n_tokens, scores, scene->n_blocks, set));
     else
-        CHECK_OK(ctx, sffn_router_select(ctx, scene->router, scene->select_x, scene->select_d, scene->n_tokens, scores,
-                                         scene->n_blocks, set));
+        CHECK_OK(ctx, sffn_router_select(ctx, scene->router, scene->select_x, scene->select_d,
+                                         scene->n_tokens, scores, scene->n_blocks, set));
     return set;
 }
 
@@ -143,7 +147,8 @@ static void same_sets(const sffn_active_set *a, const sffn_active_set *b, const 
     for (size_t t = 0; t < sffn_active_set_n_tokens(a); t++) {
         size_t n = sffn_active_set_count(a, t);
         CHECK_SAYS(n == sffn_active_set_count(b, t), "%s: count of token %zu", what, t);
-        CHECK_SAYS(n == 0 || memcmp(sffn_active_set_indices(a, t), sffn_active_set_indices(b, t), n * sizeof(uint32_t)) == 0,
+        CHECK_SAYS(n == 0 || memcmp(sffn_active_set_indices(a, t), sffn_active_set_indices(b, t),
+                                    n * sizeof(uint32_t)) == 0,
                    "%s: members of token %zu", what, t);
     }
 }
@@ -151,7 +156,8 @@ static void same_sets(const sffn_active_set *a, const sffn_active_set *b, const 
 /* ---------------------------------------------------------------- the screened gate */
 
 /* Row i in 4 bits, its score for x with the largest error of that dot product, and e_i ||x||. */
-static double screen_score(const struct scene *scene, size_t i, const float *x, double *error, double *deviation)
+static double screen_score(const struct scene *scene, size_t i, const float *x, double *error,
+                           double *deviation)
 {
     size_t d = scene->select_d;
     const float *w = scene->selector_weights + i * d;
@@ -166,7 +172,8 @@ static double screen_score(const struct scene *scene, size_t i, const float *x, 
         norm += (double)x[j] * x[j];
     }
     *deviation = sqrt(squares / (double)d) * sqrt(norm);
-    return reference_dot(SFFN_Q4_0, w4, x, d, scene->selector_bias ? (double)scene->selector_bias[i] : 0.0, error);
+    return reference_dot(SFFN_Q4_0, w4, x, d,
+                         scene->selector_bias ? (double)scene->selector_bias[i] : 0.0, error);
 }
 
 /* score_i + margin e_i ||x|| > threshold, decided wherever rounding leaves no doubt. */
@@ -182,7 +189,8 @@ static void screen_decides(void **state)
         }
         scene_layer(&scene);
         if (round % 3 == 2)
-            scene.select_x = draw_x(&scene.layer.memory, &scene.rng, scene.n_tokens, scene.select_d, 0);
+            scene.select_x =
+                draw_x(&scene.layer.memory, &scene.rng, scene.n_tokens, scene.select_d, 0);
         float margin = margins[round % 4], threshold = thresholds[round / 8];
         scene_predictor(&scene, margin, threshold);
         size_t f = scene.spec.d_ff, n_doubtful = 0;
@@ -190,17 +198,23 @@ static void screen_decides(void **state)
         sffn_active_set *set = select_early(&scene, scores);
         for (size_t t = 0; t < scene.n_tokens; t++)
             for (uint32_t i = 0; i < f; i++) {
-                double error, deviation, score = screen_score(&scene, i, scene.select_x + t * scene.select_d, &error, &deviation);
+                double error, deviation,
+                    score = screen_score(&scene, i, scene.select_x + t * scene.select_d, &error,
+                                         &deviation);
                 double got = (double)scores[t * f + i];
                 CHECK_WITHIN(got, score, error, "score of token %zu neuron %u", t, (unsigned)i);
-                /* decided from its own score: e_i and ||x|| are floats, a few roundings each over d terms */
-                double distance = got + margin * deviation - threshold, doubt = 1e-5 * (fabs(got) + margin * deviation + 1.0);
+                /* decided from its own score: e_i and ||x|| are floats, a few roundings each over d
+                 * terms */
+                double distance = got + margin * deviation - threshold,
+                       doubt = 1e-5 * (fabs(got) + margin * deviation + 1.0);
                 int is_member = sffn_active_set_contains(set, t, i);
                 if (fabs(distance) <= doubt)
                     n_doubtful++;
                 else
-                    CHECK_SAYS(is_member == (distance > 0.0), "token %zu neuron %u: score %g + %g * %g against %g is %s", t,
-                               (unsigned)i, got, (double)margin, deviation, (double)threshold, is_member ? "let through" : "dropped");
+                    CHECK_SAYS(is_member == (distance > 0.0),
+                               "token %zu neuron %u: score %g + %g * %g against %g is %s", t,
+                               (unsigned)i, got, (double)margin, deviation, (double)threshold,
+                               is_member ? "let through" : "dropped");
             }
         CHECK(n_doubtful < 1 + scene.n_tokens * f / 100);
         sffn_active_set_destroy(set);
@@ -208,7 +222,8 @@ static void screen_decides(void **state)
     }
 }
 
-/* e_i is what it says: the standard deviation of the score's error. Recall grows with the margin as normal errors would have it. */
+/* e_i is what it says: the standard deviation of the score's error. Recall grows with the margin as
+ * normal errors would have it. */
 static void margin_and_recall(void **state)
 {
     static const float margins[] = {0.0f, 0.5f, 1.0f, 1.5f, 3.0f};
@@ -236,32 +251,36 @@ static void margin_and_recall(void **state)
             recalls[m] += recall / (double)scene.n_tokens;
         }
         densities[m] = sffn_active_set_density(set);
-        CHECK_SAYS(m == 0 || (recalls[m] >= before && densities[m] > densities[m - 1]), "margin %g: recall %g after %g",
-                   (double)margins[m], recalls[m], before);
+        CHECK_SAYS(m == 0 || (recalls[m] >= before && densities[m] > densities[m - 1]),
+                   "margin %g: recall %g after %g", (double)margins[m], recalls[m], before);
         before = recalls[m];
         sffn_active_set_destroy(set);
         result_free(&exact);
     }
-    /* (score - g) / (e_i ||x||) has variance 1; 8192 of them, correlated within a row only by x: 10 % is far away */
+    /* (score - g) / (e_i ||x||) has variance 1; 8192 of them, correlated within a row only by x: 10
+     * % is far away */
     for (size_t t = 0; t < scene.n_tokens; t++)
         for (size_t i = 0; i < f; i++) {
             double error, deviation, g_error;
             const float *x = scene.x + t * scene.spec.d_model;
             screen_score(&scene, i, x, &error, &deviation);
-            double g = reference_dot(SFFN_F32, scene.layer.gate + i * scene.spec.d_model, x, scene.spec.d_model, 0.0, &g_error);
+            double g = reference_dot(SFFN_F32, scene.layer.gate + i * scene.spec.d_model, x,
+                                     scene.spec.d_model, 0.0, &g_error);
             double miss = ((double)scores[t * f + i] - g) / deviation;
             squares += miss * miss / (double)n;
         }
     CHECK_WITHIN(squares, 1.0, 0.1, "variance of the score's error");
-    /* the 4-bit error is about 0.1 of g's deviation: half of what lies below zero by less than that is missed at margin 0 */
+    /* the 4-bit error is about 0.1 of g's deviation: half of what lies below zero by less than that
+     * is missed at margin 0 */
     CHECK_SAYS(recalls[0] > 0.93 && recalls[0] < 0.995, "recall %g without margin", recalls[0]);
-    CHECK_SAYS(recalls[3] > 0.995 && recalls[4] > 0.9995, "recall %g and %g with margins 1.5 and 3", recalls[3], recalls[4]);
+    CHECK_SAYS(recalls[3] > 0.995 && recalls[4] > 0.9995, "recall %g and %g with margins 1.5 and 3",
+               recalls[3], recalls[4]);
     CHECK_SAYS(densities[4] < 0.75, "margin 3 lets %g through", densities[4]);
     scene_free(&scene);
 }
 
-/* The gate decides behind the screen: what was let through and is not active is dropped, what was not let through never comes back.
- * With a wide margin the result is the exact one, bit for bit. */
+/* The gate decides behind the screen: what was let through and is not active is dropped, what was
+ * not let through never comes back. With a wide margin the result is the exact one, bit for bit. */
 static void gate_decides_behind_the_screen(void **state)
 {
     for (int round = 0; round < 24; round++) {
@@ -271,20 +290,26 @@ static void gate_decides_behind_the_screen(void **state)
         scene.spec.act_threshold = 0.2f;
         scene_layer(&scene);
         int is_wide = round % 4 == 3;
-        scene_predictor(&scene, is_wide ? 1e4f : 1.5f, scene.spec.activation == SFFN_ACT_FATRELU ? 0.2f : 0.0f);
-        struct result exact = run(&scene, SFFN_SELECT_GATE, NULL), screened = run(&scene, SFFN_SELECT_PREDICTOR, NULL);
+        scene_predictor(&scene, is_wide ? 1e4f : 1.5f,
+                        scene.spec.activation == SFFN_ACT_FATRELU ? 0.2f : 0.0f);
+        struct result exact = run(&scene, SFFN_SELECT_GATE, NULL),
+                      screened = run(&scene, SFFN_SELECT_PREDICTOR, NULL);
         struct result by_default = run(&scene, SFFN_SELECT_DEFAULT, NULL);
         sffn_active_set *set = select_early(&scene, NULL);
         size_t f = scene.spec.d_ff, d = scene.spec.d_model, n_selected = 0;
         for (size_t t = 0; t < scene.n_tokens; t++) {
             n_selected += sffn_active_set_count(set, t);
             for (uint32_t i = 0; i < f; i++) {
-                int is_wanted = sffn_active_set_contains(set, t, i) && sffn_active_set_contains(exact.active, t, i);
+                int is_wanted = sffn_active_set_contains(set, t, i) &&
+                                sffn_active_set_contains(exact.active, t, i);
                 CHECK(sffn_active_set_contains(screened.active, t, i) == is_wanted);
-                CHECK_BITS(&screened.h[t * f + i], is_wanted ? &exact.h[t * f + i] : &(const float){0.0f}, 1, "h[%u]", (unsigned)i);
+                CHECK_BITS(&screened.h[t * f + i],
+                           is_wanted ? &exact.h[t * f + i] : &(const float){0.0f}, 1, "h[%u]",
+                           (unsigned)i);
             }
         }
-        CHECK(screened.stats.n_selected == n_selected && exact.stats.n_selected == scene.n_tokens * f);
+        CHECK(screened.stats.n_selected == n_selected &&
+              exact.stats.n_selected == scene.n_tokens * f);
         CHECK(screened.stats.n_active <= n_selected);
         CHECK_BITS(by_default.y, screened.y, scene.n_tokens * d, "the default is the predictor");
         if (is_wide) {
@@ -293,9 +318,11 @@ static void gate_decides_behind_the_screen(void **state)
         }
         if (scene.n_tokens == 1) {
             const struct layer *l = &scene.layer;
-            uint64_t bytes = sffn_predictor_weight_bytes(scene.predictor) + screened.stats.n_nonzero * weight_bytes(l->down_packed, d);
+            uint64_t bytes = sffn_predictor_weight_bytes(scene.predictor) +
+                             screened.stats.n_nonzero * weight_bytes(l->down_packed, d);
             if (scene.spec.is_gated)
-                bytes += n_selected * weight_bytes(l->gate_packed, d) + screened.stats.n_active * weight_bytes(l->up_packed, d);
+                bytes += n_selected * weight_bytes(l->gate_packed, d) +
+                         screened.stats.n_active * weight_bytes(l->up_packed, d);
             else
                 bytes += n_selected * weight_bytes(l->up_packed, d);
             CHECK_SAYS(screened.stats.touched_bytes == bytes, "touched_bytes %llu, expected %llu",
@@ -325,7 +352,8 @@ static void with_selector(struct scene *scene, void **state, const char *test, i
         scene->select_d = 32;
     scene_layer(scene);
     if (has_own_input)
-        scene->select_x = draw_x(&scene->layer.memory, &scene->rng, scene->n_tokens, scene->select_d, 0);
+        scene->select_x =
+            draw_x(&scene->layer.memory, &scene->rng, scene->n_tokens, scene->select_d, 0);
     if (has_predictor)
         scene_predictor(scene, 1.5f, 0.0f);
     else
@@ -338,26 +366,35 @@ static void early_selection_equals_built_in(void **state)
     for (int round = 0; round < 32; round++) {
         struct scene scene;
         with_selector(&scene, state, __func__, round);
-        struct result built_in = run(&scene, scene.predictor ? SFFN_SELECT_PREDICTOR : SFFN_SELECT_ROUTER, NULL);
+        struct result built_in =
+            run(&scene, scene.predictor ? SFFN_SELECT_PREDICTOR : SFFN_SELECT_ROUTER, NULL);
         struct result by_default = run(&scene, SFFN_SELECT_DEFAULT, NULL);
-        sffn_active_set *early = select_early(&scene, NULL), *stage = make_set(ctx, NULL, scene.n_tokens, scene.n_blocks, scene.block_size);
+        sffn_active_set *early = select_early(&scene, NULL),
+                        *stage =
+                            make_set(ctx, NULL, scene.n_tokens, scene.n_blocks, scene.block_size);
         CHECK_OK(ctx, sffn_ffn_select(ctx, scene.ffn, scene.select_x, scene.n_tokens, stage));
         same_sets(stage, early, "sffn_ffn_select()");
-        struct result handed_in = run(&scene, SFFN_SELECT_DEFAULT, early); /* args.active comes first */
+        struct result handed_in =
+            run(&scene, SFFN_SELECT_DEFAULT, early); /* args.active comes first */
         size_t n_y = scene.n_tokens * scene.spec.d_model, n_h = scene.n_tokens * scene.spec.d_ff;
         CHECK_BITS(handed_in.y, built_in.y, n_y, "y of an early selection");
         CHECK_BITS(handed_in.h, built_in.h, n_h, "h of an early selection");
         CHECK_BITS(by_default.y, built_in.y, n_y, "y of the default");
         CHECK(handed_in.stats.n_selected == built_in.stats.n_selected);
-        CHECK(handed_in.stats.touched_bytes < built_in.stats.touched_bytes); /* the selector's own bytes */
+        CHECK(handed_in.stats.touched_bytes <
+              built_in.stats.touched_bytes); /* the selector's own bytes */
         same_sets(handed_in.active, built_in.active, "active_out");
         /* the selector's input in rows with gaps */
         size_t wide = scene.select_d + 3;
-        float *gapped = GUARDED_FLOATS(&scene.layer.memory, wide * (scene.n_tokens - 1) + scene.select_d);
+        float *gapped =
+            GUARDED_FLOATS(&scene.layer.memory, wide * (scene.n_tokens - 1) + scene.select_d);
         for (size_t k = 0; k < wide * (scene.n_tokens - 1) + scene.select_d; k++)
-            gapped[k] = k % wide < scene.select_d ? scene.select_x[k / wide * scene.select_d + k % wide] : NAN;
+            gapped[k] = k % wide < scene.select_d
+                            ? scene.select_x[k / wide * scene.select_d + k % wide]
+                            : NAN;
         struct result strided;
-        sffn_ffn_args args = result_args(&strided, &scene.layer.memory, ctx, &scene.layer, scene.x, scene.n_tokens);
+        sffn_ffn_args args =
+            result_args(&strided, &scene.layer.memory, ctx, &scene.layer, scene.x, scene.n_tokens);
         args.select_x = gapped;
         args.select_x_stride = wide;
         CHECK_OK(ctx, sffn_ffn_forward(ctx, scene.ffn, &args));
@@ -367,9 +404,11 @@ static void early_selection_equals_built_in(void **state)
         struct reference ref;
         uint8_t *mask = guarded_alloc(&scene.layer.memory, n_h, 0);
         for (size_t k = 0; k < n_h; k++)
-            mask[k] = (uint8_t)sffn_active_set_contains(early, k / scene.spec.d_ff, (uint32_t)(k % scene.spec.d_ff) / scene.block_size);
+            mask[k] = (uint8_t)sffn_active_set_contains(
+                early, k / scene.spec.d_ff, (uint32_t)(k % scene.spec.d_ff) / scene.block_size);
         reference_make(&ref, &scene.layer.memory, &scene.layer, scene.x, scene.n_tokens, mask, 0);
-        result_check(&built_in, &scene.layer, &ref, mask, 0, scene.predictor ? "predictor" : "router");
+        result_check(&built_in, &scene.layer, &ref, mask, 0,
+                     scene.predictor ? "predictor" : "router");
         result_free(&built_in);
         result_free(&by_default);
         result_free(&handed_in);
@@ -379,7 +418,8 @@ static void early_selection_equals_built_in(void **state)
     }
 }
 
-/* Neurons that nobody selected: gate, up and down are not read. With lossless blocks a poisoned down block is a whole expert's. */
+/* Neurons that nobody selected: gate, up and down are not read. With lossless blocks a poisoned
+ * down block is a whole expert's. */
 static void nan_where_not_selected(void **state)
 {
     for (int round = 0; round < 32; round++) {
@@ -393,7 +433,8 @@ static void nan_where_not_selected(void **state)
             for (size_t t = 0; t < scene.n_tokens; t++)
                 is_needed |= sffn_active_set_contains(set, t, i / scene.block_size);
             if (!is_needed)
-                layer_poison(&scene.layer, i, PART_UP | PART_DOWN | (scene.spec.is_gated ? PART_GATE : 0));
+                layer_poison(&scene.layer, i,
+                             PART_UP | PART_DOWN | (scene.spec.is_gated ? PART_GATE : 0));
         }
         sffn_ffn_destroy(scene.ffn);
         scene.ffn = NULL;
@@ -422,7 +463,8 @@ static void nan_in_x_passes_the_selector(void **state)
         scene.x[bad * d + rng_below(&scene.rng, (uint32_t)d)] = NAN;
         struct result result = run(&scene, select, NULL);
         for (size_t j = 0; j < d; j++)
-            CHECK_SAYS(isnan(result.y[bad * d + j]), "y[%zu] = %g", j, (double)result.y[bad * d + j]);
+            CHECK_SAYS(isnan(result.y[bad * d + j]), "y[%zu] = %g", j,
+                       (double)result.y[bad * d + j]);
         CHECK_BITS(result.y, clean.y, bad * d, "the other tokens");
         result_free(&clean);
         result_free(&result);
@@ -433,7 +475,10 @@ static void nan_in_x_passes_the_selector(void **state)
 int main(void)
 {
     static int32_t types[] = {SFFN_F32, SFFN_F16, SFFN_BF16, SFFN_Q8_0, SFFN_Q4_0};
-#define TEST(function, needs_screen) { #function, function, needs_screen }
+#define TEST(function, needs_screen)                                                               \
+    {                                                                                              \
+#function, function, needs_screen                                                          \
+    }
     static const struct {
         const char *name;
         CMUnitTestFunction function;
@@ -449,8 +494,10 @@ int main(void)
     struct cases cases = {0};
     for (size_t i = 0; i < sizeof tests / sizeof tests[0]; i++)
         for (int32_t type = 0; type < SFFN_DTYPE_COUNT_; type++)
-            if (!(tests[i].needs_screen && type == SFFN_Q4_0)) /* a 4-bit gate has no cheaper copy */
-                cases_add(&cases, tests[i].function, &types[type], "%s %s", tests[i].name, sffn_dtype_name(type));
+            if (!(tests[i].needs_screen &&
+                  type == SFFN_Q4_0)) /* a 4-bit gate has no cheaper copy */
+                cases_add(&cases, tests[i].function, &types[type], "%s %s", tests[i].name,
+                          sffn_dtype_name(type));
     sffn_context_config config = SFFN_CONTEXT_CONFIG_INIT;
     config.n_threads = 2;
     sffn_status status = sffn_context_create(&config, &ctx);

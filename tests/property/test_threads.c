@@ -1,4 +1,5 @@
-/* y is bit-identical for 1 to 9 threads and for every kind of threading; layers are shared between contexts. */
+/* y is bit-identical for 1 to 9 threads and for every kind of threading; layers are shared between
+ * contexts. */
 #include <math.h>
 #include <stdio.h>
 
@@ -14,7 +15,8 @@ static const uint32_t thread_counts[] = {1, 2, 3, 4, 5, 6, 7, 8, 9};
 #endif
 #define N_COUNTS (sizeof thread_counts / sizeof thread_counts[0])
 
-/* A layer large enough to be cut up, its inputs, and what one thread of a default context makes of them. */
+/* A layer large enough to be cut up, its inputs, and what one thread of a default context makes of
+ * them. */
 struct scene {
     struct rng rng;
     struct layer layer;
@@ -33,12 +35,18 @@ struct way {
     size_t n_tokens;
 };
 static const struct way ways[] = {
-    {"gate 1 token", SFFN_SELECT_GATE, 1},       {"gate 8 tokens", SFFN_SELECT_GATE, 8},
-    {"gate 20 tokens", SFFN_SELECT_GATE, 20},    {"dense 1 token", SFFN_SELECT_DENSE, 1},
-    {"dense 9 tokens", SFFN_SELECT_DENSE, 9},    {"active 1 token", SFFN_SELECT_ACTIVE, 1},
-    {"active 5 tokens", SFFN_SELECT_ACTIVE, 5},  {"active 20 tokens", SFFN_SELECT_ACTIVE, 20},
-    {"router 1 token", SFFN_SELECT_ROUTER, 1},   {"router 20 tokens", SFFN_SELECT_ROUTER, 20},
-    {"predictor 1 token", SFFN_SELECT_PREDICTOR, 1}, {"predictor 20 tokens", SFFN_SELECT_PREDICTOR, 20},
+    {"gate 1 token", SFFN_SELECT_GATE, 1},
+    {"gate 8 tokens", SFFN_SELECT_GATE, 8},
+    {"gate 20 tokens", SFFN_SELECT_GATE, 20},
+    {"dense 1 token", SFFN_SELECT_DENSE, 1},
+    {"dense 9 tokens", SFFN_SELECT_DENSE, 9},
+    {"active 1 token", SFFN_SELECT_ACTIVE, 1},
+    {"active 5 tokens", SFFN_SELECT_ACTIVE, 5},
+    {"active 20 tokens", SFFN_SELECT_ACTIVE, 20},
+    {"router 1 token", SFFN_SELECT_ROUTER, 1},
+    {"router 20 tokens", SFFN_SELECT_ROUTER, 20},
+    {"predictor 1 token", SFFN_SELECT_PREDICTOR, 1},
+    {"predictor 20 tokens", SFFN_SELECT_PREDICTOR, 20},
 };
 
 static void scene_make(struct scene *scene, int32_t type, const struct way *way, const char *name)
@@ -94,28 +102,33 @@ static void scene_free(struct scene *scene)
     layer_free(&scene->layer);
 }
 
-static struct result run(struct scene *scene, const struct way *way, enum threading kind, uint32_t n, sffn_context *ctx)
+static struct result run(struct scene *scene, const struct way *way, enum threading kind,
+                         uint32_t n, sffn_context *ctx)
 {
     struct result result;
-    sffn_ffn_args args = result_args(&result, &scene->layer.memory, scene->ctx, &scene->layer, scene->x, way->n_tokens);
+    sffn_ffn_args args = result_args(&result, &scene->layer.memory, scene->ctx, &scene->layer,
+                                     scene->x, way->n_tokens);
     args.select = way->select;
     args.active = scene->set;
     CHECK_OK(ctx, threading_forward(kind, n, &scene->rng, ctx, scene->ffn, &args));
     return result;
 }
 
-static void same_result(const struct scene *scene, const struct way *way, const struct result *got, const struct result *want,
-                        const char *what)
+static void same_result(const struct scene *scene, const struct way *way, const struct result *got,
+                        const struct result *want, const char *what)
 {
     CHECK_BITS(got->y, want->y, way->n_tokens * scene->layer.spec.d_model, "%s: y", what);
     CHECK_BITS(got->h, want->h, way->n_tokens * scene->layer.spec.d_ff, "%s: h", what);
     for (size_t t = 0; t < way->n_tokens; t++) {
         size_t n = sffn_active_set_count(want->active, t);
         CHECK(sffn_active_set_count(got->active, t) == n);
-        CHECK_SAYS(n == 0 || memcmp(sffn_active_set_indices(got->active, t), sffn_active_set_indices(want->active, t),
-                                    n * sizeof(uint32_t)) == 0, "%s: active neurons of token %zu", what, t);
+        CHECK_SAYS(n == 0 ||
+                       memcmp(sffn_active_set_indices(got->active, t),
+                              sffn_active_set_indices(want->active, t), n * sizeof(uint32_t)) == 0,
+                   "%s: active neurons of token %zu", what, t);
     }
-    CHECK_SAYS(memcmp(&got->stats, &want->stats, offsetof(sffn_ffn_stats, select_ns)) == 0, "%s: statistics", what);
+    CHECK_SAYS(memcmp(&got->stats, &want->stats, offsetof(sffn_ffn_stats, select_ns)) == 0,
+               "%s: statistics", what);
 }
 
 struct thread_case {
@@ -132,7 +145,8 @@ static void any_threads_same_bits(void **state)
     scene_make(&scene, c->type, c->way, what);
     struct result want = run(&scene, c->way, THREADING_POOL, 1, scene.ctx);
     size_t n_active = want.stats.n_active;
-    CHECK_SAYS(n_active > 0 && (c->way->select == SFFN_SELECT_DENSE || n_active < c->way->n_tokens * scene.layer.spec.d_ff),
+    CHECK_SAYS(n_active > 0 && (c->way->select == SFFN_SELECT_DENSE ||
+                                n_active < c->way->n_tokens * scene.layer.spec.d_ff),
                "%zu active neurons test nothing", n_active);
     for (enum threading kind = 0; kind < THREADING_COUNT; kind++)
         for (size_t c_n = 0; c_n < N_COUNTS; c_n++) {
@@ -140,8 +154,8 @@ static void any_threads_same_bits(void **state)
             sffn_context *ctx = threading_context(kind, n, scene.isa);
             CHECK_OK(ctx, sffn_ffn_reserve(ctx, scene.ffn));
             struct result got = run(&scene, c->way, kind, n, ctx);
-            snprintf(what, sizeof what, "%s %s, %s: %s with %u threads", sffn_dtype_name(c->type), c->way->name,
-                     scene.isa, threading_names[kind], (unsigned)n);
+            snprintf(what, sizeof what, "%s %s, %s: %s with %u threads", sffn_dtype_name(c->type),
+                     c->way->name, scene.isa, threading_names[kind], (unsigned)n);
             same_result(&scene, c->way, &got, &want, what);
             result_free(&got);
             sffn_context_destroy(ctx);
@@ -150,7 +164,8 @@ static void any_threads_same_bits(void **state)
     scene_free(&scene);
 }
 
-/* Products of single matrices: the same bits for 1 to 9 threads, through the pool and both parallel_fors. */
+/* Products of single matrices: the same bits for 1 to 9 threads, through the pool and both
+ * parallel_fors. */
 static void matmul_same_bits(void **state)
 {
     int32_t type = *(const int32_t *)*state;
@@ -166,11 +181,14 @@ static void matmul_same_bits(void **state)
     config.weights = layer.config.up;
     sffn_matmul *matmul = NULL;
     CHECK_OK(ctx, sffn_matmul_create(ctx, &config, &matmul));
-    float *x = draw_x(&layer.memory, &rng, TOKENS, COLS, 0), *h = draw_x(&layer.memory, &rng, TOKENS, ROWS, 0);
+    float *x = draw_x(&layer.memory, &rng, TOKENS, COLS, 0),
+          *h = draw_x(&layer.memory, &rng, TOKENS, ROWS, 0);
     uint8_t *mask = draw_mask(&layer.memory, &rng, TOKENS, ROWS, 0.3);
     sffn_active_set *set = make_set(ctx, mask, TOKENS, ROWS, 1);
-    float *dot = GUARDED_FLOATS(&layer.memory, TOKENS * ROWS), *y = GUARDED_FLOATS(&layer.memory, TOKENS * COLS);
-    float *dot1 = GUARDED_FLOATS(&layer.memory, TOKENS * ROWS), *y1 = GUARDED_FLOATS(&layer.memory, TOKENS * COLS);
+    float *dot = GUARDED_FLOATS(&layer.memory, TOKENS * ROWS),
+          *y = GUARDED_FLOATS(&layer.memory, TOKENS * COLS);
+    float *dot1 = GUARDED_FLOATS(&layer.memory, TOKENS * ROWS),
+          *y1 = GUARDED_FLOATS(&layer.memory, TOKENS * COLS);
     for (int is_sparse = 0; is_sparse < 2; is_sparse++) {
         const sffn_active_set *active = is_sparse ? set : NULL;
         CHECK_OK(ctx, sffn_matmul_rows_dot(ctx, matmul, x, COLS, TOKENS, active, dot1, ROWS));
@@ -179,10 +197,14 @@ static void matmul_same_bits(void **state)
             for (size_t c_n = 0; c_n < N_COUNTS; c_n++) {
                 uint32_t n = thread_counts[c_n];
                 sffn_context *other = threading_context(kind, n, NULL);
-                CHECK_OK(other, sffn_matmul_rows_dot(other, matmul, x, COLS, TOKENS, active, dot, ROWS));
-                CHECK_OK(other, sffn_matmul_rows_axpy(other, matmul, h, ROWS, TOKENS, active, y, COLS));
-                CHECK_BITS(dot, dot1, TOKENS * ROWS, "rows_dot, %s with %u threads", threading_names[kind], (unsigned)n);
-                CHECK_BITS(y, y1, TOKENS * COLS, "rows_axpy, %s with %u threads", threading_names[kind], (unsigned)n);
+                CHECK_OK(other,
+                         sffn_matmul_rows_dot(other, matmul, x, COLS, TOKENS, active, dot, ROWS));
+                CHECK_OK(other,
+                         sffn_matmul_rows_axpy(other, matmul, h, ROWS, TOKENS, active, y, COLS));
+                CHECK_BITS(dot, dot1, TOKENS * ROWS, "rows_dot, %s with %u threads",
+                           threading_names[kind], (unsigned)n);
+                CHECK_BITS(y, y1, TOKENS * COLS, "rows_axpy, %s with %u threads",
+                           threading_names[kind], (unsigned)n);
                 sffn_context_destroy(other);
             }
     }
@@ -192,7 +214,8 @@ static void matmul_same_bits(void **state)
     layer_free(&layer);
 }
 
-/* One layer in several contexts at once, each on its own thread, many times: nobody disturbs anybody. */
+/* One layer in several contexts at once, each on its own thread, many times: nobody disturbs
+ * anybody. */
 enum { N_STREAMS = 4, N_CALLS = 200 };
 struct stream {
     sffn_context *ctx;
@@ -208,7 +231,8 @@ static void run_stream(void *arg, uint32_t i)
     struct stream *s = (struct stream *)arg + i;
     for (int k = 0; k < N_CALLS; k++) {
         memset(s->args.y, 0xFF, s->n * sizeof(float));
-        if (sffn_ffn_forward(s->ctx, s->ffn, &s->args) != SFFN_OK || memcmp(s->args.y, s->want, s->n * sizeof(float)) != 0)
+        if (sffn_ffn_forward(s->ctx, s->ffn, &s->args) != SFFN_OK ||
+            memcmp(s->args.y, s->want, s->n * sizeof(float)) != 0)
             s->n_wrong++;
     }
 }
@@ -222,11 +246,13 @@ static void contexts_share_a_layer(void **state)
     struct result results[N_STREAMS], want[N_STREAMS];
     scene_make(&scene, type, way, "contexts_share_a_layer");
     for (uint32_t i = 0; i < N_STREAMS; i++) {
-        scene.x = draw_x(&scene.layer.memory, &scene.rng, way->n_tokens, scene.layer.spec.d_model, 0);
+        scene.x =
+            draw_x(&scene.layer.memory, &scene.rng, way->n_tokens, scene.layer.spec.d_model, 0);
         want[i] = run(&scene, way, THREADING_POOL, 1, scene.ctx);
         streams[i].ctx = make_context(1 + i % 2, scene.isa);
         CHECK_OK(streams[i].ctx, sffn_ffn_reserve(streams[i].ctx, scene.ffn));
-        streams[i].args = result_args(&results[i], &scene.layer.memory, scene.ctx, &scene.layer, scene.x, way->n_tokens);
+        streams[i].args = result_args(&results[i], &scene.layer.memory, scene.ctx, &scene.layer,
+                                      scene.x, way->n_tokens);
         streams[i].ffn = scene.ffn;
         streams[i].want = want[i].y;
         streams[i].n = way->n_tokens * scene.layer.spec.d_model;
@@ -234,7 +260,8 @@ static void contexts_share_a_layer(void **state)
     }
     CHECK(run_threads(N_STREAMS, run_stream, streams));
     for (size_t i = 0; i < N_STREAMS; i++) {
-        CHECK_SAYS(streams[i].n_wrong == 0, "stream %zu was wrong in %d of %d calls", i, streams[i].n_wrong, N_CALLS);
+        CHECK_SAYS(streams[i].n_wrong == 0, "stream %zu was wrong in %d of %d calls", i,
+                   streams[i].n_wrong, N_CALLS);
         sffn_context_destroy(streams[i].ctx);
         result_free(&results[i]);
         result_free(&want[i]);
@@ -259,7 +286,8 @@ static void run_hammer(void *arg, uint32_t i)
         sffn_status status = sffn_ffn_forward(hammer->ctx, hammer->ffn, &hammer->args[i]);
         if (status == SFFN_ERR_BUSY)
             hammer->n_busy[i]++;
-        else if (status != SFFN_OK || memcmp(hammer->args[i].y, hammer->want, hammer->n * sizeof(float)) != 0)
+        else if (status != SFFN_OK ||
+                 memcmp(hammer->args[i].y, hammer->want, hammer->n * sizeof(float)) != 0)
             hammer->n_wrong[i]++;
         else
             hammer->n_ok[i]++;
@@ -280,11 +308,13 @@ static void one_context_hammered(void **state)
     hammer.want = want.y;
     hammer.n = scene.layer.spec.d_model;
     for (size_t i = 0; i < N_STREAMS; i++)
-        hammer.args[i] = result_args(&results[i], &scene.layer.memory, scene.ctx, &scene.layer, scene.x, 1);
+        hammer.args[i] =
+            result_args(&results[i], &scene.layer.memory, scene.ctx, &scene.layer, scene.x, 1);
     CHECK(run_threads(N_STREAMS, run_hammer, &hammer));
     int n_ok = 0;
     for (size_t i = 0; i < N_STREAMS; i++) {
-        CHECK_SAYS(hammer.n_wrong[i] == 0, "thread %zu was wrong in %d of %d calls", i, hammer.n_wrong[i], N_CALLS);
+        CHECK_SAYS(hammer.n_wrong[i] == 0, "thread %zu was wrong in %d of %d calls", i,
+                   hammer.n_wrong[i], N_CALLS);
         n_ok += hammer.n_ok[i];
         result_free(&results[i]);
     }
@@ -302,13 +332,16 @@ int main(void)
             struct thread_case c = {type, &ways[w]};
             if (ways[w].select == SFFN_SELECT_PREDICTOR && type == SFFN_Q4_0)
                 continue; /* a 4-bit gate has no 4-bit copy */
-            cases_add(&cases, any_threads_same_bits, cases_keep(&cases, &c, sizeof c), "%s %s", sffn_dtype_name(type),
-                      ways[w].name);
+            cases_add(&cases, any_threads_same_bits, cases_keep(&cases, &c, sizeof c), "%s %s",
+                      sffn_dtype_name(type), ways[w].name);
         }
     for (int32_t type = 0; type < SFFN_DTYPE_COUNT_; type++) {
-        cases_add(&cases, matmul_same_bits, &types[type], "matmul_same_bits %s", sffn_dtype_name(type));
-        cases_add(&cases, contexts_share_a_layer, &types[type], "contexts_share_a_layer %s", sffn_dtype_name(type));
-        cases_add(&cases, one_context_hammered, &types[type], "one_context_hammered %s", sffn_dtype_name(type));
+        cases_add(&cases, matmul_same_bits, &types[type], "matmul_same_bits %s",
+                  sffn_dtype_name(type));
+        cases_add(&cases, contexts_share_a_layer, &types[type], "contexts_share_a_layer %s",
+                  sffn_dtype_name(type));
+        cases_add(&cases, one_context_hammered, &types[type], "one_context_hammered %s",
+                  sffn_dtype_name(type));
     }
     return cases_run(&cases, "threads");
 }

@@ -1,5 +1,6 @@
-/* Many tiny forwards with 1 to 9 threads on however few CPUs there are, contexts created and destroyed in between, layers shared by
- * contexts in several threads: for the thread sanitizer, and for races that only show when threads sleep at the wrong moment.
+/* Many tiny forwards with 1 to 9 threads on however few CPUs there are, contexts created and
+ * destroyed in between, layers shared by contexts in several threads: for the thread sanitizer, and
+ * for races that only show when threads sleep at the wrong moment.
  *
  *     pool_stress [SECONDS]     default 5
  */
@@ -28,7 +29,8 @@ static double now(void)
 }
 
 /* One context with n threads makes `calls` calls. Returns 0 when one failed or gave other bits. */
-static int run_context(uint32_t n, uint32_t spin_us, uint32_t first_layer, int calls, unsigned long *count)
+static int run_context(uint32_t n, uint32_t spin_us, uint32_t first_layer, int calls,
+                       unsigned long *count)
 {
     sffn_context_config config = SFFN_CONTEXT_CONFIG_INIT;
     sffn_context *ctx = NULL;
@@ -44,7 +46,8 @@ static int run_context(uint32_t n, uint32_t spin_us, uint32_t first_layer, int c
         args.x = xs[l];
         args.y = y;
         args.n_tokens = 1 + (size_t)k % MAX_TOKENS;
-        is_right = sffn_ffn_reserve(ctx, ffns[l]) == SFFN_OK && sffn_ffn_forward(ctx, ffns[l], &args) == SFFN_OK &&
+        is_right = sffn_ffn_reserve(ctx, ffns[l]) == SFFN_OK &&
+                   sffn_ffn_forward(ctx, ffns[l], &args) == SFFN_OK &&
                    memcmp(y, ys[l], args.n_tokens * 64 * sizeof *y) == 0;
         ++*count;
     }
@@ -61,7 +64,8 @@ static void run_stream(void *arg, uint32_t i)
     for (uint32_t round = i; now() < end && !failed[i]; round++) {
         uint32_t n = 1 + round % MAX_THREADS;
         /* few calls: creation and destruction; many: sleeping and waking */
-        failed[i] = !run_context(n, spins[round / 2 % 4], round, round % 5 == 0 ? 200 : (int)(round % 4), &n_calls[i]);
+        failed[i] = !run_context(n, spins[round / 2 % 4], round,
+                                 round % 5 == 0 ? 200 : (int)(round % 4), &n_calls[i]);
     }
 }
 
@@ -97,7 +101,8 @@ static void spmd(void **state)
         sffn_context *ctx = threading_context(kind, n, NULL);
         CHECK_OK(ctx, sffn_ffn_reserve(ctx, ffns[l]));
         CHECK_OK(ctx, threading_forward(kind, n, &rng, ctx, ffns[l], &args));
-        CHECK_BITS(y, ys[l], MAX_TOKENS * 64, "%s with %u threads", threading_names[kind], (unsigned)n);
+        CHECK_BITS(y, ys[l], MAX_TOKENS * 64, "%s with %u threads", threading_names[kind],
+                   (unsigned)n);
         sffn_context_destroy(ctx);
     }
 }
@@ -138,7 +143,8 @@ static void creation_in_threads(void **state)
         CHECK_SAYS(!failed[i], "thread %zu failed", i);
     sffn_context_info info = SFFN_CONTEXT_INFO_INIT;
     CHECK_OK(shared_ctx, sffn_context_get_info(shared_ctx, &info));
-    CHECK_SAYS(info.weight_bytes == 0, "%llu bytes of weights are still counted", (unsigned long long)info.weight_bytes);
+    CHECK_SAYS(info.weight_bytes == 0, "%llu bytes of weights are still counted",
+               (unsigned long long)info.weight_bytes);
     sffn_context_destroy(shared_ctx);
 }
 

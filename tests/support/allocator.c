@@ -61,7 +61,8 @@ sffn_allocator allocator_of(struct test_allocator *allocator)
     return (sffn_allocator){allocator, counted_alloc, counted_free};
 }
 
-sffn_context *allocator_context(struct test_allocator *allocator, uint32_t n_threads, sffn_status *status)
+sffn_context *allocator_context(struct test_allocator *allocator, uint32_t n_threads,
+                                sffn_status *status)
 {
     sffn_context_config config = SFFN_CONTEXT_CONFIG_INIT;
     config.allocator = allocator_of(allocator);

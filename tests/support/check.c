@@ -29,10 +29,12 @@ void check_that(const char *file, int line, int holds, const char *format, ...)
 
 void check_text(const char *file, int line, const char *got, const char *want)
 {
-    check_that(file, line, got && strcmp(got, want) == 0, "\"%s\", expected \"%s\"", got ? got : "(NULL)", want);
+    check_that(file, line, got && strcmp(got, want) == 0, "\"%s\", expected \"%s\"",
+               got ? got : "(NULL)", want);
 }
 
-/* Whether every blank-separated word of `words` occurs in `text`; the first that does not goes to `missing`. */
+/* Whether every blank-separated word of `words` occurs in `text`; the first that does not goes to
+ * `missing`. */
 static int has_words(const char *text, const char *words, char *missing, size_t size)
 {
     while (*words) {
@@ -46,13 +48,14 @@ static int has_words(const char *text, const char *words, char *missing, size_t 
     return 1;
 }
 
-void check_status(const char *file, int line, const sffn_context *ctx, sffn_status got, const char *call,
-                  sffn_status want, const char *words)
+void check_status(const char *file, int line, const sffn_context *ctx, sffn_status got,
+                  const char *call, sffn_status want, const char *words)
 {
     const char *text = got == SFFN_OK ? "" : sffn_context_last_error(ctx);
     int is_right = want == CHECK_ANY_ERROR ? got != SFFN_OK : got == want;
-    check_that(file, line, is_right, "%s: %s, expected %s; text: \"%s\"", call, sffn_status_name(got),
-               want == CHECK_ANY_ERROR ? "an error" : sffn_status_name(want), text ? text : "(NULL)");
+    check_that(file, line, is_right, "%s: %s, expected %s; text: \"%s\"", call,
+               sffn_status_name(got), want == CHECK_ANY_ERROR ? "an error" : sffn_status_name(want),
+               text ? text : "(NULL)");
     if (!words)
         return;
     char missing[256] = "";
@@ -60,7 +63,8 @@ void check_status(const char *file, int line, const sffn_context *ctx, sffn_stat
                "%s: the text \"%s\" has no \"%s\"", call, text ? text : "(NULL)", missing);
 }
 
-void check_within(const char *file, int line, double got, double want, double bound, const char *format, ...)
+void check_within(const char *file, int line, double got, double want, double bound,
+                  const char *format, ...)
 {
     n_checks++;
     if (fabs(got - want) <= bound) /* false when got is NaN */
@@ -70,11 +74,12 @@ void check_within(const char *file, int line, double got, double want, double bo
     va_start(args, format);
     vsnprintf(text, sizeof text, format, args);
     va_end(args);
-    check_that(file, line, 0, "%s: %.9g, expected %.9g; off by %.3g, bound %.3g", text, got, want, fabs(got - want),
-               bound);
+    check_that(file, line, 0, "%s: %.9g, expected %.9g; off by %.3g, bound %.3g", text, got, want,
+               fabs(got - want), bound);
 }
 
-void check_bits(const char *file, int line, const float *got, const float *want, size_t n, const char *format, ...)
+void check_bits(const char *file, int line, const float *got, const float *want, size_t n,
+                const char *format, ...)
 {
     n_checks += n;
     if (memcmp(got, want, n * sizeof *got) == 0)
@@ -87,8 +92,8 @@ void check_bits(const char *file, int line, const float *got, const float *want,
     va_start(args, format);
     vsnprintf(text, sizeof text, format, args);
     va_end(args);
-    check_that(file, line, 0, "%s: element %zu of %zu is %a, expected the bits of %a", text, i, n, (double)got[i],
-               (double)want[i]);
+    check_that(file, line, 0, "%s: element %zu of %zu is %a, expected the bits of %a", text, i, n,
+               (double)got[i], (double)want[i]);
 }
 
 /* ---------------------------------------------------------------- numbers */
@@ -125,7 +130,9 @@ uint64_t test_seed(void)
     static int is_known;
     if (!is_known) {
         const char *text = getenv("SFFN_TEST_SEED");
-        seed = !text ? 20240607u : strcmp(text, "time") == 0 ? (uint64_t)time(NULL) : strtoull(text, NULL, 0);
+        seed = !text                       ? 20240607u
+               : strcmp(text, "time") == 0 ? (uint64_t)time(NULL)
+                                           : strtoull(text, NULL, 0);
         is_known = 1;
         print_message("seed %llu (repeat with SFFN_TEST_SEED=%llu)\n", (unsigned long long)seed,
                       (unsigned long long)seed);
@@ -176,7 +183,8 @@ static void *must(void *pointer)
     return pointer;
 }
 
-void cases_add(struct cases *cases, CMUnitTestFunction function, void *state, const char *format, ...)
+void cases_add(struct cases *cases, CMUnitTestFunction function, void *state, const char *format,
+               ...)
 {
     if (cases->n == cases->capacity) {
         cases->capacity = cases->capacity ? 2 * cases->capacity : 64;

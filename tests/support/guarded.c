@@ -24,7 +24,8 @@ void *guarded_alloc(struct guarded *memory, size_t bytes, size_t tail)
     block->map = mmap(NULL, block->map_bytes, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     CHECK(block->map != MAP_FAILED);
     CHECK(inner == 0 || mprotect(block->map + page, inner, PROT_READ | PROT_WRITE) == 0);
-    CHECK(!getenv("SFFN_TEST_EMULATED") || mprotect(block->map + page + inner, page, PROT_READ) == 0);
+    CHECK(!getenv("SFFN_TEST_EMULATED") ||
+          mprotect(block->map + page + inner, page, PROT_READ) == 0);
     block->data = block->map + page + inner - tail - bytes;
     block->data_bytes = bytes;
     memset(block->map + page, CANARY, inner);
@@ -42,8 +43,8 @@ void guarded_check(const struct guarded *memory)
             if (p == block->data)
                 p += block->data_bytes;
             if (p < end && *p != CANARY)
-                CHECK_SAYS(0, "a byte %td behind the start of a block of %zu was overwritten", p - block->data,
-                           block->data_bytes);
+                CHECK_SAYS(0, "a byte %td behind the start of a block of %zu was overwritten",
+                           p - block->data, block->data_bytes);
         }
     }
     CHECK(1);

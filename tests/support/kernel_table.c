@@ -1,4 +1,5 @@
-/* Prints what a default context chose on this CPU: the ISA, then one kernel a line. For tests/qemu.sh and for bug reports. */
+/* Prints what a default context chose on this CPU: the ISA, then one kernel a line. For
+ * tests/qemu.sh and for bug reports. */
 #include <stdio.h>
 
 #include "sparseffn/sparseffn.h"
@@ -7,7 +8,8 @@ int main(void)
 {
     sffn_context *ctx = NULL;
     sffn_context_info info = SFFN_CONTEXT_INFO_INIT;
-    if (sffn_context_create(NULL, &ctx) != SFFN_OK || sffn_context_get_info(ctx, &info) != SFFN_OK) {
+    if (sffn_context_create(NULL, &ctx) != SFFN_OK ||
+        sffn_context_get_info(ctx, &info) != SFFN_OK) {
         fprintf(stderr, "%s\n", sffn_context_last_error(ctx));
         return 1;
     }

@@ -5,8 +5,8 @@
 
 /* ---------------------------------------------------------------- layers */
 
-static unsigned char *draw_rows(struct guarded *memory, struct rng *rng, int32_t type, size_t n_rows, size_t n,
-                                double scale, size_t tail)
+static unsigned char *draw_rows(struct guarded *memory, struct rng *rng, int32_t type,
+                                size_t n_rows, size_t n, double scale, size_t tail)
 {
     size_t row_bytes = weight_bytes(type, n);
     unsigned char *rows = guarded_alloc(memory, n_rows * row_bytes, tail);
@@ -21,7 +21,8 @@ static unsigned char *draw_rows(struct guarded *memory, struct rng *rng, int32_t
     return rows;
 }
 
-static float *draw_floats(struct guarded *memory, struct rng *rng, size_t n, double mean, double scale)
+static float *draw_floats(struct guarded *memory, struct rng *rng, size_t n, double mean,
+                          double scale)
 {
     float *values = GUARDED_FLOATS(memory, n);
     for (size_t i = 0; i < n; i++)
@@ -50,15 +51,16 @@ void layer_make(struct layer *layer, const struct spec *spec, struct rng *rng)
     layer->up = GUARDED_FLOATS(memory, f * d);
     layer->up_packed = packed(spec, spec->up_type);
     int is_columns = spec->down_layout == SFFN_LAYOUT_COLUMNS;
-    layer->down_source =
-        draw_rows(memory, rng, spec->down_type, is_columns ? d : f, is_columns ? f : d, out_scale, spec->tail);
+    layer->down_source = draw_rows(memory, rng, spec->down_type, is_columns ? d : f,
+                                   is_columns ? f : d, out_scale, spec->tail);
     layer->down = GUARDED_FLOATS(memory, f * d);
     layer->down_packed = packed(spec, spec->down_type);
     if (is_quantised(layer->down_packed) && spec->block_size != BLOCK)
         layer->down_rows = guarded_alloc(memory, f * weight_bytes(layer->down_packed, d), 0);
     if (spec->has_bias || spec->gate_shift != 0.0f) {
         double scale = spec->has_bias ? 0.3 : 0.0;
-        int shifts_up = !spec->is_gated || (spec->activation == SFFN_ACT_DRELU && spec->gate_shift > 0.0f);
+        int shifts_up =
+            !spec->is_gated || (spec->activation == SFFN_ACT_DRELU && spec->gate_shift > 0.0f);
         if (spec->is_gated)
             layer->gate_bias = draw_floats(memory, rng, f, spec->gate_shift, scale);
         layer->up_bias = draw_floats(memory, rng, f, shifts_up ? spec->gate_shift : 0.0f, scale);
@@ -97,15 +99,17 @@ void layer_make(struct layer *layer, const struct spec *spec, struct rng *rng)
     layer->config = config;
 }
 
-/* Rows of one type -> floats after packing to another; the packed rows also go to `rows` when it is not NULL. */
-static void repack(const void *source, int32_t type, int32_t to, size_t n_rows, size_t n, float *values,
-                   unsigned char *rows)
+/* Rows of one type -> floats after packing to another; the packed rows also go to `rows` when it is
+ * not NULL. */
+static void repack(const void *source, int32_t type, int32_t to, size_t n_rows, size_t n,
+                   float *values, unsigned char *rows)
 {
     size_t to_bytes = weight_bytes(to, n);
     unsigned char *row = malloc(to_bytes);
     CHECK(row != NULL);
     for (size_t r = 0; r < n_rows; r++) {
-        weight_decode(type, (const unsigned char *)source + r * weight_bytes(type, n), n, values + r * n);
+        weight_decode(type, (const unsigned char *)source + r * weight_bytes(type, n), n,
+                      values + r * n);
         if (type != to) {
             weight_encode(to, values + r * n, n, row);
             weight_decode(to, row, n, values + r * n);
@@ -126,7 +130,8 @@ void layer_decode(struct layer *layer)
         repack(layer->gate_source, spec->gate_type, layer->gate_packed, f, d, layer->gate, NULL);
     repack(layer->up_source, spec->up_type, layer->up_packed, f, d, layer->up, NULL);
     if (spec->down_layout == SFFN_LAYOUT_ROWS) {
-        repack(layer->down_source, spec->down_type, layer->down_packed, f, d, layer->down, layer->down_rows);
+        repack(layer->down_source, spec->down_type, layer->down_packed, f, d, layer->down,
+               layer->down_rows);
         return;
     }
     float *columns = malloc(f * d * sizeof *columns), *rows = malloc(f * d * sizeof *rows);
@@ -153,16 +158,20 @@ void layer_poison(struct layer *layer, uint32_t neuron, int parts)
     const struct spec *spec = &layer->spec;
     size_t d = spec->d_model, f = spec->d_ff;
     if (parts & PART_GATE)
-        weight_poison(spec->gate_type, layer->gate_source + neuron * weight_bytes(spec->gate_type, d), 0, d);
+        weight_poison(spec->gate_type,
+                      layer->gate_source + neuron * weight_bytes(spec->gate_type, d), 0, d);
     if (parts & PART_UP)
-        weight_poison(spec->up_type, layer->up_source + neuron * weight_bytes(spec->up_type, d), 0, d);
+        weight_poison(spec->up_type, layer->up_source + neuron * weight_bytes(spec->up_type, d), 0,
+                      d);
     if (!(parts & PART_DOWN))
         return;
     if (spec->down_layout == SFFN_LAYOUT_ROWS)
-        weight_poison(spec->down_type, layer->down_source + neuron * weight_bytes(spec->down_type, d), 0, d);
+        weight_poison(spec->down_type,
+                      layer->down_source + neuron * weight_bytes(spec->down_type, d), 0, d);
     else
         for (size_t j = 0; j < d; j++)
-            weight_poison(spec->down_type, layer->down_source + j * weight_bytes(spec->down_type, f), neuron, 1);
+            weight_poison(spec->down_type,
+                          layer->down_source + j * weight_bytes(spec->down_type, f), neuron, 1);
 }
 
 sffn_ffn *layer_create(sffn_context *ctx, const struct layer *layer)
@@ -183,7 +192,8 @@ float *draw_x(struct guarded *memory, struct rng *rng, size_t n_tokens, size_t d
     return (float *)(void *)x;
 }
 
-uint8_t *draw_mask(struct guarded *memory, struct rng *rng, size_t n_tokens, size_t d_ff, double density)
+uint8_t *draw_mask(struct guarded *memory, struct rng *rng, size_t n_tokens, size_t d_ff,
+                   double density)
 {
     uint8_t *mask = guarded_alloc(memory, n_tokens * d_ff, 0);
     for (size_t i = 0; i < n_tokens * d_ff; i++)
@@ -191,8 +201,8 @@ uint8_t *draw_mask(struct guarded *memory, struct rng *rng, size_t n_tokens, siz
     return mask;
 }
 
-sffn_active_set *make_set(sffn_context *ctx, const uint8_t *masks, size_t n_tokens, uint32_t n_blocks,
-                          uint32_t block_size)
+sffn_active_set *make_set(sffn_context *ctx, const uint8_t *masks, size_t n_tokens,
+                          uint32_t n_blocks, uint32_t block_size)
 {
     sffn_active_set_config config = SFFN_ACTIVE_SET_CONFIG_INIT;
     config.n_blocks = n_blocks;
@@ -216,18 +226,21 @@ sffn_active_set *make_set(sffn_context *ctx, const uint8_t *masks, size_t n_toke
 
 #define TINY 1e-36 /* covers what products below the normal floats lose */
 
-/* Largest |x - d q| in a block of 32 whose x the library quantises: d = amax / 127, q = rint(x * (127 / amax)).
- * Exactly |x - d q| <= d / 2 = amax / 254. The three roundings of d, 127 / amax and the product move the point that is
- * rounded by at most 3u * 127, and d q by u |x|: below 4u amax together. amax < 2^-100 gives q = 0, an error of amax. */
+/* Largest |x - d q| in a block of 32 whose x the library quantises: d = amax / 127, q = rint(x *
+ * (127 / amax)). Exactly |x - d q| <= d / 2 = amax / 254. The three roundings of d, 127 / amax and
+ * the product move the point that is rounded by at most 3u * 127, and d q by u |x|: below 4u amax
+ * together. amax < 2^-100 gives q = 0, an error of amax. */
 static double int8_error(double amax)
 {
     return amax < 0x1p-100 ? amax : amax / 254.0 + 4.0 * UNIT_ROUNDOFF * amax;
 }
 
-/* f32 sum of n products in any order, and the bias: gamma_(n+2) sum |terms|. For quantised weights the sums within a block are
- * exact integers; what is rounded is the product of the scales, its product with the sum, and the sum over the n / 32
- * blocks: gamma_(n/32+4) sum |w| (|x| + dx). dx itself is what the quantisation of x loses: sum |w| dx. */
-double reference_dot(int32_t packed_type, const float *w, const float *x, size_t n, double bias, double *error)
+/* f32 sum of n products in any order, and the bias: gamma_(n+2) sum |terms|. For quantised weights
+ * the sums within a block are exact integers; what is rounded is the product of the scales, its
+ * product with the sum, and the sum over the n / 32 blocks: gamma_(n/32+4) sum |w| (|x| + dx). dx
+ * itself is what the quantisation of x loses: sum |w| dx. */
+double reference_dot(int32_t packed_type, const float *w, const float *x, size_t n, double bias,
+                     double *error)
 {
     const char *bytes = (const char *)x;
     double sum = bias, magnitude = fabs(bias), quantisation = 0.0;
@@ -243,7 +256,8 @@ double reference_dot(int32_t packed_type, const float *w, const float *x, size_t
         quantisation += weight * int8_error(amax);
     }
     if (is_quantised(packed_type))
-        *error = quantisation + gamma_n((double)n / BLOCK + 4.0) * (magnitude + quantisation) + TINY;
+        *error =
+            quantisation + gamma_n((double)n / BLOCK + 4.0) * (magnitude + quantisation) + TINY;
     else
         *error = gamma_n((double)n + 2.0) * magnitude + TINY;
     return sum;
@@ -283,8 +297,10 @@ static double activate(const struct spec *spec, double g)
     }
 }
 
-/* s = act(g) with the error that dg and the function itself make. Eight roundings of max(|g|, |s|) for the smooth ones. */
-static double activate_error(const struct spec *spec, double g, double dg, double s, struct decision *decision)
+/* s = act(g) with the error that dg and the function itself make. Eight roundings of max(|g|, |s|)
+ * for the smooth ones. */
+static double activate_error(const struct spec *spec, double g, double dg, double s,
+                             struct decision *decision)
 {
     double t = spec->act_threshold;
     *decision = decide(g, dg, 0.0, 0);
@@ -297,7 +313,8 @@ static double activate_error(const struct spec *spec, double g, double dg, doubl
     case SFFN_ACT_SILU:
     case SFFN_ACT_GELU_ERF:
     case SFFN_ACT_GELU_TANH: {
-        double error = 1.15 * dg + 8.0 * UNIT_ROUNDOFF * fmax(fabs(g) + dg, fabs(s)); /* |act'| < 1.13 */
+        double error =
+            1.15 * dg + 8.0 * UNIT_ROUNDOFF * fmax(fabs(g) + dg, fabs(s)); /* |act'| < 1.13 */
         *decision = (struct decision){fabs(s) > error, 1};
         return error;
     }
@@ -315,23 +332,25 @@ static double threshold_of(const struct layer *layer, size_t neuron)
 }
 
 /* The values of one neuron for one token; `at` is its place in the arrays. */
-static void reference_neuron(struct reference *ref, const struct layer *layer, const float *x, size_t at, size_t i,
-                             int is_dense)
+static void reference_neuron(struct reference *ref, const struct layer *layer, const float *x,
+                             size_t at, size_t i, int is_dense)
 {
     const struct spec *spec = &layer->spec;
     size_t d = spec->d_model;
     int keeps_equal = spec->rule_tie == SFFN_TIE_KEEP;
     int32_t rule = is_dense ? SFFN_RULE_NONE : spec->rule;
     double dg, du = 0.0, u = 1.0;
-    const float *decider = spec->is_gated ? layer->gate : layer->up, *bias = spec->is_gated ? layer->gate_bias : layer->up_bias;
-    double g = reference_dot(spec->is_gated ? layer->gate_packed : layer->up_packed, decider + i * d, x, d,
-                             bias ? bias[i] : 0.0, &dg);
+    const float *decider = spec->is_gated ? layer->gate : layer->up,
+                *bias = spec->is_gated ? layer->gate_bias : layer->up_bias;
+    double g = reference_dot(spec->is_gated ? layer->gate_packed : layer->up_packed,
+                             decider + i * d, x, d, bias ? bias[i] : 0.0, &dg);
     struct decision act, kept;
     double s = activate(spec, g), ds = activate_error(spec, g, dg, s, &act);
     ref->g[at] = g;
     if (rule == SFFN_RULE_SCORE || rule == SFFN_RULE_ABS_SCORE) {
         double either = act.surely ? ds : fabs(g) + ds; /* s may be on the other side of a jump */
-        kept = decide(rule == SFFN_RULE_SCORE ? s : fabs(s), either, threshold_of(layer, i), keeps_equal);
+        kept = decide(rule == SFFN_RULE_SCORE ? s : fabs(s), either, threshold_of(layer, i),
+                      keeps_equal);
         act.surely &= kept.surely;
         act.perhaps &= kept.perhaps;
     }
@@ -342,7 +361,8 @@ static void reference_neuron(struct reference *ref, const struct layer *layer, c
     ref->s[at] = s;
     ref->s_error[at] = act.surely ? ds : fabs(g) + fabs(s) + ds; /* of either side of a jump */
     if (spec->is_gated) {
-        u = reference_dot(layer->up_packed, layer->up + i * d, x, d, layer->up_bias ? layer->up_bias[i] : 0.0, &du);
+        u = reference_dot(layer->up_packed, layer->up + i * d, x, d,
+                          layer->up_bias ? layer->up_bias[i] : 0.0, &du);
         if (spec->activation == SFFN_ACT_DRELU)
             u = fmax(u, 0.0);
         ref->u[at] = u;
@@ -372,11 +392,12 @@ static double *doubles(struct guarded *memory, size_t n)
     return guarded_alloc(memory, n * sizeof(double), 0);
 }
 
-void reference_make(struct reference *ref, struct guarded *memory, const struct layer *layer, const float *x,
-                    size_t n_tokens, const uint8_t *candidates, int is_dense)
+void reference_make(struct reference *ref, struct guarded *memory, const struct layer *layer,
+                    const float *x, size_t n_tokens, const uint8_t *candidates, int is_dense)
 {
     size_t d = layer->spec.d_model, f = layer->spec.d_ff, n = n_tokens * f;
-    double **const per_neuron[] = {&ref->g, &ref->s, &ref->s_error, &ref->u, &ref->u_error, &ref->h, &ref->h_error};
+    double **const per_neuron[] = {&ref->g,       &ref->s, &ref->s_error, &ref->u,
+                                   &ref->u_error, &ref->h, &ref->h_error};
     for (size_t k = 0; k < sizeof per_neuron / sizeof per_neuron[0]; k++)
         *per_neuron[k] = doubles(memory, n);
     ref->surely = guarded_alloc(memory, n, 0);
@@ -388,17 +409,19 @@ void reference_make(struct reference *ref, struct guarded *memory, const struct 
         for (size_t i = 0; i < f; i++)
             if (!candidates || candidates[t * f + i])
                 reference_neuron(ref, layer, x + t * d, t * f + i, i, is_dense);
-        reference_down(layer, ref->h + t * f, ref->h_error + t * f, ref->y + t * d, ref->y_error + t * d);
+        reference_down(layer, ref->h + t * f, ref->h_error + t * f, ref->y + t * d,
+                       ref->y_error + t * d);
     }
 }
 
 /* The error that the down product may make to h of each neuron before it multiplies the weights.
  *
- * Float types: none. Lossless blocks of 32: h is quantised like x, 32 neurons sharing amax.
- * q8_0 and q4_0 rows: the library multiplies the integers q of a row with v = rint((h * inv) * d), inv being at most
- * 16256 / M, M = the token's largest |h d|. So each product h d carries an error of half a step, M / 16256 / 2. Two float
- * roundings before rint move v by at most 2u * 16256 < 0.002; together below 0.51 steps. As w = d q, this is an error of
- * 0.51 M / 16256 |q| of each product, returned here as step; q is found from w / d. */
+ * Float types: none. Lossless blocks of 32: h is quantised like x, 32 neurons sharing amax. q8_0
+ * and q4_0 rows: the library multiplies the integers q of a row with v = rint((h * inv) * d), inv
+ * being at most 16256 / M, M = the token's largest |h d|. So each product h d carries an error of
+ * half a step, M / 16256 / 2. Two float roundings before rint move v by at most 2u * 16256 < 0.002;
+ * together below 0.51 steps. As w = d q, this is an error of 0.51 M / 16256 |q| of each product,
+ * returned here as step; q is found from w / d. */
 static double down_step(const struct layer *layer, const double *h, const double *h_error)
 {
     const struct spec *spec = &layer->spec;
@@ -407,12 +430,14 @@ static double down_step(const struct layer *layer, const double *h, const double
     for (size_t i = 0; i < spec->d_ff; i++) {
         double hi = fabs(h[i]) + (h_error ? h_error[i] : 0.0);
         for (size_t b = 0; hi > 0.0 && b < spec->d_model / BLOCK; b++)
-            largest = fmax(largest, hi * fabs(weight_scale(layer->down_packed, layer->down_rows + i * row_bytes, b)));
+            largest = fmax(largest, hi * fabs(weight_scale(layer->down_packed,
+                                                           layer->down_rows + i * row_bytes, b)));
     }
     return 0.51 * largest / 16256.0;
 }
 
-void reference_down(const struct layer *layer, const double *h, const double *h_error, double *y, double *y_error)
+void reference_down(const struct layer *layer, const double *h, const double *h_error, double *y,
+                    double *y_error)
 {
     const struct spec *spec = &layer->spec;
     size_t d = spec->d_model, f = spec->d_ff, n_terms = 0;
@@ -438,7 +463,8 @@ void reference_down(const struct layer *layer, const double *h, const double *h_
         if (h[i] == 0.0 && dh == 0.0)
             continue; /* a skipped neuron: its row may hold NaN */
         n_terms++;
-        const unsigned char *row = layer->down_rows ? layer->down_rows + i * weight_bytes(layer->down_packed, d) : NULL;
+        const unsigned char *row =
+            layer->down_rows ? layer->down_rows + i * weight_bytes(layer->down_packed, d) : NULL;
         for (size_t j = 0; j < d; j++) {
             double w = layer->down[i * d + j];
             double scale = row ? fabs(weight_scale(layer->down_packed, row, j / BLOCK)) : 0.0;
@@ -454,10 +480,40 @@ void reference_down(const struct layer *layer, const double *h, const double *h_
     free(magnitude);
 }
 
-/* ---------------------------------------------------------------- one call and all that can be checked of it */
+double reference_dot_variance(const float *w, const float *x, size_t n)
+{
+    const char *bytes = (const char *)x;
+    double variance = 0.0;
+    for (size_t b = 0; b < n; b += BLOCK) {
+        double amax = 0.0, squares = 0.0;
+        for (size_t i = b; i < b + BLOCK; i++) {
+            amax = fmax(amax, fabs((double)load_float(bytes + i * sizeof *x)));
+            squares += (double)w[i] * w[i];
+        }
+        variance += squares * (amax / 127.0) * (amax / 127.0) / 12.0;
+    }
+    return variance;
+}
 
-sffn_ffn_args result_args(struct result *result, struct guarded *memory, sffn_context *ctx, const struct layer *layer,
-                          const float *x, size_t n_tokens)
+void reference_down_variance(const struct layer *layer, const double *h, double *variance)
+{
+    size_t d = layer->spec.d_model, row_bytes = weight_bytes(layer->down_packed, d);
+    double step = down_step(layer, h, NULL) / 0.51;
+    memset(variance, 0, d * sizeof *variance);
+    for (size_t i = 0; i < layer->spec.d_ff; i++) {
+        const unsigned char *row = layer->down_rows + i * row_bytes;
+        for (size_t j = 0; h[i] != 0.0 && j < d; j++) {
+            double scale = weight_scale(layer->down_packed, row, j / BLOCK);
+            double q = scale != 0.0 ? layer->down[i * d + j] / scale : 0.0;
+            variance[j] += q * q * step * step / 12.0;
+        }
+    }
+}
+
+/* -------------------------------------------------- one call and all that can be checked of it */
+
+sffn_ffn_args result_args(struct result *result, struct guarded *memory, sffn_context *ctx,
+                          const struct layer *layer, const float *x, size_t n_tokens)
 {
     size_t d = layer->spec.d_model, f = layer->spec.d_ff;
     result->y = GUARDED_FLOATS(memory, n_tokens * d);
@@ -484,24 +540,27 @@ void result_free(struct result *result)
     result->active = NULL;
 }
 
-static void check_members(const struct result *result, const struct layer *layer, const struct reference *ref,
-                          const char *what)
+static void check_members(const struct result *result, const struct layer *layer,
+                          const struct reference *ref, const char *what)
 {
     size_t f = layer->spec.d_ff;
-    CHECK_SAYS(sffn_active_set_n_tokens(result->active) == ref->n_tokens, "%s: active_out has other tokens", what);
+    CHECK_SAYS(sffn_active_set_n_tokens(result->active) == ref->n_tokens,
+               "%s: active_out has other tokens", what);
     for (size_t t = 0; t < ref->n_tokens; t++)
         for (uint32_t i = 0; i < f; i++) {
             int is_member = sffn_active_set_contains(result->active, t, i);
             size_t at = t * f + i;
-            CHECK_SAYS(is_member ? ref->perhaps[at] : !ref->surely[at], "%s: token %zu neuron %u is %s, g = %g", what, t,
-                       (unsigned)i, is_member ? "active" : "missing", ref->g[at]);
-            CHECK_SAYS(is_member || result->h[at] == 0.0f, "%s: token %zu neuron %u is skipped, but h = %g", what, t,
-                       (unsigned)i, (double)result->h[at]);
+            CHECK_SAYS(is_member ? ref->perhaps[at] : !ref->surely[at],
+                       "%s: token %zu neuron %u is %s, g = %g", what, t, (unsigned)i,
+                       is_member ? "active" : "missing", ref->g[at]);
+            CHECK_SAYS(is_member || result->h[at] == 0.0f,
+                       "%s: token %zu neuron %u is skipped, but h = %g", what, t, (unsigned)i,
+                       (double)result->h[at]);
         }
 }
 
-static void check_counts(const struct result *result, const struct layer *layer, const struct reference *ref,
-                         const uint8_t *candidates, const char *what)
+static void check_counts(const struct result *result, const struct layer *layer,
+                         const struct reference *ref, const uint8_t *candidates, const char *what)
 {
     const struct spec *spec = &layer->spec;
     const sffn_ffn_stats *stats = &result->stats;
@@ -519,30 +578,35 @@ static void check_counts(const struct result *result, const struct layer *layer,
                (unsigned long long)stats->n_selected, (unsigned long long)n_selected);
     CHECK_SAYS(stats->n_active == n_active, "%s: n_active %llu, but active_out has %llu", what,
                (unsigned long long)stats->n_active, (unsigned long long)n_active);
-    CHECK_SAYS(stats->n_nonzero >= n_nonzero && stats->n_nonzero <= n_active, "%s: n_nonzero %llu, h has %llu", what,
-               (unsigned long long)stats->n_nonzero, (unsigned long long)n_nonzero);
+    CHECK_SAYS(stats->n_nonzero >= n_nonzero && stats->n_nonzero <= n_active,
+               "%s: n_nonzero %llu, h has %llu", what, (unsigned long long)stats->n_nonzero,
+               (unsigned long long)n_nonzero);
     if (spec->activation == SFFN_ACT_DRELU || spec->rule == SFFN_RULE_ABS_H)
-        CHECK_SAYS(stats->n_nonzero == n_nonzero, "%s: n_nonzero %llu, expected %llu: no re-compaction", what,
+        CHECK_SAYS(stats->n_nonzero == n_nonzero,
+                   "%s: n_nonzero %llu, expected %llu: no re-compaction", what,
                    (unsigned long long)stats->n_nonzero, (unsigned long long)n_nonzero);
     if (spec->is_gated && ref->n_tokens <= 8)
-        CHECK_SAYS(stats->union_active == sffn_active_set_union_count(result->active), "%s: union_active %llu", what,
-                   (unsigned long long)stats->union_active);
+        CHECK_SAYS(stats->union_active == sffn_active_set_union_count(result->active),
+                   "%s: union_active %llu", what, (unsigned long long)stats->union_active);
     if (ref->n_tokens != 1 || spec->block_size != 1 || candidates)
         return;
     uint64_t bytes = stats->n_nonzero * weight_bytes(layer->down_packed, d);
     if (spec->is_gated)
-        bytes += f * weight_bytes(layer->gate_packed, d) + n_active * weight_bytes(layer->up_packed, d);
+        bytes +=
+            f * weight_bytes(layer->gate_packed, d) + n_active * weight_bytes(layer->up_packed, d);
     else
         bytes += f * weight_bytes(layer->up_packed, d);
     CHECK_SAYS(stats->touched_bytes == bytes, "%s: touched_bytes %llu, expected %llu", what,
                (unsigned long long)stats->touched_bytes, (unsigned long long)bytes);
 }
 
-void result_check(const struct result *result, const struct layer *layer, const struct reference *ref,
-                  const uint8_t *candidates, int is_dense, const char *what)
+void result_check(const struct result *result, const struct layer *layer,
+                  const struct reference *ref, const uint8_t *candidates, int is_dense,
+                  const char *what)
 {
     size_t d = layer->spec.d_model, f = layer->spec.d_ff;
-    double *h = malloc(f * sizeof *h), *y = malloc(d * sizeof *y), *y_error = malloc(d * sizeof *y_error);
+    double *h = malloc(f * sizeof *h), *y = malloc(d * sizeof *y),
+           *y_error = malloc(d * sizeof *y_error);
     CHECK(h && y && y_error);
     if (!is_dense) {
         check_members(result, layer, ref, what);
@@ -554,12 +618,15 @@ void result_check(const struct result *result, const struct layer *layer, const 
             h[i] = (double)result->h[at];
             CHECK_WITHIN(h[i], ref->h[at], ref->h_error[at], "%s: token %zu h[%zu]", what, t, i);
         }
-        /* the down product alone, from the h that it really had: a much narrower bound than the whole layer's */
+        /* the down product alone, from the h that it really had: a much narrower bound than the
+         * whole layer's */
         reference_down(layer, h, NULL, y, y_error);
         for (size_t j = 0; j < d; j++) {
             double got = (double)result->y[t * d + j];
-            CHECK_WITHIN(got, y[j], y_error[j], "%s: token %zu y[%zu] of the h returned", what, t, j);
-            CHECK_WITHIN(got, ref->y[t * d + j], ref->y_error[t * d + j], "%s: token %zu y[%zu]", what, t, j);
+            CHECK_WITHIN(got, y[j], y_error[j], "%s: token %zu y[%zu] of the h returned", what, t,
+                         j);
+            CHECK_WITHIN(got, ref->y[t * d + j], ref->y_error[t * d + j], "%s: token %zu y[%zu]",
+                         what, t, j);
         }
     }
     free(h);

@@ -2,8 +2,8 @@
 
 #include <pthread.h>
 
-const char *const threading_names[THREADING_COUNT] = {"pool",           "for_reversed", "for_threads",
-                                                      "phases_shuffled", "phases_threads", "spmd"};
+const char *const threading_names[THREADING_COUNT] = {
+    "pool", "for_reversed", "for_threads", "phases_shuffled", "phases_threads", "spmd"};
 
 /* ---------------------------------------------------------------- threads */
 
@@ -53,7 +53,7 @@ void parallel_for_threads(void *user, uint32_t n, void (*fn)(void *arg, uint32_t
         abort(); /* the contract has no way to report it */
 }
 
-/* ---------------------------------------------------------------- forward on the caller's threads */
+/* ------------------------------------------------------------- forward on the caller's threads */
 
 sffn_context *threading_context(enum threading kind, uint32_t n, const char *max_isa)
 {
@@ -88,14 +88,16 @@ static void wait_for_team(void *user)
 static void run_spmd(void *arg, uint32_t i)
 {
     struct team *team = arg;
-    team->status[i] = sffn_ffn_forward_spmd(team->ctx, team->ffn, team->args, i, team->n, wait_for_team, team);
+    team->status[i] =
+        sffn_ffn_forward_spmd(team->ctx, team->ffn, team->args, i, team->n, wait_for_team, team);
 }
 
 static void run_phases(void *arg, uint32_t i)
 {
     struct team *team = arg;
     for (uint32_t phase = 0; phase < team->n_phases; phase++) {
-        sffn_status status = sffn_ffn_forward_phase(team->ctx, team->ffn, team->args, phase, i, team->n);
+        sffn_status status =
+            sffn_ffn_forward_phase(team->ctx, team->ffn, team->args, phase, i, team->n);
         if (team->status[i] == SFFN_OK)
             team->status[i] = status;
         wait_for_team(team);
@@ -114,7 +116,8 @@ static void run_phases_shuffled(struct team *team, struct rng *rng)
         }
         for (uint32_t i = 0; i < team->n; i++) {
             uint32_t ith = order[i];
-            sffn_status status = sffn_ffn_forward_phase(team->ctx, team->ffn, team->args, phase, ith, team->n);
+            sffn_status status =
+                sffn_ffn_forward_phase(team->ctx, team->ffn, team->args, phase, ith, team->n);
             if (team->status[ith] == SFFN_OK)
                 team->status[ith] = status;
         }
@@ -122,8 +125,8 @@ static void run_phases_shuffled(struct team *team, struct rng *rng)
     free(order);
 }
 
-sffn_status threading_forward(enum threading kind, uint32_t n, struct rng *rng, sffn_context *ctx, const sffn_ffn *ffn,
-                              const sffn_ffn_args *args)
+sffn_status threading_forward(enum threading kind, uint32_t n, struct rng *rng, sffn_context *ctx,
+                              const sffn_ffn *ffn, const sffn_ffn_args *args)
 {
     if (kind == THREADING_POOL || kind == THREADING_FOR_REVERSED || kind == THREADING_FOR_THREADS)
         return sffn_ffn_forward(ctx, ffn, args);

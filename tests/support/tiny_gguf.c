@@ -51,12 +51,14 @@ static void put_tensor(FILE *f, const char *name, uint32_t ne0, uint32_t ne1, ui
 int tiny_gguf_write(char *path, uint32_t d_model, uint32_t d_ff)
 {
     const char *directory = getenv("TMPDIR");
-    snprintf(path, 64, "%s/sffn-tiny-XXXXXX", directory && strlen(directory) < 40 ? directory : "/tmp");
+    snprintf(path, 64, "%s/sffn-tiny-XXXXXX",
+             directory && strlen(directory) < 40 ? directory : "/tmp");
     int fd = mkstemp(path);
     FILE *f = fd < 0 ? NULL : fdopen(fd, "wb");
     if (!f)
         return 0;
-    const uint64_t bytes = ((uint64_t)d_model * d_ff * sizeof(float) + ALIGNMENT - 1) / ALIGNMENT * ALIGNMENT;
+    const uint64_t bytes =
+        ((uint64_t)d_model * d_ff * sizeof(float) + ALIGNMENT - 1) / ALIGNMENT * ALIGNMENT;
     fwrite("GGUF", 1, 4, f);
     put_u32(f, 3); /* version */
     put_u64(f, 3); /* tensors */

@@ -19,7 +19,8 @@ uint16_t f16_of_float(float value)
     if (a == 0.0)
         return sign;
     int exponent = ilogb(a) < -14 ? -14 : ilogb(a);
-    double steps = nearbyint(ldexp(a, 10 - exponent)); /* multiples of the last place, nearest even */
+    double steps =
+        nearbyint(ldexp(a, 10 - exponent)); /* multiples of the last place, nearest even */
     /* 1024 steps are the hidden bit; a carry to 2048 moves to the next exponent by itself */
     return (uint16_t)(sign | (((unsigned)(exponent + 14) << 10) + (unsigned)steps));
 }
@@ -27,7 +28,7 @@ uint16_t f16_of_float(float value)
 float float_of_f16(uint16_t bits)
 {
     int exponent = bits >> 10 & 31, mantissa = bits & 1023;
-    double a = exponent == 31   ? (mantissa ? (double)NAN : (double)INFINITY)
+    double a = exponent == 31  ? (mantissa ? (double)NAN : (double)INFINITY)
                : exponent == 0 ? ldexp(mantissa, -24)
                                : ldexp(1024 + mantissa, exponent - 25);
     return (float)(bits & 0x8000 ? -a : a);
@@ -120,10 +121,12 @@ void weight_encode(int32_t type, const float *values, size_t n, void *row)
         memcpy(out, values, 4 * n);
     else if (is_quantised(type))
         for (size_t b = 0; b < n / BLOCK; b++)
-            (type == SFFN_Q8_0 ? encode_q8_0 : encode_q4_0)(values + b * BLOCK, out + b * block_bytes(type));
+            (type == SFFN_Q8_0 ? encode_q8_0 : encode_q4_0)(values + b * BLOCK,
+                                                            out + b * block_bytes(type));
     else
         for (size_t i = 0; i < n; i++)
-            put16(out + 2 * i, type == SFFN_F16 ? f16_of_float(values[i]) : bf16_of_float(values[i]));
+            put16(out + 2 * i,
+                  type == SFFN_F16 ? f16_of_float(values[i]) : bf16_of_float(values[i]));
 }
 
 float weight_scale(int32_t type, const void *row, size_t b)
@@ -138,10 +141,12 @@ void weight_decode(int32_t type, const void *row, size_t n, float *values)
         if (type == SFFN_F32)
             memcpy(values + i, in + 4 * i, 4);
         else if (!is_quantised(type))
-            values[i] = type == SFFN_F16 ? float_of_f16(get16(in + 2 * i)) : float_of_bf16(get16(in + 2 * i));
+            values[i] = type == SFFN_F16 ? float_of_f16(get16(in + 2 * i))
+                                         : float_of_bf16(get16(in + 2 * i));
         else {
             const unsigned char *block = in + i / BLOCK * block_bytes(type);
-            int k = (int)(i % BLOCK), q = type == SFFN_Q8_0 ? (int8_t)block[2 + k] : q4_nibble(block, k) - 8;
+            int k = (int)(i % BLOCK),
+                q = type == SFFN_Q8_0 ? (int8_t)block[2 + k] : q4_nibble(block, k) - 8;
             values[i] = (float)q * weight_scale(type, row, i / BLOCK); /* exact: 11 bits times 8 */
         }
     }

@@ -1,4 +1,5 @@
-/* weights.h  The weight types again, written for the tests alone: encode as ggml's reference does, decode exactly. */
+/* weights.h  The weight types again, written for the tests alone: encode as ggml's reference does,
+ * decode exactly. */
 #ifndef TEST_WEIGHTS_H
 #define TEST_WEIGHTS_H
 #include <stddef.h>
@@ -16,7 +17,8 @@ void weight_encode(int32_t type, const float *values, size_t n, void *row);
 void weight_decode(int32_t type, const void *row, size_t n, float *values);
 /* Scale of block b of a q8_0 or q4_0 row. */
 float weight_scale(int32_t type, const void *row, size_t b);
-/* Makes n elements from element `first` NaN; whole blocks of the quantised types (their scale becomes NaN). */
+/* Makes n elements from element `first` NaN; whole blocks of the quantised types (their scale
+ * becomes NaN). */
 void weight_poison(int32_t type, void *row, size_t first, size_t n);
 
 uint16_t f16_of_float(float value);

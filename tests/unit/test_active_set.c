@@ -47,15 +47,18 @@ static void config_errors(void **state)
         config.block_size = table[i].block_size;
         config.max_tokens = table[i].max_tokens;
         sffn_active_set *set = (sffn_active_set *)(uintptr_t)1;
-        CHECK_ERROR(ctx, sffn_active_set_create(ctx, &config, &set), SFFN_ERR_INVALID_ARGUMENT, table[i].words);
+        CHECK_ERROR(ctx, sffn_active_set_create(ctx, &config, &set), SFFN_ERR_INVALID_ARGUMENT,
+                    table[i].words);
         CHECK(set == NULL);
     }
     sffn_active_set_config config = SFFN_ACTIVE_SET_CONFIG_INIT;
     sffn_active_set *set = (sffn_active_set *)(uintptr_t)1;
     config.n_blocks = 1;
-    CHECK_ERROR(ctx, sffn_active_set_create(ctx, NULL, &set), SFFN_ERR_INVALID_ARGUMENT, "config NULL");
+    CHECK_ERROR(ctx, sffn_active_set_create(ctx, NULL, &set), SFFN_ERR_INVALID_ARGUMENT,
+                "config NULL");
     CHECK(set == NULL);
-    CHECK_ERROR(ctx, sffn_active_set_create(ctx, &config, NULL), SFFN_ERR_INVALID_ARGUMENT, "set NULL");
+    CHECK_ERROR(ctx, sffn_active_set_create(ctx, &config, NULL), SFFN_ERR_INVALID_ARGUMENT,
+                "set NULL");
     CHECK(sffn_active_set_create(NULL, &config, &set) == SFFN_ERR_INVALID_ARGUMENT);
     set = make(1, 0x7fffffff, 1); /* the largest product, and of two factors */
     CHECK(sffn_active_set_block_size(set) == 0x7fffffff);
@@ -77,7 +80,8 @@ static void is_empty_when_new(void **state)
     CHECK(sffn_active_set_indices(set, 1) != NULL && sffn_active_set_indices(set, 2) == NULL);
     CHECK(sffn_active_set_density(set) == 0.0);
     CHECK_OK(ctx, sffn_active_set_set_all(set, 1));
-    CHECK(sffn_active_set_count(set, 1) == 70 && sffn_active_set_count(set, 0) == 0 && sffn_active_set_count(set, 2) == 0);
+    CHECK(sffn_active_set_count(set, 1) == 70 && sffn_active_set_count(set, 0) == 0 &&
+          sffn_active_set_count(set, 2) == 0);
     CHECK(sffn_active_set_density(set) == 0.5 && sffn_active_set_union_count(set) == 70);
     CHECK_OK(ctx, sffn_active_set_clear(set, 3)); /* empties all */
     CHECK(sffn_active_set_n_tokens(set) == 3 && sffn_active_set_union_count(set) == 0);
@@ -127,7 +131,8 @@ static void order_and_repeats(void **state)
     sffn_active_set_destroy(set);
 }
 
-/* indices, bitmap, mask and get_bitmap agree for random subsets of every size, and neighbours stay alone. */
+/* indices, bitmap, mask and get_bitmap agree for random subsets of every size, and neighbours stay
+ * alone. */
 static void ways_to_set_agree(void **state)
 {
     (void)state;
@@ -161,7 +166,8 @@ static void ways_to_set_agree(void **state)
         bitmap[n_bytes - 1] = clean;
         for (size_t t = 0; t < 3; t++) {
             CHECK(sffn_active_set_count(set, t) == n_active);
-            CHECK(n_active == 0 || memcmp(sffn_active_set_indices(set, t), blocks, n_active * sizeof *blocks) == 0);
+            CHECK(n_active == 0 ||
+                  memcmp(sffn_active_set_indices(set, t), blocks, n_active * sizeof *blocks) == 0);
             CHECK_OK(ctx, sffn_active_set_get_bitmap(set, t, back));
             CHECK(memcmp(back, bitmap, n_bytes) == 0);
             for (uint32_t b = 0; b < n; b++)
@@ -218,7 +224,8 @@ static void toy_14_6_predictor_accounting(void **state)
     CHECK_WITHIN(recall, 2.0 / 3.0, 1e-12, "recall");
     CHECK_WITHIN(1.0 - sffn_active_set_density(predicted), 0.6, 1e-12, "predicted sparsity");
     CHECK_WITHIN(1.0 - sffn_active_set_density(truth), 0.7, 1e-12, "true sparsity");
-    CHECK_OK(ctx, sffn_active_set_recall(truth, predicted, 0, &precision)); /* precision is recall the other way round */
+    CHECK_OK(ctx, sffn_active_set_recall(truth, predicted, 0,
+                                         &precision)); /* precision is recall the other way round */
     CHECK_WITHIN(precision, 0.5, 1e-12, "precision");
     CHECK_OK(ctx, sffn_active_set_recall(predicted, nobody, 0, &recall));
     CHECK_SAYS(recall == 1.0, "0/0 is 1, not %g", recall);
@@ -242,7 +249,8 @@ static void toy_14_6_predictor_accounting(void **state)
 static void toy_14_8_expert_counts(void **state)
 {
     (void)state;
-    static const uint32_t table[][2] = {{3072, 96}, {4096, 128}, {11008, 344}, {13824, 432}, {14336, 448}, {28672, 896}};
+    static const uint32_t table[][2] = {{3072, 96},   {4096, 128},  {11008, 344},
+                                        {13824, 432}, {14336, 448}, {28672, 896}};
     for (size_t i = 0; i < 6; i++) {
         CHECK(table[i][0] % 32 == 0);
         sffn_active_set *set = make(table[i][0] / 32, 32, 1);
@@ -250,7 +258,8 @@ static void toy_14_8_expert_counts(void **state)
         uint32_t last = table[i][1] - 1;
         CHECK_OK(ctx, sffn_active_set_clear(set, 1));
         CHECK_OK(ctx, sffn_active_set_set_indices(set, 0, &last, 1));
-        CHECK_WITHIN(sffn_active_set_density(set), 32.0 / table[i][0], 1e-12, "one expert of %u", table[i][1]);
+        CHECK_WITHIN(sffn_active_set_density(set), 32.0 / table[i][0], 1e-12, "one expert of %u",
+                     table[i][1]);
         sffn_active_set_destroy(set);
     }
 }
@@ -264,12 +273,13 @@ static void toy_14_18_union(void **state)
     CHECK_OK(ctx, sffn_active_set_clear(set, 3));
     for (size_t t = 0; t < 3; t++)
         CHECK_OK(ctx, sffn_active_set_set_indices(set, t, masks[t], 2));
-    CHECK(sffn_active_set_union_count(set) == 3);                    /* {0,2,3}: density 0.6, 3 rows read */
+    CHECK(sffn_active_set_union_count(set) == 3); /* {0,2,3}: density 0.6, 3 rows read */
     CHECK_WITHIN(sffn_active_set_density(set), 5.0 / 15.0, 1e-12, "5 neuron-visits of 15");
     sffn_active_set_destroy(set);
 }
 
-/* 1 - (1-a)^B for independent tokens: within five standard deviations of a binomial share of n neurons. */
+/* 1 - (1-a)^B for independent tokens: within five standard deviations of a binomial share of n
+ * neurons. */
 static void toy_14_18_union_of_random_tokens(void **state)
 {
     (void)state;
@@ -291,8 +301,8 @@ static void toy_14_18_union_of_random_tokens(void **state)
                 CHECK_OK(ctx, sffn_active_set_set_mask(set, t, mask));
             }
             double p = table[row][k], deviation = sqrt(p * (1.0 - p) / n);
-            CHECK_WITHIN((double)sffn_active_set_union_count(set) / n, p, 5.0 * deviation + 1e-4, "a %g, %zu tokens",
-                         table[row][0], n_tokens);
+            CHECK_WITHIN((double)sffn_active_set_union_count(set) / n, p, 5.0 * deviation + 1e-4,
+                         "a %g, %zu tokens", table[row][0], n_tokens);
             sffn_active_set_destroy(set);
         }
     free(mask);

@@ -32,8 +32,9 @@ static void sizes(void **state)
         CHECK(sffn_dtype_block_size(type) == block[type]);
         CHECK(sffn_dtype_row_bytes(type, 0) == 0);
         for (size_t n = 1; n < 200; n++)
-            CHECK_SAYS(sffn_dtype_row_bytes(type, n) == (n % block[type] ? 0 : weight_bytes(type, n)), "%s row of %zu",
-                       names[type], n);
+            CHECK_SAYS(sffn_dtype_row_bytes(type, n) ==
+                           (n % block[type] ? 0 : weight_bytes(type, n)),
+                       "%s row of %zu", names[type], n);
     }
     CHECK(sffn_dtype_block_size(-1) == 0 && sffn_dtype_block_size(5) == 0);
     CHECK(sffn_dtype_row_bytes(-1, 32) == 0 && sffn_dtype_row_bytes(99, 32) == 0);
@@ -96,8 +97,10 @@ static void round_trip(void **state)
     for (size_t k = 0; k < 400; k++) {
         size_t n = is_quantised(type) ? 32 * (1 + rng_below(&rng, 4)) : 1 + rng_below(&rng, 70);
         size_t bytes = weight_bytes(type, n);
-        float *x = GUARDED_FLOATS(&memory, n), *decoded = GUARDED_FLOATS(&memory, n), *want = GUARDED_FLOATS(&memory, n);
-        unsigned char *row = guarded_alloc(&memory, bytes, k % 5), *expected = guarded_alloc(&memory, bytes, 0);
+        float *x = GUARDED_FLOATS(&memory, n), *decoded = GUARDED_FLOATS(&memory, n),
+              *want = GUARDED_FLOATS(&memory, n);
+        unsigned char *row = guarded_alloc(&memory, bytes, k % 5),
+                      *expected = guarded_alloc(&memory, bytes, 0);
         for (size_t i = 0; i < n; i++)
             x[i] = hard_value(&rng, k);
         if (k % 8 == 4)
@@ -105,8 +108,8 @@ static void round_trip(void **state)
         weight_encode(type, x, n, expected);
         CHECK(sffn_dtype_from_f32(type, x, n, row) == SFFN_OK);
         for (size_t i = 0; i < bytes; i++)
-            CHECK_SAYS(row[i] == expected[i], "%s: kind %zu, byte %zu of %zu is %d, expected %d", names[type], k % 8, i,
-                       bytes, row[i], expected[i]);
+            CHECK_SAYS(row[i] == expected[i], "%s: kind %zu, byte %zu of %zu is %d, expected %d",
+                       names[type], k % 8, i, bytes, row[i], expected[i]);
         CHECK(sffn_dtype_to_f32(type, row, n, decoded) == SFFN_OK);
         weight_decode(type, row, n, want);
         CHECK_BITS(decoded, want, n, "%s decoded", names[type]);
@@ -125,13 +128,15 @@ static void all_16_bit_patterns(void **state)
         float want = float_of_f16(half);
         CHECK_SAYS(isnan(want) ? isnan(value) : memcmp(&value, &want, 4) == 0, "f16 %04x", bits);
         CHECK(sffn_dtype_from_f32(SFFN_F16, &value, 1, &back) == SFFN_OK);
-        CHECK_SAYS(isnan(want) ? (back & 0x7fff) > 0x7c00 : back == half, "f16 %04x came back as %04x", bits, back);
+        CHECK_SAYS(isnan(want) ? (back & 0x7fff) > 0x7c00 : back == half,
+                   "f16 %04x came back as %04x", bits, back);
 
         CHECK(sffn_dtype_to_f32(SFFN_BF16, &half, 1, &value) == SFFN_OK);
         want = float_of_bf16(half);
         CHECK_SAYS(memcmp(&value, &want, 4) == 0 || isnan(want), "bf16 %04x", bits);
         CHECK(sffn_dtype_from_f32(SFFN_BF16, &value, 1, &back) == SFFN_OK);
-        CHECK_SAYS(isnan(want) ? (back & 0x7fff) > 0x7f80 : back == half, "bf16 %04x came back as %04x", bits, back);
+        CHECK_SAYS(isnan(want) ? (back & 0x7fff) > 0x7f80 : back == half,
+                   "bf16 %04x came back as %04x", bits, back);
     }
 }
 
@@ -145,8 +150,8 @@ static void half_ways(void **state)
         float x[3] = {nextafterf(half, 0.0f), half, nextafterf(half, INFINITY)};
         uint16_t got[3];
         CHECK(sffn_dtype_from_f32(SFFN_F16, x, 3, got) == SFFN_OK);
-        CHECK_SAYS(got[0] == bits && got[1] == bits + (bits & 1) && got[2] == bits + 1, "f16 around %04x: %04x %04x %04x",
-                   bits, got[0], got[1], got[2]);
+        CHECK_SAYS(got[0] == bits && got[1] == bits + (bits & 1) && got[2] == bits + 1,
+                   "f16 around %04x: %04x %04x %04x", bits, got[0], got[1], got[2]);
     }
     for (uint32_t bits = 0; bits < 0x7f7f; bits++) { /* finite bf16 below the largest */
         uint32_t f32[3] = {bits << 16 | 0x7fff, bits << 16 | 0x8000, bits << 16 | 0x8001};
@@ -154,9 +159,11 @@ static void half_ways(void **state)
         uint16_t got[3];
         memcpy(x, f32, sizeof x);
         CHECK(sffn_dtype_from_f32(SFFN_BF16, x, 3, got) == SFFN_OK);
-        CHECK_SAYS(got[0] == bits && got[1] == bits + (bits & 1) && got[2] == bits + 1, "bf16 around %04x", bits);
+        CHECK_SAYS(got[0] == bits && got[1] == bits + (bits & 1) && got[2] == bits + 1,
+                   "bf16 around %04x", bits);
     }
-    static const float edges[] = {65504.0f, 65519.996f, 65520.0f, 1e30f, INFINITY, -INFINITY, -65520.0f};
+    static const float edges[] = {65504.0f, 65519.996f, 65520.0f, 1e30f,
+                                  INFINITY, -INFINITY,  -65520.0f};
     static const uint16_t want[] = {0x7bff, 0x7bff, 0x7c00, 0x7c00, 0x7c00, 0xfc00, 0xfc00};
     uint16_t got[7];
     CHECK(sffn_dtype_from_f32(SFFN_F16, edges, 7, got) == SFFN_OK);

@@ -1,4 +1,5 @@
-/* ffn.h: config and argument checks, ownership, contexts, threads' identities, dense paths, slices. */
+/* ffn.h: config and argument checks, ownership, contexts, threads' identities, dense paths,
+ * slices. */
 #include <math.h>
 
 #include "allocator.h"
@@ -51,13 +52,13 @@ static void config_errors(void **state)
     (void)state;
     struct layer layer;
     make_plain(&layer);
-#define REFUSED(change, status, words) \
-    do { \
-        sffn_ffn_config config = layer.config; \
-        sffn_ffn *ffn = (sffn_ffn *)(uintptr_t)1; \
-        change; \
-        CHECK_ERROR(ctx, sffn_ffn_create(ctx, &config, &ffn), status, words); \
-        CHECK(ffn == NULL); \
+#define REFUSED(change, status, words)                                                             \
+    do {                                                                                           \
+        sffn_ffn_config config = layer.config;                                                     \
+        sffn_ffn *ffn = (sffn_ffn *)(uintptr_t)1;                                                  \
+        change;                                                                                    \
+        CHECK_ERROR(ctx, sffn_ffn_create(ctx, &config, &ffn), status, words);                      \
+        CHECK(ffn == NULL);                                                                        \
     } while (0)
 #define INVALID(change, words) REFUSED(change, SFFN_ERR_INVALID_ARGUMENT, words)
     INVALID(config.d_model = 0, "d_model 0");
@@ -67,19 +68,25 @@ static void config_errors(void **state)
     INVALID(config.activation = 8, "activation 8");
     INVALID(config.activation = -1, "activation -1");
     INVALID(config.act_tie = 2, "act_tie 2");
-    INVALID((config.activation = SFFN_ACT_FATRELU, config.act_threshold = NAN), "act_threshold nan");
-    INVALID((config.activation = SFFN_ACT_FATRELU, config.act_threshold = -0.5f), "act_threshold -0.5");
-    INVALID((config.activation = SFFN_ACT_FATRELU, config.act_threshold = INFINITY), "act_threshold inf");
-    INVALID((config.activation = SFFN_ACT_SHIFTED_RELU, config.act_threshold = -2.0f), "act_threshold -2");
+    INVALID((config.activation = SFFN_ACT_FATRELU, config.act_threshold = NAN),
+            "act_threshold nan");
+    INVALID((config.activation = SFFN_ACT_FATRELU, config.act_threshold = -0.5f),
+            "act_threshold -0.5");
+    INVALID((config.activation = SFFN_ACT_FATRELU, config.act_threshold = INFINITY),
+            "act_threshold inf");
+    INVALID((config.activation = SFFN_ACT_SHIFTED_RELU, config.act_threshold = -2.0f),
+            "act_threshold -2");
     INVALID(config.rule = 4, "rule 4");
     INVALID(config.rule = -1, "rule -1");
     INVALID(config.rule_tie = -1, "rule_tie -1");
     INVALID((config.rule = SFFN_RULE_SCORE, config.rule_threshold = NAN), "rule_threshold nan");
-    INVALID((config.rule = SFFN_RULE_ABS_SCORE, config.rule_threshold = -1.5f), "rule_threshold -1.5");
+    INVALID((config.rule = SFFN_RULE_ABS_SCORE, config.rule_threshold = -1.5f),
+            "rule_threshold -1.5");
     INVALID((config.rule = SFFN_RULE_ABS_H, config.rule_threshold = -1.5f), "rule_threshold -1.5");
     static float thresholds[F];
     thresholds[17] = NAN;
-    INVALID((config.rule = SFFN_RULE_ABS_H, config.rule_thresholds = thresholds), "rule_thresholds 17");
+    INVALID((config.rule = SFFN_RULE_ABS_H, config.rule_thresholds = thresholds),
+            "rule_thresholds 17");
     INVALID(config.storage = 2, "storage 2");
     INVALID(config.dtype = 5, "dtype 5");
     INVALID(config.dtype = -2, "dtype -2");
@@ -89,14 +96,16 @@ static void config_errors(void **state)
     INVALID(config.down.layout = 3, "down layout 3");
     INVALID(config.max_density = NAN, "max_density nan");
     INVALID(config.max_density = -0.1f, "max_density -0.1");
-    INVALID((config.gate.data = NULL, config.gate_bias = NULL, config.activation = SFFN_ACT_DRELU), "gate");
+    INVALID((config.gate.data = NULL, config.gate_bias = NULL, config.activation = SFFN_ACT_DRELU),
+            "gate");
     REFUSED((config.dtype = SFFN_Q4_0, config.d_model = 31), SFFN_ERR_SHAPE, "31 32");
     REFUSED((config.up.dtype = SFFN_Q8_0, config.d_model = 48), SFFN_ERR_SHAPE, "48");
     REFUSED(config.gate.row_bytes = 4 * D - 1, SFFN_ERR_SHAPE, "gate row_bytes 127 128");
     REFUSED(config.up.row_bytes = 5, SFFN_ERR_SHAPE, "up row_bytes 5");
-    REFUSED((config.down.layout = SFFN_LAYOUT_COLUMNS, config.down.row_bytes = 4 * F - 1), SFFN_ERR_SHAPE,
-            "down row_bytes 255 256");
-    REFUSED((config.storage = SFFN_STORAGE_BORROW, config.dtype = SFFN_BF16), SFFN_ERR_UNSUPPORTED, NULL);
+    REFUSED((config.down.layout = SFFN_LAYOUT_COLUMNS, config.down.row_bytes = 4 * F - 1),
+            SFFN_ERR_SHAPE, "down row_bytes 255 256");
+    REFUSED((config.storage = SFFN_STORAGE_BORROW, config.dtype = SFFN_BF16), SFFN_ERR_UNSUPPORTED,
+            NULL);
 
     sffn_router *router = make_router(F / 32, 32, D), *wrong_router = make_router(3, 32, D);
     sffn_predictor *predictor = make_predictor(F, D), *wrong_predictor = make_predictor(F + 1, D);
@@ -111,7 +120,8 @@ static void config_errors(void **state)
     sffn_ffn *ffn = (sffn_ffn *)(uintptr_t)1;
     CHECK_ERROR(ctx, sffn_ffn_create(ctx, NULL, &ffn), SFFN_ERR_INVALID_ARGUMENT, "config NULL");
     CHECK(ffn == NULL);
-    CHECK_ERROR(ctx, sffn_ffn_create(ctx, &layer.config, NULL), SFFN_ERR_INVALID_ARGUMENT, "ffn NULL");
+    CHECK_ERROR(ctx, sffn_ffn_create(ctx, &layer.config, NULL), SFFN_ERR_INVALID_ARGUMENT,
+                "ffn NULL");
     CHECK(sffn_ffn_create(NULL, &layer.config, &ffn) == SFFN_ERR_INVALID_ARGUMENT);
     sffn_ffn_destroy(NULL);
     layer_free(&layer);
@@ -141,7 +151,8 @@ static void errors_name_the_layer(void **state)
 static void activation_names(void **state)
 {
     (void)state;
-    static const char *const names[] = {"relu", "fatrelu", "relu2", "drelu", "silu", "gelu", "gelu_tanh", "shifted_relu"};
+    static const char *const names[] = {"relu", "fatrelu", "relu2",     "drelu",
+                                        "silu", "gelu",    "gelu_tanh", "shifted_relu"};
     for (int32_t a = 0; a < 8; a++) {
         CHECK_TEXT(sffn_activation_name(a), names[a]);
         CHECK(sffn_activation_from_name(names[a]) == a);
@@ -156,8 +167,9 @@ static void activation_names(void **state)
 static void info(void **state)
 {
     (void)state;
-    static const int32_t types[][3] = {
-        {SFFN_F32, SFFN_F32, SFFN_F32}, {SFFN_Q8_0, SFFN_F16, SFFN_BF16}, {-1, SFFN_Q4_0, SFFN_F32}};
+    static const int32_t types[][3] = {{SFFN_F32, SFFN_F32, SFFN_F32},
+                                       {SFFN_Q8_0, SFFN_F16, SFFN_BF16},
+                                       {-1, SFFN_Q4_0, SFFN_F32}};
     for (size_t k = 0; k < 3; k++) {
         struct spec spec = SPEC_INIT(64, 40, SFFN_F32);
         struct rng rng = rng_named("info");
@@ -174,14 +186,16 @@ static void info(void **state)
         sffn_ffn_info got = SFFN_FFN_INFO_INIT;
         CHECK_OK(ctx, sffn_ffn_get_info(ffn, &got));
         CHECK(got.d_model == 64 && got.d_ff == 40 && got.is_gated == spec.is_gated);
-        CHECK(got.activation == SFFN_ACT_FATRELU && got.rule == SFFN_RULE_ABS_H && got.act_threshold == 0.25f);
+        CHECK(got.activation == SFFN_ACT_FATRELU && got.rule == SFFN_RULE_ABS_H &&
+              got.act_threshold == 0.25f);
         CHECK(got.has_predictor == 0 && got.has_router == 0 && got.selector_bytes == 0);
-        CHECK(got.gate_dtype == types[k][0] && got.up_dtype == types[k][1] && got.down_dtype == types[k][2]);
+        CHECK(got.gate_dtype == types[k][0] && got.up_dtype == types[k][1] &&
+              got.down_dtype == types[k][2]);
         uint64_t bytes = 0;
         for (int i = 0; i < 3; i++)
             bytes += types[k][i] < 0 ? 0 : 40 * weight_bytes(types[k][i], 64);
-        CHECK_SAYS(got.weight_bytes == bytes, "%llu bytes, expected %llu", (unsigned long long)got.weight_bytes,
-                   (unsigned long long)bytes);
+        CHECK_SAYS(got.weight_bytes == bytes, "%llu bytes, expected %llu",
+                   (unsigned long long)got.weight_bytes, (unsigned long long)bytes);
         CHECK(sffn_ffn_get_info(NULL, &got) == SFFN_ERR_INVALID_ARGUMENT);
         CHECK(sffn_ffn_get_info(ffn, NULL) == SFFN_ERR_INVALID_ARGUMENT);
         sffn_ffn_destroy(ffn);
@@ -194,7 +208,8 @@ static void info(void **state)
     sffn_ffn *ffn = layer_create(ctx, &layer);
     sffn_ffn_info got = SFFN_FFN_INFO_INIT;
     CHECK_OK(ctx, sffn_ffn_get_info(ffn, &got));
-    CHECK(got.has_router == 1 && got.has_predictor == 0 && got.selector_bytes == sffn_router_weight_bytes(router));
+    CHECK(got.has_router == 1 && got.has_predictor == 0 &&
+          got.selector_bytes == sffn_router_weight_bytes(router));
     sffn_ffn_destroy(ffn);
     sffn_router_destroy(router);
     layer_free(&layer);
@@ -250,18 +265,20 @@ static void argument_errors(void **state)
     sffn_ffn *ffn = layer_create(ctx, &layer);
     float *x = draw_x(&layer.memory, &rng, 2, D, 0);
     const sffn_ffn_args good = result_args(&result, &layer.memory, ctx, &layer, x, 2);
-    sffn_active_set *longer = make_set(ctx, NULL, 2, F + 1, 1), *brief = make_set(ctx, NULL, 1, F, 1);
-    sffn_active_set *blocks = make_set(ctx, NULL, 2, F / 32, 32), *out = make_set(ctx, NULL, 2, F, 1);
+    sffn_active_set *longer = make_set(ctx, NULL, 2, F + 1, 1),
+                    *brief = make_set(ctx, NULL, 1, F, 1);
+    sffn_active_set *blocks = make_set(ctx, NULL, 2, F / 32, 32),
+                    *out = make_set(ctx, NULL, 2, F, 1);
     for (size_t i = 0; i < 2 * D; i++)
         result.y[i] = (float)i;
     float before[2 * D];
     memcpy(before, result.y, sizeof before);
-#define REFUSED_CALL(change, status, words) \
-    do { \
-        sffn_ffn_args args = good; \
-        change; \
-        CHECK_ERROR(ctx, sffn_ffn_forward(ctx, ffn, &args), status, words); \
-        CHECK_BITS(result.y, before, 2 * D, "y after an error"); \
+#define REFUSED_CALL(change, status, words)                                                        \
+    do {                                                                                           \
+        sffn_ffn_args args = good;                                                                 \
+        change;                                                                                    \
+        CHECK_ERROR(ctx, sffn_ffn_forward(ctx, ffn, &args), status, words);                        \
+        CHECK_BITS(result.y, before, 2 * D, "y after an error");                                   \
     } while (0)
     REFUSED_CALL(args.x = NULL, SFFN_ERR_INVALID_ARGUMENT, "x NULL");
     REFUSED_CALL(args.y = NULL, SFFN_ERR_INVALID_ARGUMENT, "y NULL");
@@ -279,12 +296,12 @@ static void argument_errors(void **state)
     sffn_ffn_stats bad_stats = SFFN_FFN_STATS_INIT;
     bad_stats.struct_size = 0;
     REFUSED_CALL(args.stats = &bad_stats, SFFN_ERR_INVALID_ARGUMENT, "struct_size 0");
-#define REFUSED_SOMEHOW(change, words) \
-    do { \
-        sffn_ffn_args args = good; \
-        change; \
-        CHECK_FAILS(ctx, sffn_ffn_forward(ctx, ffn, &args), words); \
-        CHECK_BITS(result.y, before, 2 * D, "y after an error"); \
+#define REFUSED_SOMEHOW(change, words)                                                             \
+    do {                                                                                           \
+        sffn_ffn_args args = good;                                                                 \
+        change;                                                                                    \
+        CHECK_FAILS(ctx, sffn_ffn_forward(ctx, ffn, &args), words);                                \
+        CHECK_BITS(result.y, before, 2 * D, "y after an error");                                   \
     } while (0)
     REFUSED_SOMEHOW(args.x_stride = D - 1, "x_stride 31 32");
     REFUSED_SOMEHOW(args.y_stride = D - 1, "y_stride 31 32");
@@ -321,7 +338,8 @@ static void strides(void **state)
     float *x = draw_x(&layer.memory, &rng, T, D, 0);
     sffn_ffn_args args = result_args(&packed, &layer.memory, ctx, &layer, x, T);
     CHECK_OK(ctx, sffn_ffn_forward(ctx, ffn, &args));
-    float *wide_x = GUARDED_FLOATS(&layer.memory, XS * (T - 1) + D), *wide_y = GUARDED_FLOATS(&layer.memory, YS * (T - 1) + D);
+    float *wide_x = GUARDED_FLOATS(&layer.memory, XS * (T - 1) + D),
+          *wide_y = GUARDED_FLOATS(&layer.memory, YS * (T - 1) + D);
     float *wide_h = GUARDED_FLOATS(&layer.memory, HS * (T - 1) + F);
     for (size_t i = 0; i < XS * (T - 1) + D; i++)
         wide_x[i] = NAN; /* a read of a gap would show */
@@ -360,7 +378,8 @@ static void other_contexts_must_reserve(void **state)
     float *x = draw_x(&layer.memory, &rng, 1, D, 0);
     sffn_context *other = make_context(2, NULL);
     sffn_ffn_args args = result_args(&result, &layer.memory, ctx, &layer, x, 1);
-    CHECK_ERROR(other, sffn_ffn_forward(other, ffn, &args), SFFN_ERR_NOT_RESERVED, "sffn_ffn_reserve");
+    CHECK_ERROR(other, sffn_ffn_forward(other, ffn, &args), SFFN_ERR_NOT_RESERVED,
+                "sffn_ffn_reserve");
     CHECK(isnan(result.y[0])); /* untouched */
     size_t scratch = sffn_ffn_query_scratch(other, ffn);
     CHECK(scratch > 0);
@@ -400,13 +419,20 @@ static void bad_identities(void **state)
     uint32_t n_phases = sffn_ffn_n_phases(ffn, &args);
     CHECK(n_phases >= 1 && n_phases < 64);
     CHECK_OK(ctx, sffn_ffn_reserve_threads(ctx, ffn, 4));
-    CHECK_ERROR(ctx, sffn_ffn_forward_phase(ctx, ffn, &args, 0, 4, 4), SFFN_ERR_INVALID_ARGUMENT, "ith 4");
-    CHECK_ERROR(ctx, sffn_ffn_forward_phase(ctx, ffn, &args, 0, 0, 0), SFFN_ERR_INVALID_ARGUMENT, "nth 0");
-    CHECK_ERROR(ctx, sffn_ffn_forward_phase(ctx, ffn, &args, 0, 0, 513), SFFN_ERR_INVALID_ARGUMENT, "nth 513");
-    CHECK_ERROR(ctx, sffn_ffn_forward_phase(ctx, ffn, &args, n_phases, 0, 1), SFFN_ERR_INVALID_ARGUMENT, "phase");
-    CHECK_ERROR(ctx, sffn_ffn_forward_spmd(ctx, ffn, &args, 1, 1, no_barrier, NULL), SFFN_ERR_INVALID_ARGUMENT, "ith 1");
-    CHECK_ERROR(ctx, sffn_ffn_forward_spmd(ctx, ffn, &args, 0, 513, no_barrier, NULL), SFFN_ERR_INVALID_ARGUMENT, "nth 513");
-    CHECK_ERROR(ctx, sffn_ffn_forward_spmd(ctx, ffn, &args, 0, 2, NULL, NULL), SFFN_ERR_INVALID_ARGUMENT, "barrier NULL");
+    CHECK_ERROR(ctx, sffn_ffn_forward_phase(ctx, ffn, &args, 0, 4, 4), SFFN_ERR_INVALID_ARGUMENT,
+                "ith 4");
+    CHECK_ERROR(ctx, sffn_ffn_forward_phase(ctx, ffn, &args, 0, 0, 0), SFFN_ERR_INVALID_ARGUMENT,
+                "nth 0");
+    CHECK_ERROR(ctx, sffn_ffn_forward_phase(ctx, ffn, &args, 0, 0, 513), SFFN_ERR_INVALID_ARGUMENT,
+                "nth 513");
+    CHECK_ERROR(ctx, sffn_ffn_forward_phase(ctx, ffn, &args, n_phases, 0, 1),
+                SFFN_ERR_INVALID_ARGUMENT, "phase");
+    CHECK_ERROR(ctx, sffn_ffn_forward_spmd(ctx, ffn, &args, 1, 1, no_barrier, NULL),
+                SFFN_ERR_INVALID_ARGUMENT, "ith 1");
+    CHECK_ERROR(ctx, sffn_ffn_forward_spmd(ctx, ffn, &args, 0, 513, no_barrier, NULL),
+                SFFN_ERR_INVALID_ARGUMENT, "nth 513");
+    CHECK_ERROR(ctx, sffn_ffn_forward_spmd(ctx, ffn, &args, 0, 2, NULL, NULL),
+                SFFN_ERR_INVALID_ARGUMENT, "barrier NULL");
     CHECK_ERROR(ctx, sffn_ffn_reserve_threads(ctx, ffn, 513), SFFN_ERR_INVALID_ARGUMENT, "513");
     CHECK_ERROR(ctx, sffn_ffn_reserve_threads(ctx, ffn, 0), SFFN_ERR_INVALID_ARGUMENT, "0");
     CHECK(isnan(result.y[0]));
@@ -416,7 +442,8 @@ static void bad_identities(void **state)
     layer_free(&layer);
 }
 
-/* More callers' threads than were reserved: refused; the context's own number and what was reserved are enough. */
+/* More callers' threads than were reserved: refused; the context's own number and what was reserved
+ * are enough. */
 static void threads_must_be_reserved(void **state)
 {
     (void)state;
@@ -440,7 +467,8 @@ static void threads_must_be_reserved(void **state)
     layer_free(&layer);
 }
 
-/* Phase 0 with ith 0 validates; every later phase of every thread reports what it found, and y stays untouched. */
+/* Phase 0 with ith 0 validates; every later phase of every thread reports what it found, and y
+ * stays untouched. */
 static void phases_report_the_first_error(void **state)
 {
     (void)state;
@@ -454,17 +482,20 @@ static void phases_report_the_first_error(void **state)
     sffn_ffn_args good = result_args(&result, &layer.memory, ctx, &layer, x, 1), bad = good;
     bad.select = SFFN_SELECT_ROUTER;
     uint32_t n_phases = sffn_ffn_n_phases(ffn, &good);
-    CHECK_ERROR(ctx, sffn_ffn_forward_phase(ctx, ffn, &bad, 0, 0, 3), SFFN_ERR_UNSUPPORTED, "router");
+    CHECK_ERROR(ctx, sffn_ffn_forward_phase(ctx, ffn, &bad, 0, 0, 3), SFFN_ERR_UNSUPPORTED,
+                "router");
     for (uint32_t phase = 0; phase < n_phases; phase++)
         for (uint32_t ith = phase == 0; ith < 3; ith++)
             CHECK(sffn_ffn_forward_phase(ctx, ffn, &bad, phase, ith, 3) == SFFN_ERR_UNSUPPORTED);
     CHECK(isnan(result.y[0]) && isnan(result.h[0]));
-    CHECK_OK(ctx, threading_forward(THREADING_PHASES_SHUFFLED, 3, &rng, ctx, ffn, &good)); /* and then all is well */
+    CHECK_OK(ctx, threading_forward(THREADING_PHASES_SHUFFLED, 3, &rng, ctx, ffn,
+                                    &good)); /* and then all is well */
     CHECK(is_finite((double)result.y[0]));
     for (enum threading kind = THREADING_PHASES_SHUFFLED; kind < THREADING_COUNT; kind++) {
         result.y[0] = NAN;
         sffn_status status = threading_forward(kind, 3, &rng, ctx, ffn, &bad);
-        CHECK_SAYS(status == SFFN_ERR_UNSUPPORTED, "%s: %s", threading_names[kind], sffn_status_name(status));
+        CHECK_SAYS(status == SFFN_ERR_UNSUPPORTED, "%s: %s", threading_names[kind],
+                   sffn_status_name(status));
         CHECK(isnan(result.y[0]));
         CHECK_OK(ctx, threading_forward(kind, 3, &rng, ctx, ffn, &good));
         CHECK(is_finite((double)result.y[0]));
@@ -474,7 +505,8 @@ static void phases_report_the_first_error(void **state)
     layer_free(&layer);
 }
 
-/* A call from inside a call of the same context, through its parallel_for, is refused; another context is free. */
+/* A call from inside a call of the same context, through its parallel_for, is refused; another
+ * context is free. */
 struct nested {
     sffn_context *ctx, *free_ctx;
     const sffn_ffn *ffn;
@@ -485,7 +517,8 @@ struct nested {
     size_t n_kinds;
 };
 
-static void parallel_for_nested(void *user, uint32_t n, void (*fn)(void *arg, uint32_t i), void *arg)
+static void parallel_for_nested(void *user, uint32_t n, void (*fn)(void *arg, uint32_t i),
+                                void *arg)
 {
     struct nested *nested = user;
     if (nested->ffn && nested->n_calls++ == 0) { /* not while the layer is being packed */
@@ -502,7 +535,8 @@ static void parallel_for_nested(void *user, uint32_t n, void (*fn)(void *arg, ui
             if (statuses[i] != SFFN_ERR_BUSY)
                 print_error("kind %zu: %s\n", i, sffn_status_name(statuses[i]));
         }
-        nested->n_free_ok += sffn_matmul_rows_dot(nested->free_ctx, nested->matmul, x, 4, 1, NULL, out, 4) == SFFN_OK;
+        nested->n_free_ok += sffn_matmul_rows_dot(nested->free_ctx, nested->matmul, x, 4, 1, NULL,
+                                                  out, 4) == SFFN_OK;
     }
     for (uint32_t i = 0; i < n; i++)
         fn(arg, i);
@@ -535,7 +569,8 @@ static void busy(void **state)
     nested.args = &inner_args;
     CHECK_OK(nested.ctx, sffn_ffn_forward(nested.ctx, ffn, &args));
     CHECK(nested.n_calls > 0);
-    CHECK_SAYS(nested.n_busy == (int)nested.n_kinds, "%d of %zu kinds of calls were refused", nested.n_busy, nested.n_kinds);
+    CHECK_SAYS(nested.n_busy == (int)nested.n_kinds, "%d of %zu kinds of calls were refused",
+               nested.n_busy, nested.n_kinds);
     CHECK(nested.n_free_ok == 1);
     CHECK(isnan(inner.y[0])); /* untouched */
     CHECK(is_finite((double)result.y[0]));
@@ -548,11 +583,12 @@ static void busy(void **state)
     layer_free(&layer);
 }
 
-/* ---------------------------------------------------------------- dense paths, slices, statistics */
+/* ------------------------------------------------------------- dense paths, slices, statistics */
 
 /* Runs once and returns what the call did. */
-static struct result run_once(sffn_context *own, const sffn_ffn *ffn, struct layer *layer, const float *x, size_t n_tokens,
-                              int32_t select, const sffn_active_set *active)
+static struct result run_once(sffn_context *own, const sffn_ffn *ffn, struct layer *layer,
+                              const float *x, size_t n_tokens, int32_t select,
+                              const sffn_active_set *active)
 {
     struct result result;
     sffn_ffn_args args = result_args(&result, &layer->memory, ctx, layer, x, n_tokens);
@@ -562,7 +598,8 @@ static struct result run_once(sffn_context *own, const sffn_ffn *ffn, struct lay
     return result;
 }
 
-/* A handed-in set over max_density (union over a tile of tokens): the gate looks at all neurons instead. */
+/* A handed-in set over max_density (union over a tile of tokens): the gate looks at all neurons
+ * instead. */
 static void max_density_falls_back_to_the_gate(void **state)
 {
     (void)state;
@@ -580,8 +617,9 @@ static void max_density_falls_back_to_the_gate(void **state)
             sffn_ffn *ffn = layer_create(ctx, &layer);
             struct result chosen = run_once(ctx, ffn, &layer, x, n_tokens, SFFN_SELECT_ACTIVE, set);
             struct result gate = run_once(ctx, ffn, &layer, x, n_tokens, SFFN_SELECT_GATE, NULL);
-            CHECK_SAYS(chosen.stats.n_selected == n_tokens * (is_over ? F : 32u), "%zu tokens, %d over: n_selected %llu", n_tokens,
-                       is_over, (unsigned long long)chosen.stats.n_selected);
+            CHECK_SAYS(chosen.stats.n_selected == n_tokens * (is_over ? F : 32u),
+                       "%zu tokens, %d over: n_selected %llu", n_tokens, is_over,
+                       (unsigned long long)chosen.stats.n_selected);
             CHECK(chosen.stats.path == SFFN_PATH_SPARSE);
             if (is_over)
                 CHECK_BITS(chosen.y, gate.y, n_tokens * D, "y of the gate's choice");
@@ -595,7 +633,8 @@ static void max_density_falls_back_to_the_gate(void **state)
         }
 }
 
-/* From dense_tokens on the default runs dense, never against a handed-in set; without and with oneDNN. */
+/* From dense_tokens on the default runs dense, never against a handed-in set; without and with
+ * oneDNN. */
 static void long_prompts_run_dense(void **state)
 {
     (void)state;
@@ -618,20 +657,23 @@ static void long_prompts_run_dense(void **state)
             CHECK_OK(NULL, sffn_context_create(&config, &own));
             layer.config.dense_tokens = T;
             sffn_ffn *ffn = layer_create(own, &layer);
-            struct result results[] = {run_once(own, ffn, &layer, x, T, SFFN_SELECT_DEFAULT, NULL),
-                                       run_once(own, ffn, &layer, x, T - 1, SFFN_SELECT_DEFAULT, NULL),
-                                       run_once(own, ffn, &layer, x, T, SFFN_SELECT_GATE, NULL),
-                                       run_once(own, ffn, &layer, x, T, SFFN_SELECT_DEFAULT, set)};
+            struct result results[] = {
+                run_once(own, ffn, &layer, x, T, SFFN_SELECT_DEFAULT, NULL),
+                run_once(own, ffn, &layer, x, T - 1, SFFN_SELECT_DEFAULT, NULL),
+                run_once(own, ffn, &layer, x, T, SFFN_SELECT_GATE, NULL),
+                run_once(own, ffn, &layer, x, T, SFFN_SELECT_DEFAULT, set)};
             sffn_context_info info = SFFN_CONTEXT_INFO_INIT;
             CHECK_OK(own, sffn_context_get_info(own, &info));
             int32_t path = results[0].stats.path;
-            CHECK_SAYS(path == SFFN_PATH_DENSE || (use_onednn && info.has_onednn && path == SFFN_PATH_DENSE_ONEDNN),
+            CHECK_SAYS(path == SFFN_PATH_DENSE ||
+                           (use_onednn && info.has_onednn && path == SFFN_PATH_DENSE_ONEDNN),
                        "%d tokens ran on path %d", T, (int)path);
             for (size_t i = 0; i < T * D; i++)
-                CHECK_WITHIN((double)results[0].y[i], ref.y[i], ref.y_error[i], "%s y[%zu] on path %d", sffn_dtype_name(type), i,
-                             (int)path);
+                CHECK_WITHIN((double)results[0].y[i], ref.y[i], ref.y_error[i],
+                             "%s y[%zu] on path %d", sffn_dtype_name(type), i, (int)path);
             for (size_t k = 1; k < 4; k++)
-                CHECK_SAYS(results[k].stats.path == SFFN_PATH_SPARSE, "call %zu ran on path %d", k, (int)results[k].stats.path);
+                CHECK_SAYS(results[k].stats.path == SFFN_PATH_SPARSE, "call %zu ran on path %d", k,
+                           (int)results[k].stats.path);
             for (size_t k = 0; k < 4; k++)
                 result_free(&results[k]);
             sffn_ffn_destroy(ffn);
@@ -641,7 +683,8 @@ static void long_prompts_run_dense(void **state)
         }
 }
 
-/* A layer cut into slices of neurons: the slices' y add up. Rows and columns with the whole matrix's row distance. */
+/* A layer cut into slices of neurons: the slices' y add up. Rows and columns with the whole
+ * matrix's row distance. */
 static void slices_add_up(void **state)
 {
     (void)state;
@@ -702,8 +745,9 @@ static void times_only_when_asked(void **state)
         const sffn_ffn_stats *s = &result.stats;
         uint64_t parts = s->select_ns + s->gate_ns + s->up_ns + s->down_ns;
         if (collects)
-            CHECK_SAYS(s->total_ns > 0 && s->gate_ns > 0 && s->down_ns > 0 && parts <= s->total_ns, "%llu of %llu ns",
-                       (unsigned long long)parts, (unsigned long long)s->total_ns);
+            CHECK_SAYS(s->total_ns > 0 && s->gate_ns > 0 && s->down_ns > 0 && parts <= s->total_ns,
+                       "%llu of %llu ns", (unsigned long long)parts,
+                       (unsigned long long)s->total_ns);
         else
             CHECK(s->total_ns == 0 && parts == 0);
         result_free(&result);
@@ -725,17 +769,25 @@ static void stage_errors(void **state)
     for (size_t i = 0; i < D; i++)
         y[i] = before[i] = (float)i;
     sffn_active_set *wrong = make_set(ctx, NULL, 1, F + 1, 1), *good = make_set(ctx, NULL, 1, F, 1);
-    CHECK_ERROR(ctx, sffn_ffn_select(ctx, ffn, x, 1, good), SFFN_ERR_UNSUPPORTED, NULL); /* no selector */
-    CHECK_ERROR(ctx, sffn_ffn_gate(ctx, ffn, NULL, 1, NULL, s, good), SFFN_ERR_INVALID_ARGUMENT, "x NULL");
-    CHECK_ERROR(ctx, sffn_ffn_gate(ctx, ffn, x, 1, NULL, NULL, good), SFFN_ERR_INVALID_ARGUMENT, "s NULL");
+    CHECK_ERROR(ctx, sffn_ffn_select(ctx, ffn, x, 1, good), SFFN_ERR_UNSUPPORTED,
+                NULL); /* no selector */
+    CHECK_ERROR(ctx, sffn_ffn_gate(ctx, ffn, NULL, 1, NULL, s, good), SFFN_ERR_INVALID_ARGUMENT,
+                "x NULL");
+    CHECK_ERROR(ctx, sffn_ffn_gate(ctx, ffn, x, 1, NULL, NULL, good), SFFN_ERR_INVALID_ARGUMENT,
+                "s NULL");
     CHECK_ERROR(ctx, sffn_ffn_gate(ctx, ffn, x, 1, wrong, s, good), SFFN_ERR_SHAPE, "65 64");
     CHECK_ERROR(ctx, sffn_ffn_gate(ctx, ffn, x, 1, NULL, s, wrong), SFFN_ERR_SHAPE, "65 64");
-    CHECK_ERROR(ctx, sffn_ffn_up(ctx, ffn, NULL, s, 1, NULL, h), SFFN_ERR_INVALID_ARGUMENT, "x NULL");
-    CHECK_ERROR(ctx, sffn_ffn_up(ctx, ffn, x, NULL, 1, NULL, h), SFFN_ERR_INVALID_ARGUMENT, "s NULL");
-    CHECK_ERROR(ctx, sffn_ffn_up(ctx, ffn, x, s, 1, NULL, NULL), SFFN_ERR_INVALID_ARGUMENT, "h NULL");
+    CHECK_ERROR(ctx, sffn_ffn_up(ctx, ffn, NULL, s, 1, NULL, h), SFFN_ERR_INVALID_ARGUMENT,
+                "x NULL");
+    CHECK_ERROR(ctx, sffn_ffn_up(ctx, ffn, x, NULL, 1, NULL, h), SFFN_ERR_INVALID_ARGUMENT,
+                "s NULL");
+    CHECK_ERROR(ctx, sffn_ffn_up(ctx, ffn, x, s, 1, NULL, NULL), SFFN_ERR_INVALID_ARGUMENT,
+                "h NULL");
     CHECK_ERROR(ctx, sffn_ffn_up(ctx, ffn, x, s, 1, wrong, h), SFFN_ERR_SHAPE, "65 64");
-    CHECK_ERROR(ctx, sffn_ffn_down(ctx, ffn, NULL, 1, NULL, y), SFFN_ERR_INVALID_ARGUMENT, "h NULL");
-    CHECK_ERROR(ctx, sffn_ffn_down(ctx, ffn, h, 1, NULL, NULL), SFFN_ERR_INVALID_ARGUMENT, "y NULL");
+    CHECK_ERROR(ctx, sffn_ffn_down(ctx, ffn, NULL, 1, NULL, y), SFFN_ERR_INVALID_ARGUMENT,
+                "h NULL");
+    CHECK_ERROR(ctx, sffn_ffn_down(ctx, ffn, h, 1, NULL, NULL), SFFN_ERR_INVALID_ARGUMENT,
+                "y NULL");
     CHECK_ERROR(ctx, sffn_ffn_down(ctx, ffn, h, 1, wrong, y), SFFN_ERR_SHAPE, "65 64");
     CHECK_BITS(y, before, D, "y after errors");
     CHECK_OK(ctx, sffn_ffn_down(ctx, ffn, h, 1, NULL, y)); /* h = 0: the bias */

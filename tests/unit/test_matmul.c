@@ -1,4 +1,5 @@
-/* matmul.h: config checks, ownership, decoding, argument checks. Products are in tests/property/test_matmul_random.c. */
+/* matmul.h: config checks, ownership, decoding, argument checks. Products are in
+ * tests/property/test_matmul_random.c. */
 #include <math.h>
 
 #include "check.h"
@@ -31,13 +32,13 @@ static sffn_matmul *make(const sffn_matmul_config *config)
 static void config_errors(void **state)
 {
     (void)state;
-#define REFUSED(rows, cols, type, change, status, words) \
-    do { \
-        sffn_matmul_config config = config_of(rows, cols, type); \
-        sffn_matmul *matmul = (sffn_matmul *)(uintptr_t)1; \
-        change; \
-        CHECK_ERROR(ctx, sffn_matmul_create(ctx, &config, &matmul), status, words); \
-        CHECK(matmul == NULL); \
+#define REFUSED(rows, cols, type, change, status, words)                                           \
+    do {                                                                                           \
+        sffn_matmul_config config = config_of(rows, cols, type);                                   \
+        sffn_matmul *matmul = (sffn_matmul *)(uintptr_t)1;                                         \
+        change;                                                                                    \
+        CHECK_ERROR(ctx, sffn_matmul_create(ctx, &config, &matmul), status, words);                \
+        CHECK(matmul == NULL);                                                                     \
     } while (0)
     REFUSED(0, 32, SFFN_F32, (void)0, SFFN_ERR_INVALID_ARGUMENT, "n_rows 0");
     REFUSED(32, 0, SFFN_F32, (void)0, SFFN_ERR_INVALID_ARGUMENT, "n_cols 0");
@@ -56,33 +57,39 @@ static void config_errors(void **state)
     REFUSED(33, 32, SFFN_Q8_0, config.weights.layout = SFFN_LAYOUT_COLUMNS, SFFN_ERR_SHAPE, "33");
     REFUSED(4, 32, SFFN_F32, config.weights.row_bytes = 127, SFFN_ERR_SHAPE, "row_bytes 127 128");
     REFUSED(4, 32, SFFN_Q4_0, config.weights.row_bytes = 17, SFFN_ERR_SHAPE, "row_bytes 17 18");
-    REFUSED(4, 32, SFFN_F16, (config.weights.layout = SFFN_LAYOUT_COLUMNS, config.weights.row_bytes = 7), SFFN_ERR_SHAPE,
-            "row_bytes 7 8");
-    REFUSED(4, 32, SFFN_F32, (config.storage = SFFN_STORAGE_BORROW, config.weights.layout = SFFN_LAYOUT_COLUMNS),
+    REFUSED(4, 32, SFFN_F16,
+            (config.weights.layout = SFFN_LAYOUT_COLUMNS, config.weights.row_bytes = 7),
+            SFFN_ERR_SHAPE, "row_bytes 7 8");
+    REFUSED(4, 32, SFFN_F32,
+            (config.storage = SFFN_STORAGE_BORROW, config.weights.layout = SFFN_LAYOUT_COLUMNS),
             SFFN_ERR_UNSUPPORTED, NULL);
-    REFUSED(4, 32, SFFN_F32, (config.storage = SFFN_STORAGE_BORROW, config.dtype = SFFN_F16), SFFN_ERR_UNSUPPORTED, NULL);
+    REFUSED(4, 32, SFFN_F32, (config.storage = SFFN_STORAGE_BORROW, config.dtype = SFFN_F16),
+            SFFN_ERR_UNSUPPORTED, NULL);
     sffn_matmul_config config = config_of(32, 32, SFFN_F32);
     sffn_matmul *matmul = (sffn_matmul *)(uintptr_t)1;
-    CHECK_ERROR(ctx, sffn_matmul_create(ctx, NULL, &matmul), SFFN_ERR_INVALID_ARGUMENT, "config NULL");
+    CHECK_ERROR(ctx, sffn_matmul_create(ctx, NULL, &matmul), SFFN_ERR_INVALID_ARGUMENT,
+                "config NULL");
     CHECK(matmul == NULL);
-    CHECK_ERROR(ctx, sffn_matmul_create(ctx, &config, NULL), SFFN_ERR_INVALID_ARGUMENT, "matmul NULL");
+    CHECK_ERROR(ctx, sffn_matmul_create(ctx, &config, NULL), SFFN_ERR_INVALID_ARGUMENT,
+                "matmul NULL");
     CHECK(sffn_matmul_create(NULL, &config, &matmul) == SFFN_ERR_INVALID_ARGUMENT);
     sffn_matmul_destroy(NULL);
 }
 
-/* Lossless blocks exist for q8_0 and q4_0 columns in whole experts of 32 only. The contract gives no status. */
+/* Lossless blocks exist for q8_0 and q4_0 columns in whole experts of 32 only. The contract gives
+ * no status. */
 static void lossless_config_errors(void **state)
 {
     (void)state;
-#define REFUSED_LOSSLESS(rows, cols, type, change) \
-    do { \
-        sffn_matmul_config config = config_of(rows, cols, type); \
-        sffn_matmul *matmul = (sffn_matmul *)(uintptr_t)1; \
-        config.block_size = 32; \
-        config.weights.layout = SFFN_LAYOUT_COLUMNS; \
-        change; \
-        CHECK_FAILS(ctx, sffn_matmul_create(ctx, &config, &matmul), "block_size"); \
-        CHECK(matmul == NULL); \
+#define REFUSED_LOSSLESS(rows, cols, type, change)                                                 \
+    do {                                                                                           \
+        sffn_matmul_config config = config_of(rows, cols, type);                                   \
+        sffn_matmul *matmul = (sffn_matmul *)(uintptr_t)1;                                         \
+        config.block_size = 32;                                                                    \
+        config.weights.layout = SFFN_LAYOUT_COLUMNS;                                               \
+        change;                                                                                    \
+        CHECK_FAILS(ctx, sffn_matmul_create(ctx, &config, &matmul), "block_size");                 \
+        CHECK(matmul == NULL);                                                                     \
     } while (0)
     REFUSED_LOSSLESS(64, 32, SFFN_Q8_0, config.block_size = 0);
     REFUSED_LOSSLESS(64, 32, SFFN_Q8_0, config.block_size = 2);
@@ -98,14 +105,16 @@ static void lossless_config_errors(void **state)
 static void huge_sizes(void **state)
 {
     (void)state;
-    static const uint32_t sizes[][2] = {{UINT32_MAX, UINT32_MAX}, {UINT32_MAX, UINT32_MAX - 31}, {UINT32_MAX - 31, 1u << 31}};
+    static const uint32_t sizes[][2] = {
+        {UINT32_MAX, UINT32_MAX}, {UINT32_MAX, UINT32_MAX - 31}, {UINT32_MAX - 31, 1u << 31}};
     for (size_t i = 0; i < 3; i++)
         for (int32_t type = 0; type < SFFN_DTYPE_COUNT_; type++)
             for (int32_t layout = 0; layout < 2; layout++) {
                 sffn_matmul_config config = config_of(sizes[i][0], sizes[i][1], type);
                 sffn_matmul *matmul = (sffn_matmul *)(uintptr_t)1;
                 config.weights.layout = layout;
-                config.weights.row_bytes = SIZE_MAX / 2; /* a distance of rows whose sum overflows for certain */
+                config.weights.row_bytes =
+                    SIZE_MAX / 2; /* a distance of rows whose sum overflows for certain */
                 CHECK_FAILS(ctx, sffn_matmul_create(ctx, &config, &matmul), NULL);
                 CHECK(matmul == NULL);
             }
@@ -124,7 +133,8 @@ static void info(void **state)
             CHECK(got.n_rows == 32 && got.n_cols == 64 && got.block_size == 1);
             CHECK(got.dtype == type && got.storage == storage);
             CHECK(got.weight_bytes == 32 * weight_bytes(type, 64));
-            CHECK(storage ? got.row_bytes == weight_bytes(type, 64) : got.row_bytes >= weight_bytes(type, 64));
+            CHECK(storage ? got.row_bytes == weight_bytes(type, 64)
+                          : got.row_bytes >= weight_bytes(type, 64));
             sffn_matmul_destroy(matmul);
         }
     sffn_matmul_config config = config_of(64, 5, SFFN_Q4_0);
@@ -133,13 +143,15 @@ static void info(void **state)
     sffn_matmul *matmul = make(&config);
     sffn_matmul_info got = SFFN_MATMUL_INFO_INIT;
     CHECK_OK(ctx, sffn_matmul_get_info(matmul, &got));
-    CHECK(got.n_rows == 64 && got.n_cols == 5 && got.block_size == 32 && got.weight_bytes == 2 * 5 * 18);
+    CHECK(got.n_rows == 64 && got.n_cols == 5 && got.block_size == 32 &&
+          got.weight_bytes == 2 * 5 * 18);
     CHECK(sffn_matmul_get_info(matmul, NULL) == SFFN_ERR_INVALID_ARGUMENT);
     CHECK(sffn_matmul_get_info(NULL, &got) == SFFN_ERR_INVALID_ARGUMENT);
     sffn_matmul_destroy(matmul);
 }
 
-/* Every source type and layout, packed to every type, decodes to what our own codecs say; sources unaligned, with gaps. */
+/* Every source type and layout, packed to every type, decodes to what our own codecs say; sources
+ * unaligned, with gaps. */
 static void packs_and_decodes(void **state)
 {
     (void)state;
@@ -152,9 +164,11 @@ static void packs_and_decodes(void **state)
                 if (!is_quantised(type) && !is_quantised(to))
                     n_cols = 43;
                 size_t stored_rows = layout ? n_cols : n_rows, stored = layout ? n_rows : n_cols;
-                size_t gap = rng_below(&rng, 2) ? 3 : 0, row_bytes = weight_bytes(type, stored) + gap;
+                size_t gap = rng_below(&rng, 2) ? 3 : 0,
+                       row_bytes = weight_bytes(type, stored) + gap;
                 unsigned char *source = guarded_alloc(&memory, stored_rows * row_bytes - gap, 1);
-                float *values = GUARDED_FLOATS(&memory, stored), *want = GUARDED_FLOATS(&memory, (size_t)n_rows * n_cols);
+                float *values = GUARDED_FLOATS(&memory, stored),
+                      *want = GUARDED_FLOATS(&memory, (size_t)n_rows * n_cols);
                 for (size_t r = 0; r < stored_rows; r++) {
                     for (size_t i = 0; i < stored; i++)
                         values[i] = rng_normal(&rng);
@@ -176,12 +190,14 @@ static void packs_and_decodes(void **state)
                 config.weights.row_bytes = gap ? row_bytes : 0;
                 config.dtype = to;
                 sffn_matmul *matmul = make(&config);
-                memset(source, 0xFF, stored_rows * row_bytes - gap); /* copied: the source may go away */
+                memset(source, 0xFF,
+                       stored_rows * row_bytes - gap); /* copied: the source may go away */
                 float *got = GUARDED_FLOATS(&memory, n_cols);
                 for (uint32_t r = 0; r < n_rows; r++) {
                     CHECK_OK(ctx, sffn_matmul_get_row(matmul, r, got));
-                    CHECK_BITS(got, want + (size_t)r * n_cols, n_cols, "%s to %s, %s, row %u", sffn_dtype_name(type),
-                               sffn_dtype_name(packed), layout ? "columns" : "rows", (unsigned)r);
+                    CHECK_BITS(got, want + (size_t)r * n_cols, n_cols, "%s to %s, %s, row %u",
+                               sffn_dtype_name(type), sffn_dtype_name(packed),
+                               layout ? "columns" : "rows", (unsigned)r);
                 }
                 CHECK(sffn_matmul_get_row(matmul, n_rows, got) == SFFN_ERR_SHAPE);
                 CHECK(sffn_matmul_get_row(matmul, UINT32_MAX, got) == SFFN_ERR_SHAPE);
@@ -203,7 +219,8 @@ static void lossless_decodes_exactly(void **state)
             uint32_t n_rows = 96;
             size_t row_bytes = weight_bytes(type, n_rows);
             unsigned char *source = guarded_alloc(&memory, n_cols * row_bytes, 1);
-            float *values = GUARDED_FLOATS(&memory, n_rows), *want = GUARDED_FLOATS(&memory, n_rows * n_cols);
+            float *values = GUARDED_FLOATS(&memory, n_rows),
+                  *want = GUARDED_FLOATS(&memory, n_rows * n_cols);
             float *got = GUARDED_FLOATS(&memory, n_cols);
             for (uint32_t j = 0; j < n_cols; j++) {
                 for (uint32_t i = 0; i < n_rows; i++)
@@ -220,12 +237,14 @@ static void lossless_decodes_exactly(void **state)
             sffn_matmul *matmul = make(&config);
             for (uint32_t r = 0; r < n_rows; r++) {
                 CHECK_OK(ctx, sffn_matmul_get_row(matmul, r, got));
-                CHECK_BITS(got, want + r * n_cols, n_cols, "%s row %u", sffn_dtype_name(type), (unsigned)r);
+                CHECK_BITS(got, want + r * n_cols, n_cols, "%s row %u", sffn_dtype_name(type),
+                           (unsigned)r);
             }
             CHECK(sffn_matmul_get_row(matmul, n_rows, got) == SFFN_ERR_SHAPE);
             /* those have rows_axpy only */
             float *x = GUARDED_FLOATS(&memory, n_cols), *out = GUARDED_FLOATS(&memory, n_rows);
-            CHECK_ERROR(ctx, sffn_matmul_rows_dot(ctx, matmul, x, n_cols, 1, NULL, out, n_rows), SFFN_ERR_UNSUPPORTED, NULL);
+            CHECK_ERROR(ctx, sffn_matmul_rows_dot(ctx, matmul, x, n_cols, 1, NULL, out, n_rows),
+                        SFFN_ERR_UNSUPPORTED, NULL);
             sffn_matmul_destroy(matmul);
             guarded_free(&memory);
         }
@@ -248,11 +267,12 @@ static void borrow_reads_in_place(void **state)
 
 enum product { DOT, AXPY };
 
-static sffn_status multiply(enum product product, const sffn_matmul *matmul, const float *in, size_t in_stride,
-                            size_t n_tokens, const sffn_active_set *active, float *out, size_t out_stride)
+static sffn_status multiply(enum product product, const sffn_matmul *matmul, const float *in,
+                            size_t in_stride, size_t n_tokens, const sffn_active_set *active,
+                            float *out, size_t out_stride)
 {
-    return (product == DOT ? sffn_matmul_rows_dot : sffn_matmul_rows_axpy)(ctx, matmul, in, in_stride, n_tokens, active, out,
-                                                                           out_stride);
+    return (product == DOT ? sffn_matmul_rows_dot : sffn_matmul_rows_axpy)(
+        ctx, matmul, in, in_stride, n_tokens, active, out, out_stride);
 }
 
 static void argument_errors(void **state)
@@ -260,31 +280,42 @@ static void argument_errors(void **state)
     (void)state;
     sffn_matmul_config config = config_of(64, 32, SFFN_F32);
     sffn_matmul *matmul = make(&config);
-    sffn_active_set *wrong_n = make_set(ctx, NULL, 2, 65, 1), *wrong_block = make_set(ctx, NULL, 2, 64, 2);
-    sffn_active_set *short_set = make_set(ctx, NULL, 1, 64, 1), *good = make_set(ctx, NULL, 2, 8, 8);
+    sffn_active_set *wrong_n = make_set(ctx, NULL, 2, 65, 1),
+                    *wrong_block = make_set(ctx, NULL, 2, 64, 2);
+    sffn_active_set *short_set = make_set(ctx, NULL, 1, 64, 1),
+                    *good = make_set(ctx, NULL, 2, 8, 8);
     float in[2 * 64] = {0}, out[2 * 64], before[2 * 64];
     for (size_t i = 0; i < 128; i++)
         out[i] = before[i] = (float)i;
     for (enum product p = DOT; p <= AXPY; p++) {
         size_t in_n = p == DOT ? 32 : 64, out_n = p == DOT ? 64 : 32;
-        CHECK_ERROR(ctx, multiply(p, NULL, in, in_n, 2, NULL, out, out_n), SFFN_ERR_INVALID_ARGUMENT, "matmul NULL");
-        CHECK_ERROR(ctx, multiply(p, matmul, NULL, in_n, 2, NULL, out, out_n), SFFN_ERR_INVALID_ARGUMENT, "NULL");
-        CHECK_ERROR(ctx, multiply(p, matmul, in, in_n, 2, NULL, NULL, out_n), SFFN_ERR_INVALID_ARGUMENT, "NULL");
-        CHECK_ERROR(ctx, multiply(p, matmul, in, in_n, 2, wrong_n, out, out_n), SFFN_ERR_SHAPE, "65 64");
-        CHECK_ERROR(ctx, multiply(p, matmul, in, in_n, 2, wrong_block, out, out_n), SFFN_ERR_SHAPE, "64");
-        CHECK_ERROR(ctx, multiply(p, matmul, in, in_n, 2, short_set, out, out_n), SFFN_ERR_SHAPE, "2 1");
+        CHECK_ERROR(ctx, multiply(p, NULL, in, in_n, 2, NULL, out, out_n),
+                    SFFN_ERR_INVALID_ARGUMENT, "matmul NULL");
+        CHECK_ERROR(ctx, multiply(p, matmul, NULL, in_n, 2, NULL, out, out_n),
+                    SFFN_ERR_INVALID_ARGUMENT, "NULL");
+        CHECK_ERROR(ctx, multiply(p, matmul, in, in_n, 2, NULL, NULL, out_n),
+                    SFFN_ERR_INVALID_ARGUMENT, "NULL");
+        CHECK_ERROR(ctx, multiply(p, matmul, in, in_n, 2, wrong_n, out, out_n), SFFN_ERR_SHAPE,
+                    "65 64");
+        CHECK_ERROR(ctx, multiply(p, matmul, in, in_n, 2, wrong_block, out, out_n), SFFN_ERR_SHAPE,
+                    "64");
+        CHECK_ERROR(ctx, multiply(p, matmul, in, in_n, 2, short_set, out, out_n), SFFN_ERR_SHAPE,
+                    "2 1");
         CHECK_FAILS(ctx, multiply(p, matmul, in, in_n - 1, 2, NULL, out, out_n), "stride");
         CHECK_FAILS(ctx, multiply(p, matmul, in, in_n, 2, NULL, out, out_n - 1), "stride");
         CHECK_BITS(out, before, 128, "after errors");
         CHECK_OK(ctx, multiply(p, matmul, in, in_n, 0, NULL, out, out_n));
         CHECK_OK(ctx, multiply(p, matmul, NULL, 0, 0, NULL, NULL, 0));
         CHECK_BITS(out, before, 128, "no tokens");
-        CHECK_OK(ctx, multiply(p, matmul, in, in_n, 1, good, out, out_n)); /* sets may have more tokens */
+        CHECK_OK(ctx, multiply(p, matmul, in, in_n, 1, good, out,
+                               out_n)); /* sets may have more tokens */
         for (size_t i = 0; i < 128; i++)
             out[i] = before[i];
     }
-    CHECK(sffn_matmul_rows_dot(NULL, matmul, in, 32, 1, NULL, out, 64) == SFFN_ERR_INVALID_ARGUMENT);
-    CHECK(sffn_matmul_rows_axpy(NULL, matmul, in, 64, 1, NULL, out, 32) == SFFN_ERR_INVALID_ARGUMENT);
+    CHECK(sffn_matmul_rows_dot(NULL, matmul, in, 32, 1, NULL, out, 64) ==
+          SFFN_ERR_INVALID_ARGUMENT);
+    CHECK(sffn_matmul_rows_axpy(NULL, matmul, in, 64, 1, NULL, out, 32) ==
+          SFFN_ERR_INVALID_ARGUMENT);
     sffn_active_set *const sets[] = {wrong_n, wrong_block, short_set, good};
     for (size_t i = 0; i < 4; i++)
         sffn_active_set_destroy(sets[i]);
@@ -301,7 +332,8 @@ static void products_by_hand(void **state)
         weight_encode(type, rows, 6, bytes);
         sffn_matmul_config config = config_of(3, 2, type);
         sffn_matmul *matmul = make(&config);
-        sffn_active_set *set = make_set(ctx, first_and_last, 1, 3, 1), *nobody = make_set(ctx, NULL, 1, 3, 1);
+        sffn_active_set *set = make_set(ctx, first_and_last, 1, 3, 1),
+                        *nobody = make_set(ctx, NULL, 1, 3, 1);
         float out[3], y[2];
         CHECK_OK(ctx, sffn_matmul_rows_dot(ctx, matmul, x, 2, 1, NULL, out, 3));
         CHECK_BITS(out, ((const float[]){12, 34, 56}), 3, "all rows");

@@ -22,13 +22,13 @@ static sffn_predictor_config config_of(uint32_t d_ff, uint32_t d_model)
 static void config_errors(void **state)
 {
     (void)state;
-#define REFUSED(change, status, words) \
-    do { \
-        sffn_predictor_config config = config_of(8, 64); \
-        sffn_predictor *predictor = (sffn_predictor *)(uintptr_t)1; \
-        change; \
-        CHECK_ERROR(ctx, sffn_predictor_create(ctx, &config, &predictor), status, words); \
-        CHECK(predictor == NULL); \
+#define REFUSED(change, status, words)                                                             \
+    do {                                                                                           \
+        sffn_predictor_config config = config_of(8, 64);                                           \
+        sffn_predictor *predictor = (sffn_predictor *)(uintptr_t)1;                                \
+        change;                                                                                    \
+        CHECK_ERROR(ctx, sffn_predictor_create(ctx, &config, &predictor), status, words);          \
+        CHECK(predictor == NULL);                                                                  \
     } while (0)
     static float thresholds[8];
     REFUSED(config.kind = 1, SFFN_ERR_INVALID_ARGUMENT, "kind 1");
@@ -39,7 +39,8 @@ static void config_errors(void **state)
     REFUSED(config.gate.dtype = 17, SFFN_ERR_INVALID_ARGUMENT, "dtype 17");
     REFUSED(config.gate.layout = 9, SFFN_ERR_INVALID_ARGUMENT, "layout 9");
     REFUSED(config.threshold = NAN, SFFN_ERR_INVALID_ARGUMENT, "threshold nan");
-    REFUSED((thresholds[5] = NAN, config.thresholds = thresholds), SFFN_ERR_INVALID_ARGUMENT, "thresholds 5");
+    REFUSED((thresholds[5] = NAN, config.thresholds = thresholds), SFFN_ERR_INVALID_ARGUMENT,
+            "thresholds 5");
     REFUSED(config.margin = NAN, SFFN_ERR_INVALID_ARGUMENT, "margin nan");
     REFUSED(config.margin = -0.5f, SFFN_ERR_INVALID_ARGUMENT, "margin -0.5");
     REFUSED(config.d_model = 63, SFFN_ERR_SHAPE, "d_model 63 32");
@@ -47,11 +48,14 @@ static void config_errors(void **state)
     REFUSED(config.gate.dtype = SFFN_Q4_0, SFFN_ERR_UNSUPPORTED, "q4_0");
     sffn_predictor_config config = config_of(8, 64);
     sffn_predictor *predictor = (sffn_predictor *)(uintptr_t)1;
-    config.gate.layout = SFFN_LAYOUT_COLUMNS; /* "SFFN_LAYOUT_ROWS" in the contract, without a status */
+    config.gate.layout =
+        SFFN_LAYOUT_COLUMNS; /* "SFFN_LAYOUT_ROWS" in the contract, without a status */
     CHECK_FAILS(ctx, sffn_predictor_create(ctx, &config, &predictor), "layout");
     CHECK(predictor == NULL);
-    CHECK_ERROR(ctx, sffn_predictor_create(ctx, NULL, &predictor), SFFN_ERR_INVALID_ARGUMENT, "config NULL");
-    CHECK_ERROR(ctx, sffn_predictor_create(ctx, &config, NULL), SFFN_ERR_INVALID_ARGUMENT, "predictor NULL");
+    CHECK_ERROR(ctx, sffn_predictor_create(ctx, NULL, &predictor), SFFN_ERR_INVALID_ARGUMENT,
+                "config NULL");
+    CHECK_ERROR(ctx, sffn_predictor_create(ctx, &config, NULL), SFFN_ERR_INVALID_ARGUMENT,
+                "predictor NULL");
     CHECK(sffn_predictor_create(NULL, &config, &predictor) == SFFN_ERR_INVALID_ARGUMENT);
     sffn_predictor_destroy(NULL);
 }
@@ -68,10 +72,12 @@ static void argument_errors(void **state)
     sffn_active_set *other = make_set(ctx, NULL, 2, 9, 1), *blocks = make_set(ctx, NULL, 2, 8, 2);
     sffn_active_set *brief = make_set(ctx, NULL, 1, 8, 1), *good = make_set(ctx, NULL, 2, 8, 1);
     CHECK_OK(ctx, sffn_active_set_set_all(other, 1));
-#define PREDICT(p, x, x_stride, scores, scores_stride, active) \
+#define PREDICT(p, x, x_stride, scores, scores_stride, active)                                     \
     sffn_predictor_predict(ctx, p, x, x_stride, 2, scores, scores_stride, active)
-    CHECK_ERROR(ctx, PREDICT(NULL, x, 64, scores, 8, good), SFFN_ERR_INVALID_ARGUMENT, "predictor NULL");
-    CHECK_ERROR(ctx, PREDICT(predictor, NULL, 64, scores, 8, good), SFFN_ERR_INVALID_ARGUMENT, "x NULL");
+    CHECK_ERROR(ctx, PREDICT(NULL, x, 64, scores, 8, good), SFFN_ERR_INVALID_ARGUMENT,
+                "predictor NULL");
+    CHECK_ERROR(ctx, PREDICT(predictor, NULL, 64, scores, 8, good), SFFN_ERR_INVALID_ARGUMENT,
+                "x NULL");
     CHECK_FAILS(ctx, PREDICT(predictor, x, 63, scores, 8, good), "x_stride 63");
     CHECK_FAILS(ctx, PREDICT(predictor, x, 64, scores, 7, good), "scores_stride 7");
     CHECK_ERROR(ctx, PREDICT(predictor, x, 64, scores, 8, other), SFFN_ERR_SHAPE, "9 8");
@@ -79,7 +85,8 @@ static void argument_errors(void **state)
     CHECK_ERROR(ctx, PREDICT(predictor, x, 64, scores, 8, brief), SFFN_ERR_SHAPE, "1");
     CHECK_BITS(scores, before, 16, "after errors");
     CHECK(sffn_active_set_count(other, 1) == 9 && sffn_active_set_n_tokens(other) == 2);
-    CHECK(sffn_predictor_predict(NULL, predictor, x, 64, 1, scores, 8, good) == SFFN_ERR_INVALID_ARGUMENT);
+    CHECK(sffn_predictor_predict(NULL, predictor, x, 64, 1, scores, 8, good) ==
+          SFFN_ERR_INVALID_ARGUMENT);
     CHECK_OK(ctx, PREDICT(predictor, x, 64, NULL, 0, good));
     CHECK_OK(ctx, PREDICT(predictor, x, 64, scores, 8, NULL));
     CHECK_OK(ctx, sffn_predictor_predict(ctx, predictor, NULL, 0, 0, NULL, 0, good));
@@ -97,23 +104,27 @@ static void weight_bytes_are_the_copys(void **state)
     sffn_predictor *predictor = NULL;
     CHECK_OK(ctx, sffn_predictor_create(ctx, &config, &predictor));
     uint64_t copy = 8 * weight_bytes(SFFN_Q4_0, 64), got = sffn_predictor_weight_bytes(predictor);
-    CHECK_SAYS(got >= copy && got <= copy + 8 * sizeof(float), "%llu bytes, the 4-bit copy has %llu",
-               (unsigned long long)got, (unsigned long long)copy);
+    CHECK_SAYS(got >= copy && got <= copy + 8 * sizeof(float),
+               "%llu bytes, the 4-bit copy has %llu", (unsigned long long)got,
+               (unsigned long long)copy);
     sffn_predictor_destroy(predictor);
 }
 
-/* Rows that 4 bits hold exactly have e_i = 0: the margin does not matter, and equality with the threshold does not pass. */
+/* Rows that 4 bits hold exactly have e_i = 0: the margin does not matter, and equality with the
+ * threshold does not pass. */
 static void exact_rows_by_hand(void **state)
 {
     (void)state;
-    /* row i is i - 4 in element 0 and -8 in element 1, so its scale is 1; x is 1 in element 0 and 0 elsewhere */
+    /* row i is i - 4 in element 0 and -8 in element 1, so its scale is 1; x is 1 in element 0 and 0
+     * elsewhere */
     for (size_t i = 0; i < 8; i++) {
         memset(gate + 64 * i, 0, 64 * sizeof *gate);
         gate[64 * i] = (float)i - 4.0f;
         gate[64 * i + 1] = -8.0f;
     }
     float x[64] = {1.0f}, scores[8];
-    static const float biases[8] = {0, 0, 0, 0, 0, 0, 0, -3.0f}, per_neuron[8] = {-5, -3, -2, 0, -1, 1, 1, 1};
+    static const float biases[8] = {0, 0, 0, 0, 0, 0, 0, -3.0f},
+                       per_neuron[8] = {-5, -3, -2, 0, -1, 1, 1, 1};
     for (int variant = 0; variant < 3; variant++) {
         sffn_predictor_config config = config_of(8, 64);
         config.margin = 100.0f;
@@ -126,11 +137,13 @@ static void exact_rows_by_hand(void **state)
         CHECK_OK(ctx, sffn_predictor_predict(ctx, predictor, x, 64, 1, scores, 8, set));
         CHECK(sffn_active_set_n_tokens(set) == 1);
         for (uint32_t i = 0; i < 8; i++) {
-            float score = (float)i - 4.0f + biases[i], threshold = variant == 2 ? per_neuron[i] : config.threshold;
+            float score = (float)i - 4.0f + biases[i],
+                  threshold = variant == 2 ? per_neuron[i] : config.threshold;
             CHECK_WITHIN((double)scores[i], (double)score, 4.0 * 0x1p-24, "score %u", (unsigned)i);
-            if (fabsf(score - threshold) > 0.5f || i == 4) /* neuron 4 meets 0 exactly: its weight is 0 */
-                CHECK_SAYS(sffn_active_set_contains(set, 0, i) == (score > threshold), "variant %d neuron %u", variant,
-                           (unsigned)i);
+            if (fabsf(score - threshold) > 0.5f ||
+                i == 4) /* neuron 4 meets 0 exactly: its weight is 0 */
+                CHECK_SAYS(sffn_active_set_contains(set, 0, i) == (score > threshold),
+                           "variant %d neuron %u", variant, (unsigned)i);
         }
         sffn_active_set_destroy(set);
         sffn_predictor_destroy(predictor);
@@ -141,7 +154,8 @@ static void exact_rows_by_hand(void **state)
 static void everything_is_copied(void **state)
 {
     (void)state;
-    float *rows = malloc(8 * 64 * sizeof *rows), *bias = malloc(8 * sizeof *bias), *thresholds = malloc(8 * sizeof *thresholds);
+    float *rows = malloc(8 * 64 * sizeof *rows), *bias = malloc(8 * sizeof *bias),
+          *thresholds = malloc(8 * sizeof *thresholds);
     CHECK(rows && bias && thresholds);
     for (size_t i = 0; i < 8 * 64; i++)
         rows[i] = (float)(i % 7) - 3.0f;

@@ -21,13 +21,13 @@ static sffn_router_config config_of(uint32_t n_experts, uint32_t d_model)
 static void config_errors(void **state)
 {
     (void)state;
-#define REFUSED(change, status, words) \
-    do { \
-        sffn_router_config config = config_of(4, 32); \
-        sffn_router *router = (sffn_router *)(uintptr_t)1; \
-        change; \
-        CHECK_ERROR(ctx, sffn_router_create(ctx, &config, &router), status, words); \
-        CHECK(router == NULL); \
+#define REFUSED(change, status, words)                                                             \
+    do {                                                                                           \
+        sffn_router_config config = config_of(4, 32);                                              \
+        sffn_router *router = (sffn_router *)(uintptr_t)1;                                         \
+        change;                                                                                    \
+        CHECK_ERROR(ctx, sffn_router_create(ctx, &config, &router), status, words);                \
+        CHECK(router == NULL);                                                                     \
     } while (0)
     REFUSED(config.d_model = 0, SFFN_ERR_INVALID_ARGUMENT, "d_model 0");
     REFUSED(config.n_experts = 0, SFFN_ERR_INVALID_ARGUMENT, "n_experts 0");
@@ -49,8 +49,10 @@ static void config_errors(void **state)
     config = config_of(4, 32);
     config.weights.layout = SFFN_LAYOUT_COLUMNS;
     CHECK_FAILS(ctx, sffn_router_create(ctx, &config, &router), "layout");
-    CHECK_ERROR(ctx, sffn_router_create(ctx, NULL, &router), SFFN_ERR_INVALID_ARGUMENT, "config NULL");
-    CHECK_ERROR(ctx, sffn_router_create(ctx, &config, NULL), SFFN_ERR_INVALID_ARGUMENT, "router NULL");
+    CHECK_ERROR(ctx, sffn_router_create(ctx, NULL, &router), SFFN_ERR_INVALID_ARGUMENT,
+                "config NULL");
+    CHECK_ERROR(ctx, sffn_router_create(ctx, &config, NULL), SFFN_ERR_INVALID_ARGUMENT,
+                "router NULL");
     CHECK(sffn_router_create(NULL, &config, &router) == SFFN_ERR_INVALID_ARGUMENT);
     sffn_router_destroy(NULL);
 }
@@ -67,20 +69,24 @@ static void argument_errors(void **state)
     sffn_active_set *other = make_set(ctx, NULL, 2, 5, 32), *blocks = make_set(ctx, NULL, 2, 4, 16);
     sffn_active_set *brief = make_set(ctx, NULL, 1, 4, 32), *good = make_set(ctx, NULL, 2, 4, 32);
     CHECK_OK(ctx, sffn_active_set_set_all(blocks, 0));
-#define SELECT(r, x, x_stride, scores, scores_stride, active) \
+#define SELECT(r, x, x_stride, scores, scores_stride, active)                                      \
     sffn_router_select(ctx, r, x, x_stride, 2, scores, scores_stride, active)
-    CHECK_ERROR(ctx, SELECT(NULL, x, 32, scores, 4, good), SFFN_ERR_INVALID_ARGUMENT, "router NULL");
-    CHECK_ERROR(ctx, SELECT(router, NULL, 32, scores, 4, good), SFFN_ERR_INVALID_ARGUMENT, "x NULL");
+    CHECK_ERROR(ctx, SELECT(NULL, x, 32, scores, 4, good), SFFN_ERR_INVALID_ARGUMENT,
+                "router NULL");
+    CHECK_ERROR(ctx, SELECT(router, NULL, 32, scores, 4, good), SFFN_ERR_INVALID_ARGUMENT,
+                "x NULL");
     CHECK_FAILS(ctx, SELECT(router, x, 31, scores, 4, good), "x_stride 31");
     CHECK_FAILS(ctx, SELECT(router, x, 32, scores, 3, good), "scores_stride 3");
     CHECK_ERROR(ctx, SELECT(router, x, 32, scores, 4, other), SFFN_ERR_SHAPE, "5 4");
     CHECK_ERROR(ctx, SELECT(router, x, 32, scores, 4, blocks), SFFN_ERR_SHAPE, "16 32");
     CHECK_ERROR(ctx, SELECT(router, x, 32, scores, 4, brief), SFFN_ERR_SHAPE, "1");
     CHECK_BITS(scores, before, 8, "after errors");
-    CHECK(sffn_active_set_count(blocks, 0) == 4 && sffn_active_set_n_tokens(blocks) == 2); /* left as it was */
+    CHECK(sffn_active_set_count(blocks, 0) == 4 &&
+          sffn_active_set_n_tokens(blocks) == 2); /* left as it was */
     CHECK(sffn_router_select(NULL, router, x, 32, 1, scores, 4, good) == SFFN_ERR_INVALID_ARGUMENT);
     CHECK_OK(ctx, SELECT(router, x, 32, NULL, 0, good));
-    CHECK(sffn_active_set_n_tokens(good) == 2 && sffn_active_set_union_count(good) == 0); /* all scores 0: dropped */
+    CHECK(sffn_active_set_n_tokens(good) == 2 &&
+          sffn_active_set_union_count(good) == 0); /* all scores 0: dropped */
     CHECK_OK(ctx, SELECT(router, x, 32, scores, 4, NULL));
     CHECK(scores[0] == 0.0f && scores[7] == 0.0f);
     CHECK_OK(ctx, sffn_router_select(ctx, router, NULL, 0, 0, NULL, 0, good));
@@ -92,7 +98,8 @@ static void argument_errors(void **state)
 }
 
 /* A router of n experts whose scores are the biases: the weights are zero. */
-static sffn_router *make_constant(const float *bias, uint32_t n, uint32_t block_size, float threshold)
+static sffn_router *make_constant(const float *bias, uint32_t n, uint32_t block_size,
+                                  float threshold)
 {
     static const float zeros[64];
     sffn_router_config config = config_of(n, 1);
@@ -105,7 +112,8 @@ static sffn_router *make_constant(const float *bias, uint32_t n, uint32_t block_
     return router;
 }
 
-/* methods.md 14.7: logit thresholds 0, 0.8472979, 2.1972246 of tau 0.5, 0.7, 0.9; and -0.8472979 of 0.3. */
+/* methods.md 14.7: logit thresholds 0, 0.8472979, 2.1972246 of tau 0.5, 0.7, 0.9; and -0.8472979 of
+ * 0.3. */
 static void toy_14_7_logit_thresholds(void **state)
 {
     (void)state;
@@ -115,7 +123,8 @@ static void toy_14_7_logit_thresholds(void **state)
     } table[] = {{0.5f, 0.0}, {0.7f, 0.8472979}, {0.9f, 2.1972246}, {0.3f, -0.8472979}};
     for (size_t k = 0; k < 4; k++) {
         /* just below and above; tau as a float moves the logit by 3e-7 at most */
-        float scores[3] = {(float)(table[k].logit - 2e-6), (float)(table[k].logit + 2e-6), NAN}, x = 1.0f;
+        float scores[3] = {(float)(table[k].logit - 2e-6), (float)(table[k].logit + 2e-6), NAN},
+              x = 1.0f;
         sffn_router *router = make_constant(scores, 3, 1, table[k].tau);
         sffn_active_set *set = make_set(ctx, NULL, 1, 3, 1);
         CHECK_OK(ctx, sffn_router_select(ctx, router, &x, 1, 1, NULL, 0, set));
@@ -135,8 +144,8 @@ static void toy_14_7_logit_thresholds(void **state)
     sffn_router_destroy(router);
 }
 
-/* methods.md 14.7: G = (0.9, 0.1, 0.7, 0.2), expert outputs (1,0), (10,0), (0,2), (0,30): hard y = (1, 2). The scores do not
- * multiply: (1.9, 7.4) would be the soft mode, (0.9, 1.4) the mistake. */
+/* methods.md 14.7: G = (0.9, 0.1, 0.7, 0.2), expert outputs (1,0), (10,0), (0,2), (0,30): hard y =
+ * (1, 2). The scores do not multiply: (1.9, 7.4) would be the soft mode, (0.9, 1.4) the mistake. */
 static void toy_14_7_hard_mode(void **state)
 {
     (void)state;
@@ -205,7 +214,8 @@ static void toy_14_8_router_share(void **state)
     free(bf16);
 }
 
-/* Scores of random routers in every type, with and without bias, within the bound of one dot product; the decision follows. */
+/* Scores of random routers in every type, with and without bias, within the bound of one dot
+ * product; the decision follows. */
 static void random_scores(void **state)
 {
     (void)state;
@@ -213,7 +223,8 @@ static void random_scores(void **state)
     for (size_t k = 0; k < 100; k++) {
         struct guarded memory = {0};
         int32_t type = (int32_t)rng_below(&rng, SFFN_DTYPE_COUNT_);
-        uint32_t n = 1 + rng_below(&rng, 40), d = is_quantised(type) ? 32 * (1 + rng_below(&rng, 3)) : 1 + rng_below(&rng, 90);
+        uint32_t n = 1 + rng_below(&rng, 40),
+                 d = is_quantised(type) ? 32 * (1 + rng_below(&rng, 3)) : 1 + rng_below(&rng, 90);
         size_t n_tokens = 1 + rng_below(&rng, 20), row_bytes = weight_bytes(type, d);
         unsigned char *source = guarded_alloc(&memory, n * row_bytes, 1);
         float *w = GUARDED_FLOATS(&memory, (size_t)n * d), *bias = GUARDED_FLOATS(&memory, n);
@@ -224,7 +235,8 @@ static void random_scores(void **state)
             weight_decode(type, source + e * row_bytes, d, w + e * d);
             bias[e] = rng_normal(&rng);
         }
-        float *x = draw_x(&memory, &rng, n_tokens, d, 1), *scores = GUARDED_FLOATS(&memory, n_tokens * n);
+        float *x = draw_x(&memory, &rng, n_tokens, d, 1),
+              *scores = GUARDED_FLOATS(&memory, n_tokens * n);
         sffn_router_config config = config_of(n, d);
         config.weights.data = source;
         config.weights.dtype = type;
@@ -236,8 +248,10 @@ static void random_scores(void **state)
         CHECK_OK(ctx, sffn_router_select(ctx, router, x, d, n_tokens, scores, n, set));
         for (size_t t = 0; t < n_tokens; t++)
             for (uint32_t e = 0; e < n; e++) {
-                double error, want = reference_dot(type, w + e * d, (const float *)(const void *)((const char *)x + 4 * t * d),
-                                                   d, config.bias ? (double)bias[e] : 0.0, &error);
+                double error,
+                    want = reference_dot(type, w + e * d,
+                                         (const float *)(const void *)((const char *)x + 4 * t * d),
+                                         d, config.bias ? (double)bias[e] : 0.0, &error);
                 double got = (double)scores[t * n + e];
                 CHECK_WITHIN(got, want, error, "%s expert %u", sffn_dtype_name(type), (unsigned)e);
                 CHECK(sffn_active_set_contains(set, t, e) == (got > 0.0));

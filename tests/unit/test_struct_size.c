@@ -1,5 +1,6 @@
-/* The rules of struct_size, the same for every sized struct: an older caller's smaller struct takes defaults for what it lacks,
- * a newer caller's larger one is accepted when the tail we do not know is zero, and refused when it is not. */
+/* The rules of struct_size, the same for every sized struct: an older caller's smaller struct takes
+ * defaults for what it lacks, a newer caller's larger one is accepted when the tail we do not know
+ * is zero, and refused when it is not. */
 #include <stdalign.h>
 
 #include "check.h"
@@ -9,7 +10,7 @@ enum { ROOM = 1024, TAIL = 24 };
 static sffn_context *ctx;
 static float weights[32 * 32];
 
-/* ---------------------------------------------------------------- structs that the library reads */
+/* -------------------------------------------------------------- structs that the library reads */
 
 static sffn_status use_context(const void *config)
 {
@@ -22,15 +23,15 @@ static sffn_status use_context(const void *config)
     return status;
 }
 
-#define USE(noun, type) \
-    static sffn_status use_##noun(const void *config) \
-    { \
-        type *made = NULL; \
-        sffn_status status = sffn_##noun##_create(ctx, config, &made); \
-        if ((status == SFFN_OK) != (made != NULL)) \
-            status = SFFN_ERR_INTERNAL; \
-        sffn_##noun##_destroy(made); \
-        return status; \
+#define USE(noun, type)                                                                            \
+    static sffn_status use_##noun(const void *config)                                              \
+    {                                                                                              \
+        type *made = NULL;                                                                         \
+        sffn_status status = sffn_##noun##_create(ctx, config, &made);                             \
+        if ((status == SFFN_OK) != (made != NULL))                                                 \
+            status = SFFN_ERR_INTERNAL;                                                            \
+        sffn_##noun##_destroy(made);                                                               \
+        return status;                                                                             \
     }
 USE(active_set, sffn_active_set)
 USE(matmul, sffn_matmul)
@@ -68,13 +69,16 @@ struct sized {
 };
 static const struct sized sized[] = {
     {"sffn_context_config", &context_config, sizeof context_config, sizeof(size_t), use_context},
-    {"sffn_active_set_config", &active_set_config, sizeof active_set_config, offsetof(sffn_active_set_config, block_size),
-     use_active_set},
-    {"sffn_matmul_config", &matmul_config, sizeof matmul_config, offsetof(sffn_matmul_config, storage), use_matmul},
-    {"sffn_predictor_config", &predictor_config, sizeof predictor_config, offsetof(sffn_predictor_config, gate_bias),
-     use_predictor},
-    {"sffn_router_config", &router_config, sizeof router_config, offsetof(sffn_router_config, bias), use_router},
-    {"sffn_ffn_config", &ffn_config, sizeof ffn_config, offsetof(sffn_ffn_config, gate_bias), use_ffn},
+    {"sffn_active_set_config", &active_set_config, sizeof active_set_config,
+     offsetof(sffn_active_set_config, block_size), use_active_set},
+    {"sffn_matmul_config", &matmul_config, sizeof matmul_config,
+     offsetof(sffn_matmul_config, storage), use_matmul},
+    {"sffn_predictor_config", &predictor_config, sizeof predictor_config,
+     offsetof(sffn_predictor_config, gate_bias), use_predictor},
+    {"sffn_router_config", &router_config, sizeof router_config, offsetof(sffn_router_config, bias),
+     use_router},
+    {"sffn_ffn_config", &ffn_config, sizeof ffn_config, offsetof(sffn_ffn_config, gate_bias),
+     use_ffn},
     {"sffn_ffn_args", &ffn_args, sizeof ffn_args, offsetof(sffn_ffn_args, select_x), use_args},
 };
 
@@ -111,22 +115,24 @@ static void input_struct(void **state)
     /* no struct at all */
     static const size_t absurd[] = {0, 1, sizeof(size_t) - 1};
     for (size_t i = 0; i < 3; i++)
-        CHECK_ERROR(words, s->use(resized(s, absurd[i], 0xFF, s->size)), SFFN_ERR_INVALID_ARGUMENT, "struct_size");
+        CHECK_ERROR(words, s->use(resized(s, absurd[i], 0xFF, s->size)), SFFN_ERR_INVALID_ARGUMENT,
+                    "struct_size");
 }
 
-/* An older caller whose struct ends before a required field gets the words for its default, not a crash. */
+/* An older caller whose struct ends before a required field gets the words for its default, not a
+ * crash. */
 static void missing_required_fields(void **state)
 {
     (void)state;
     for (size_t i = 1; i < sizeof sized / sizeof sized[0]; i++) {
         if (sized[i].use == use_args)
             continue; /* no tokens: a no-op */
-        CHECK_ERROR(ctx, sized[i].use(resized(&sized[i], sizeof(size_t), 0xFF, sizeof(size_t))), SFFN_ERR_INVALID_ARGUMENT,
-                    NULL);
+        CHECK_ERROR(ctx, sized[i].use(resized(&sized[i], sizeof(size_t), 0xFF, sizeof(size_t))),
+                    SFFN_ERR_INVALID_ARGUMENT, NULL);
     }
 }
 
-/* ---------------------------------------------------------------- structs that the library fills */
+/* -------------------------------------------------------------- structs that the library fills */
 
 static const sffn_ffn *ffn;
 static const sffn_matmul *matmul;
@@ -179,10 +185,11 @@ static void output_struct(void **state)
         size_t known = size < f->size ? size : f->size, kept = 0;
         memcpy(&kept, buffer, sizeof kept);
         CHECK_SAYS(kept == size, "%s: struct_size %zu became %zu", f->name, size, kept);
-        CHECK_SAYS(memcmp(buffer + sizeof size, full + sizeof size, known - sizeof size) == 0, "%s: size %zu has other values",
-                   f->name, size);
+        CHECK_SAYS(memcmp(buffer + sizeof size, full + sizeof size, known - sizeof size) == 0,
+                   "%s: size %zu has other values", f->name, size);
         for (size_t i = size; i < ROOM; i++)
-            CHECK_SAYS(buffer[i] == 0xA7, "%s: byte %zu past struct_size %zu was written", f->name, i, size);
+            CHECK_SAYS(buffer[i] == 0xA7, "%s: byte %zu past struct_size %zu was written", f->name,
+                       i, size);
     }
     static const size_t absurd[] = {0, sizeof(size_t) - 1};
     for (size_t i = 0; i < 2; i++) {
@@ -211,7 +218,8 @@ int main(void)
     ffn_args.n_tokens = 1;
     sffn_matmul *own_matmul = NULL;
     sffn_ffn *own_ffn = NULL;
-    int failed = sffn_context_create(NULL, &ctx) != SFFN_OK || sffn_ffn_create(ctx, &ffn_config, &own_ffn) != SFFN_OK ||
+    int failed = sffn_context_create(NULL, &ctx) != SFFN_OK ||
+                 sffn_ffn_create(ctx, &ffn_config, &own_ffn) != SFFN_OK ||
                  sffn_matmul_create(ctx, &matmul_config, &own_matmul) != SFFN_OK;
     ffn = own_ffn;
     matmul = own_matmul;

@@ -1,11 +1,13 @@
-/* The toy layers of methods.md 14 that a forward pass can show: values, thresholds and ties computed by hand. */
+/* The toy layers of methods.md 14 that a forward pass can show: values, thresholds and ties
+ * computed by hand. */
 #include <math.h>
 
 #include "check.h"
 
 static sffn_context *ctx;
 
-/* A layer of d_model 1 and identity-like weights: g_i = gate[i] * x, u_i = up[i] * x, y = sum h_i down[i]. */
+/* A layer of d_model 1 and identity-like weights: g_i = gate[i] * x, u_i = up[i] * x, y = sum h_i
+ * down[i]. */
 struct toy {
     sffn_ffn_config config;
     const float *gate, *up, *down; /* [F]; gate NULL: ungated */
@@ -75,7 +77,8 @@ static void toy_14_2_fatrelu_ties(void **state)
             toy.config.act_threshold = 0.01f;
             toy.config.act_tie = tie;
             toy_run(&toy, &one);
-            CHECK_BITS(toy.h, tie == SFFN_TIE_KEEP ? paper : kernel, 5, "tie %d, gated %d", (int)tie, is_gated);
+            CHECK_BITS(toy.h, tie == SFFN_TIE_KEEP ? paper : kernel, 5, "tie %d, gated %d",
+                       (int)tie, is_gated);
             CHECK(active_bits(&toy) == (tie == SFFN_TIE_KEEP ? 0x18u : 0x10u));
             CHECK(toy.stats.n_active == (tie == SFFN_TIE_KEEP ? 2u : 1u));
             toy_free(&toy);
@@ -98,12 +101,14 @@ static void toy_14_2_fatrelu_ties(void **state)
         }
 }
 
-/* 14.2: g >= t and g > t are both false for NaN; it must be kept all the same, by every activation and rule. */
+/* 14.2: g >= t and g > t are both false for NaN; it must be kept all the same, by every activation
+ * and rule. */
 static void toy_14_2_nan_is_kept(void **state)
 {
     (void)state;
     static const float g[] = {-1.0f, NAN, 1.0f};
-    static const int32_t rules[] = {SFFN_RULE_NONE, SFFN_RULE_SCORE, SFFN_RULE_ABS_SCORE, SFFN_RULE_ABS_H};
+    static const int32_t rules[] = {SFFN_RULE_NONE, SFFN_RULE_SCORE, SFFN_RULE_ABS_SCORE,
+                                    SFFN_RULE_ABS_H};
     for (int32_t act = SFFN_ACT_RELU; act <= SFFN_ACT_SHIFTED_RELU; act++)
         for (size_t r = 0; r < 4; r++)
             for (int32_t tie = 0; tie < 2; tie++) {
@@ -116,8 +121,9 @@ static void toy_14_2_nan_is_kept(void **state)
                 toy.config.rule_threshold = 0.25f;
                 toy_run(&toy, &one);
                 CHECK_SAYS(isnan(toy.h[1]) && isnan(toy.y[0]) && (active_bits(&toy) & 2u),
-                           "activation %s, rule %d, tie %d: h = %g, y = %g", sffn_activation_name(act), (int)rules[r],
-                           (int)tie, (double)toy.h[1], (double)toy.y[0]);
+                           "activation %s, rule %d, tie %d: h = %g, y = %g",
+                           sffn_activation_name(act), (int)rules[r], (int)tie, (double)toy.h[1],
+                           (double)toy.y[0]);
                 CHECK(toy.h[2] > 0.5f && !isnan(toy.h[0]));
                 toy_free(&toy);
             }
@@ -156,7 +162,8 @@ static void toy_14_3_gated_layer(void **state)
             CHECK_WITHIN((double)toy.h[2], is_fat ? 0.0 : 0.008, 1e-6 * 0.008, "h[2]");
             CHECK_WITHIN((double)toy.y[0], is_fat ? 3.0 : 3.8, 1e-6 * 3.8, "y[0]");
             CHECK_WITHIN((double)toy.y[1], 0.0, 0.0, "y[1]");
-            CHECK(toy.stats.n_selected == 3 && toy.stats.n_active == (is_fat ? 1u : 2u)); /* zeros of h: 2/3, 1/3 */
+            CHECK(toy.stats.n_selected == 3 &&
+                  toy.stats.n_active == (is_fat ? 1u : 2u)); /* zeros of h: 2/3, 1/3 */
             double l1 = (double)toy.h[0] + (double)toy.h[1] + (double)toy.h[2];
             CHECK_WITHIN(l1, is_fat ? 3.0 : 3.008, 1e-6, "L1 norm of h");
             if (is_fat) /* the CETT of D = {neuron 2} */
@@ -174,7 +181,8 @@ static void toy_14_4_activations(void **state)
     toy.config.activation = SFFN_ACT_DRELU;
     toy_run(&toy, &one);
     CHECK_BITS(toy.h, ((const float[]){0, 0, 8, 0}), 4, "dReLU");
-    CHECK(toy.stats.n_active == 2 && toy.stats.n_nonzero == 1); /* up for two survivors, down for one */
+    CHECK(toy.stats.n_active == 2 &&
+          toy.stats.n_nonzero == 1); /* up for two survivors, down for one */
     toy_free(&toy);
     toy = toy_of(4, g, u, NULL);
     toy_run(&toy, &one);
@@ -200,6 +208,7 @@ static void toy_14_4_activations(void **state)
 static void toy_14_4_smooth(void **state)
 {
     (void)state;
+    /* clang-format off */
     static const struct {
         int32_t activation;
         float g[4];
@@ -212,28 +221,33 @@ static void toy_14_4_smooth(void **state)
         {SFFN_ACT_GELU_ERF, {0.25f, -0.25f, 40, -40}, {0.1496765814, -0.1003234186, 40, 0}},
         {SFFN_ACT_GELU_TANH, {0.25f, -0.25f, 40, -40}, {0.1496753507, -0.1003246493, 40, 0}},
     };
+    /* clang-format on */
     for (size_t k = 0; k < sizeof table / sizeof table[0]; k++) {
         struct toy toy = toy_of(4, NULL, table[k].g, NULL);
         toy.config.activation = table[k].activation;
         toy_run(&toy, &one);
         for (int i = 0; i < 4; i++)
-            CHECK_WITHIN((double)toy.h[i], table[k].s[i], 1e-6 * fmax(1.0, fabs(table[k].s[i])), "%s(%g)",
-                         sffn_activation_name(table[k].activation), (double)table[k].g[i]);
+            CHECK_WITHIN((double)toy.h[i], table[k].s[i], 1e-6 * fmax(1.0, fabs(table[k].s[i])),
+                         "%s(%g)", sffn_activation_name(table[k].activation),
+                         (double)table[k].g[i]);
         toy_free(&toy);
     }
 }
 
-/* Infinite gates: the limits of the smooth activations, no NaN where there is a limit on the positive side. */
+/* Infinite gates: the limits of the smooth activations, no NaN where there is a limit on the
+ * positive side. */
 static void infinite_gates(void **state)
 {
     (void)state;
-    static const int32_t with_limit[] = {SFFN_ACT_RELU, SFFN_ACT_FATRELU, SFFN_ACT_RELU2, SFFN_ACT_DRELU, SFFN_ACT_SHIFTED_RELU};
+    static const int32_t with_limit[] = {SFFN_ACT_RELU, SFFN_ACT_FATRELU, SFFN_ACT_RELU2,
+                                         SFFN_ACT_DRELU, SFFN_ACT_SHIFTED_RELU};
     static const float g[] = {INFINITY, -INFINITY};
     for (size_t k = 0; k < 5; k++) {
         struct toy toy = toy_of(2, g, NULL, NULL);
         toy.config.activation = with_limit[k];
         toy_run(&toy, &one);
-        CHECK_SAYS(toy.h[0] == INFINITY && toy.h[1] == 0.0f, "%s", sffn_activation_name(with_limit[k]));
+        CHECK_SAYS(toy.h[0] == INFINITY && toy.h[1] == 0.0f, "%s",
+                   sffn_activation_name(with_limit[k]));
         CHECK(toy.y[0] == INFINITY); /* the inactive one is skipped */
         toy_free(&toy);
     }
@@ -254,19 +268,22 @@ static void toy_14_5_zeros(void **state)
     toy_free(&toy);
 }
 
-/* 14.10, toy A: the norms |h_i| * ||column i|| are 3, 4, 0.6, 0.8; what is below eps (strictly) is dropped. */
+/* 14.10, toy A: the norms |h_i| * ||column i|| are 3, 4, 0.6, 0.8; what is below eps (strictly) is
+ * dropped. */
 static void toy_14_10_cett(void **state)
 {
     (void)state;
-    static const float h[] = {3, 4, 0.6f, 0.8f}, columns[] = {1, 0, 0, 1, 1, 0, 0, -1}, x[] = {1, 0};
+    static const float h[] = {3, 4, 0.6f, 0.8f}, columns[] = {1, 0, 0, 1, 1, 0, 0, -1},
+                       x[] = {1, 0};
     static const float up[] = {3, 0, 4, 0, 0.6f, 0, 0.8f, 0}, gate[] = {1, 0, 1, 0, 1, 0, 1, 0};
     static const struct {
         float eps;
         unsigned kept;
         double cett;
     } table[] = {
-        {0.6f, 0xf, 0},        {0.7f, 0xb, 0.1245682}, {0.8f, 0xb, 0.1245682}, {0.81f, 0x3, 0.2076137}, {1, 0x3, 0.2076137},
-        {3, 0x3, 0.2076137},   {3.5f, 0x2, 0.7656415}, {4, 0x2, 0.7656415},    {5, 0x0, 1},
+        {0.6f, 0xf, 0},          {0.7f, 0xb, 0.1245682}, {0.8f, 0xb, 0.1245682},
+        {0.81f, 0x3, 0.2076137}, {1, 0x3, 0.2076137},    {3, 0x3, 0.2076137},
+        {3.5f, 0x2, 0.7656415},  {4, 0x2, 0.7656415},    {5, 0x0, 1},
     };
     double full[2] = {3.6, 3.2}, norm = 4.8166378;
     for (size_t k = 0; k < sizeof table / sizeof table[0]; k++)
@@ -281,22 +298,25 @@ static void toy_14_10_cett(void **state)
             toy_run(&toy, x);
             unsigned n_kept = 0;
             for (unsigned i = 0; i < 4; i++) {
-                CHECK_SAYS(toy.h[i] == (table[k].kept >> i & 1 ? h[i] : 0.0f), "eps %g: h[%u] = %g", (double)table[k].eps, i,
-                           (double)toy.h[i]);
+                CHECK_SAYS(toy.h[i] == (table[k].kept >> i & 1 ? h[i] : 0.0f), "eps %g: h[%u] = %g",
+                           (double)table[k].eps, i, (double)toy.h[i]);
                 n_kept += table[k].kept >> i & 1;
             }
-            CHECK(toy.stats.n_nonzero == n_kept && toy.stats.n_active == 4); /* the rule saves only down rows */
+            CHECK(toy.stats.n_nonzero == n_kept &&
+                  toy.stats.n_active == 4); /* the rule saves only down rows */
             double lost = hypot(full[0] - (double)toy.y[0], full[1] - (double)toy.y[1]) / norm;
             CHECK_WITHIN(lost, table[k].cett, 2e-6, "CETT of eps %g", (double)table[k].eps);
             toy_free(&toy);
         }
 }
 
-/* 14.10: eps 0.6 over column norms (1, 2, 0.5) gives t = (0.6, 0.3, 1.2); h = (0.5, -0.5, 1.0) keeps only neuron 1. */
+/* 14.10: eps 0.6 over column norms (1, 2, 0.5) gives t = (0.6, 0.3, 1.2); h = (0.5, -0.5, 1.0)
+ * keeps only neuron 1. */
 static void toy_14_10_per_neuron_thresholds(void **state)
 {
     (void)state;
-    static const float h[] = {0.5f, -0.5f, 1.0f}, gate[] = {1, 1, 1}, thresholds[] = {0.6f, 0.3f, 1.2f}, down[] = {1, 2, 0.5f};
+    static const float h[] = {0.5f, -0.5f, 1.0f}, gate[] = {1, 1, 1},
+                       thresholds[] = {0.6f, 0.3f, 1.2f}, down[] = {1, 2, 0.5f};
     struct toy toy = toy_of(3, gate, h, down);
     toy.config.rule = SFFN_RULE_ABS_H;
     toy.config.rule_thresholds = thresholds;
@@ -306,7 +326,8 @@ static void toy_14_10_per_neuron_thresholds(void **state)
     toy_free(&toy);
 }
 
-/* 14.16: CHESS thresholds (0.5, 0.25, 0.125) on |s| = (0.4, 0.3, 0.1) keep neuron 1; CATS with 0.25 keeps 0 and 1. */
+/* 14.16: CHESS thresholds (0.5, 0.25, 0.125) on |s| = (0.4, 0.3, 0.1) keep neuron 1; CATS with 0.25
+ * keeps 0 and 1. */
 static void toy_14_16_chess_and_cats(void **state)
 {
     (void)state;
@@ -328,7 +349,8 @@ static void toy_14_16_chess_and_cats(void **state)
     }
 }
 
-/* Exact ties of every rule: CATS drops (>), CHESS keeps (>=); default is drop. SCORE looks at the sign, ABS_SCORE does not. */
+/* Exact ties of every rule: CATS drops (>), CHESS keeps (>=); default is drop. SCORE looks at the
+ * sign, ABS_SCORE does not. */
 static void rule_ties(void **state)
 {
     (void)state;
@@ -345,9 +367,10 @@ static void rule_ties(void **state)
                 toy.config.rule_threshold = is_vector ? 0.0f : t;
                 toy.config.rule_thresholds = is_vector ? thresholds : NULL;
                 toy_run(&toy, &one);
-                CHECK_SAYS(toy.h[0] == (tie == SFFN_TIE_KEEP ? 0.5f : 0.0f) && toy.h[1] == 0.0f && toy.h[2] == 0.75f,
-                           "rule %d, tie %d, vector %d: %g %g %g", (int)rules[r], (int)tie, is_vector, (double)toy.h[0],
-                           (double)toy.h[1], (double)toy.h[2]);
+                CHECK_SAYS(toy.h[0] == (tie == SFFN_TIE_KEEP ? 0.5f : 0.0f) && toy.h[1] == 0.0f &&
+                               toy.h[2] == 0.75f,
+                           "rule %d, tie %d, vector %d: %g %g %g", (int)rules[r], (int)tie,
+                           is_vector, (double)toy.h[0], (double)toy.h[1], (double)toy.h[2]);
                 toy_free(&toy);
             }
     /* SiLU(-1) = -0.2689: |s| passes 0.25, s does not; h = s * u with u = -1 has the same size */
@@ -359,7 +382,8 @@ static void rule_ties(void **state)
         toy.config.rule = rules[r];
         toy.config.rule_threshold = 0.25f;
         toy_run(&toy, &one);
-        CHECK_SAYS((toy.h[0] != 0.0f) == kept[r], "rule %d: h = %g", (int)rules[r], (double)toy.h[0]);
+        CHECK_SAYS((toy.h[0] != 0.0f) == kept[r], "rule %d: h = %g", (int)rules[r],
+                   (double)toy.h[0]);
         toy_free(&toy);
     }
 }
@@ -376,7 +400,8 @@ static void zeros_of_the_activation_are_skipped(void **state)
         toy.config.rule_tie = SFFN_TIE_KEEP;
         toy.config.rule_threshold = 0.0f;
         toy_run(&toy, &one);
-        CHECK_SAYS(active_bits(&toy) == 0x4u && toy.stats.n_active == 1, "rule %d: active %x", (int)rules[r], active_bits(&toy));
+        CHECK_SAYS(active_bits(&toy) == 0x4u && toy.stats.n_active == 1, "rule %d: active %x",
+                   (int)rules[r], active_bits(&toy));
         toy_free(&toy);
     }
 }
@@ -396,7 +421,9 @@ static void dense_ignores_the_rule(void **state)
     static const struct {
         int32_t select;
         float h[3], y;
-    } table[] = {{SFFN_SELECT_DEFAULT, {0, 0, 3}, 3}, {SFFN_SELECT_GATE, {0, 0, 3}, 3}, {SFFN_SELECT_DENSE, {0, 2, 3}, 5}};
+    } table[] = {{SFFN_SELECT_DEFAULT, {0, 0, 3}, 3},
+                 {SFFN_SELECT_GATE, {0, 0, 3}, 3},
+                 {SFFN_SELECT_DENSE, {0, 2, 3}, 5}};
     for (size_t k = 0; k < 3; k++) {
         float h[3], y;
         sffn_ffn_args args = SFFN_FFN_ARGS_INIT;
