@@ -99,7 +99,7 @@ typedef struct sffn_ffn_stats {
     int32_t path;            /**< enum sffn_path */
     uint64_t n_tokens;
     uint64_t n_selected;     /**< neurons let through to the gate; d_ff * n_tokens in gate-first and dense */
-    uint64_t n_active;       /**< neurons whose up row was needed (passed gate and rule) */
+    uint64_t n_active;       /**< neurons whose up row was needed (passed gate and rule); ungated: those that passed every rule, |h| included */
     uint64_t n_nonzero;      /**< neurons whose down row was needed */
     uint64_t union_active;   /**< up rows really read, each once per up to 8 tokens */
     uint64_t touched_bytes;  /**< weight bytes read, selector included */

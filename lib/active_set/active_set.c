@@ -35,9 +35,10 @@ sffn_status sffn_active_set_create(sffn_context *ctx, const sffn_active_set_conf
                          "active set: n_blocks %u, block_size %u; expected at most 2147483647 neurons",
                          (unsigned)c.n_blocks, (unsigned)c.block_size);
     const size_t bitmap_bytes = (c.n_blocks + 7u) / 8u;
-    const size_t per_token = sizeof(size_t) + c.n_blocks * sizeof(uint32_t) + bitmap_bytes;
-    size_t bytes;
-    if (!sffn_checked_mul(per_token, c.max_tokens, &bytes) || !sffn_checked_add(bytes, sizeof(struct sffn_active_set), &bytes))
+    size_t per_token, bytes;
+    if (!sffn_checked_mul(c.n_blocks, sizeof(uint32_t), &per_token) ||
+        !sffn_checked_add(per_token, sizeof(size_t) + bitmap_bytes, &per_token) ||
+        !sffn_checked_mul(per_token, c.max_tokens, &bytes) || !sffn_checked_add(bytes, sizeof(struct sffn_active_set), &bytes))
         return sffn_fail(ctx, SFFN_ERR_INVALID_ARGUMENT, "active set of %u blocks for %u tokens does not fit in memory",
                          (unsigned)c.n_blocks, (unsigned)c.max_tokens);
     sffn_active_set *set = sffn_mem_alloc(ctx, bytes);

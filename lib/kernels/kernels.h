@@ -56,7 +56,8 @@ typedef void sffn_blocks_axpy_fn(float *y, const void *w, size_t row_bytes, cons
                                  size_t n);
 
 /* Quantises n floats (a multiple of 32) to blocks of 32: amax = max |x|; amax < 2^-100: q = 0, d = 0, sum = 0; amax infinite or any NaN:
- * q = 0, d = NaN, sum = 0; else d = amax / 127, q = rint(x * (127 / amax)) nearest even, sum = sum of q. Identical on every ISA. */
+ * q = 0, d = NaN, sum = 0; else d = amax / 127, q = rint(x * (127 / amax)) nearest even, sum = sum of q. So q lies in [-127, 127], which
+ * the integer products rely on. Identical on every ISA. */
 typedef void sffn_quantize_x_fn(int8_t *q, float *d, int32_t *sum, const float *x, size_t n);
 
 /* Writes first + i to rows for each i in [0, n), ascending, unless v[i] < t (keep_equal) or v[i] <= t (else): NaN is kept.

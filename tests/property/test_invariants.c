@@ -246,10 +246,12 @@ static void nan_stays_with_its_token(void **state)
         sffn_ffn_destroy(scene.ffn);
         scene.ffn = NULL;
         struct result poisoned = run(&scene, SFFN_SELECT_ACTIVE, set);
+        /* One column and x = 0 make h zero: its down row is not wanted by anybody. */
+        int is_read = parts[round_ % 2] == PART_UP || clean.h[d_ff + victim] != 0;
         for (size_t t = 0; t < 5; t++)
             for (size_t j = 0; j < d; j++)
-                CHECK_SAYS(isfinite(poisoned.y[t * d + j]) == (t != 1), "token %zu y[%zu] = %g", t,
-                           j, (double)poisoned.y[t * d + j]);
+                CHECK_SAYS(isfinite(poisoned.y[t * d + j]) == (t != 1 || !is_read),
+                           "token %zu y[%zu] = %g", t, j, (double)poisoned.y[t * d + j]);
         CHECK_BITS(poisoned.y, clean.y, d, "token 0");
         CHECK_BITS(poisoned.y + 2 * d, clean.y + 2 * d, 3 * d, "tokens 2 to 4");
         sffn_active_set_destroy(set);
