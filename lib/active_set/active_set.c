@@ -23,28 +23,32 @@ sffn_status sffn_active_set_create(sffn_context *ctx, const sffn_active_set_conf
         return sffn_fail(ctx, SFFN_ERR_INVALID_ARGUMENT, "%s is NULL", ctx ? "set" : "ctx");
     *out = NULL;
     sffn_active_set_config c = SFFN_ACTIVE_SET_CONFIG_INIT;
-    const sffn_status status = sffn_config_copy(ctx, "sffn_active_set_config", &c, sizeof(c), config);
+    const sffn_status status =
+        sffn_config_copy(ctx, "sffn_active_set_config", &c, sizeof(c), config);
     if (status != SFFN_OK)
         return status;
     if (c.n_blocks == 0 || c.block_size == 0 || c.max_tokens == 0)
         return sffn_fail(ctx, SFFN_ERR_INVALID_ARGUMENT,
-                         "active set: n_blocks %u, block_size %u, max_tokens %u; expected all > 0", (unsigned)c.n_blocks,
-                         (unsigned)c.block_size, (unsigned)c.max_tokens);
+                         "active set: n_blocks %u, block_size %u, max_tokens %u; expected all > 0",
+                         (unsigned)c.n_blocks, (unsigned)c.block_size, (unsigned)c.max_tokens);
     if ((uint64_t)c.n_blocks * c.block_size > INT32_MAX)
-        return sffn_fail(ctx, SFFN_ERR_INVALID_ARGUMENT,
-                         "active set: n_blocks %u, block_size %u; expected at most 2147483647 neurons",
-                         (unsigned)c.n_blocks, (unsigned)c.block_size);
+        return sffn_fail(
+            ctx, SFFN_ERR_INVALID_ARGUMENT,
+            "active set: n_blocks %u, block_size %u; expected at most 2147483647 neurons",
+            (unsigned)c.n_blocks, (unsigned)c.block_size);
     const size_t bitmap_bytes = (c.n_blocks + 7u) / 8u;
     size_t per_token, bytes;
     if (!sffn_checked_mul(c.n_blocks, sizeof(uint32_t), &per_token) ||
         !sffn_checked_add(per_token, sizeof(size_t) + bitmap_bytes, &per_token) ||
-        !sffn_checked_mul(per_token, c.max_tokens, &bytes) || !sffn_checked_add(bytes, sizeof(struct sffn_active_set), &bytes))
-        return sffn_fail(ctx, SFFN_ERR_INVALID_ARGUMENT, "active set of %u blocks for %u tokens does not fit in memory",
+        !sffn_checked_mul(per_token, c.max_tokens, &bytes) ||
+        !sffn_checked_add(bytes, sizeof(struct sffn_active_set), &bytes))
+        return sffn_fail(ctx, SFFN_ERR_INVALID_ARGUMENT,
+                         "active set of %u blocks for %u tokens does not fit in memory",
                          (unsigned)c.n_blocks, (unsigned)c.max_tokens);
     sffn_active_set *set = sffn_mem_alloc(ctx, bytes);
     if (!set)
-        return sffn_fail(ctx, SFFN_ERR_OUT_OF_MEMORY, "the allocator returned NULL for an active set of %zu bytes",
-                         bytes);
+        return sffn_fail(ctx, SFFN_ERR_OUT_OF_MEMORY,
+                         "the allocator returned NULL for an active set of %zu bytes", bytes);
     set->ctx = ctx;
     set->n_blocks = c.n_blocks;
     set->block_size = c.block_size;
@@ -85,7 +89,8 @@ sffn_status sffn_active_set_clear(sffn_active_set *set, size_t n_tokens)
     if (!set)
         return sffn_fail(NULL, SFFN_ERR_INVALID_ARGUMENT, "set is NULL");
     if (n_tokens > set->max_tokens)
-        return sffn_fail(set->ctx, SFFN_ERR_SHAPE, "n_tokens is %zu; the set was made for at most %u", n_tokens,
+        return sffn_fail(set->ctx, SFFN_ERR_SHAPE,
+                         "n_tokens is %zu; the set was made for at most %u", n_tokens,
                          (unsigned)set->max_tokens);
     set->n_tokens = n_tokens;
     memset(set->count, 0, n_tokens * sizeof(*set->count));
@@ -93,15 +98,16 @@ sffn_status sffn_active_set_clear(sffn_active_set *set, size_t n_tokens)
     return SFFN_OK;
 }
 
-static sffn_status check_token(const sffn_active_set *set, size_t token, const void *input, const char *name)
+static sffn_status check_token(const sffn_active_set *set, size_t token, const void *input,
+                               const char *name)
 {
     if (!set)
         return sffn_fail(NULL, SFFN_ERR_INVALID_ARGUMENT, "set is NULL");
     if (!input)
         return sffn_fail(set->ctx, SFFN_ERR_INVALID_ARGUMENT, "%s is NULL", name);
     if (token >= set->n_tokens)
-        return sffn_fail(set->ctx, SFFN_ERR_INVALID_ARGUMENT, "token is %zu; the set has %zu tokens", token,
-                         set->n_tokens);
+        return sffn_fail(set->ctx, SFFN_ERR_INVALID_ARGUMENT,
+                         "token is %zu; the set has %zu tokens", token, set->n_tokens);
     return SFFN_OK;
 }
 
@@ -118,15 +124,17 @@ static void list_from_bitmap(sffn_active_set *set, size_t token)
     set->count[token] = n;
 }
 
-sffn_status sffn_active_set_set_indices(sffn_active_set *set, size_t token, const uint32_t *blocks, size_t n)
+sffn_status sffn_active_set_set_indices(sffn_active_set *set, size_t token, const uint32_t *blocks,
+                                        size_t n)
 {
     const sffn_status status = check_token(set, token, n ? (const void *)blocks : "", "blocks");
     if (status != SFFN_OK)
         return status;
     for (size_t i = 0; i < n; i++)
         if (blocks[i] >= set->n_blocks)
-            return sffn_fail(set->ctx, SFFN_ERR_INVALID_ARGUMENT, "blocks[%zu] is %u; the set has %u blocks", i,
-                             (unsigned)blocks[i], (unsigned)set->n_blocks);
+            return sffn_fail(set->ctx, SFFN_ERR_INVALID_ARGUMENT,
+                             "blocks[%zu] is %u; the set has %u blocks", i, (unsigned)blocks[i],
+                             (unsigned)set->n_blocks);
     uint8_t *bitmap = token_bitmap(set, token);
     memset(bitmap, 0, set->bitmap_bytes);
     for (size_t i = 0; i < n; i++)
@@ -221,7 +229,8 @@ const uint32_t *sffn_active_set_indices(const sffn_active_set *set, size_t token
 
 int32_t sffn_active_set_contains(const sffn_active_set *set, size_t token, uint32_t block)
 {
-    return set && token < set->n_tokens && block < set->n_blocks && bitmap_has(token_bitmap(set, token), block);
+    return set && token < set->n_tokens && block < set->n_blocks &&
+           bitmap_has(token_bitmap(set, token), block);
 }
 
 sffn_status sffn_active_set_get_bitmap(const sffn_active_set *set, size_t token, uint8_t *bitmap)
@@ -253,8 +262,8 @@ double sffn_active_set_density(const sffn_active_set *set)
     return set && set->n_tokens ? sum / ((double)set->n_tokens * set->n_blocks) : 0;
 }
 
-sffn_status sffn_active_set_recall(const sffn_active_set *predicted, const sffn_active_set *truth, size_t token,
-                                   double *recall)
+sffn_status sffn_active_set_recall(const sffn_active_set *predicted, const sffn_active_set *truth,
+                                   size_t token, double *recall)
 {
     sffn_status status = check_token(truth, token, recall, "recall");
     if (status == SFFN_OK)
@@ -262,9 +271,10 @@ sffn_status sffn_active_set_recall(const sffn_active_set *predicted, const sffn_
     if (status != SFFN_OK)
         return status;
     if (predicted->n_blocks != truth->n_blocks || predicted->block_size != truth->block_size)
-        return sffn_fail(truth->ctx, SFFN_ERR_SHAPE, "predicted has %u blocks of %u, truth %u of %u",
-                         (unsigned)predicted->n_blocks, (unsigned)predicted->block_size, (unsigned)truth->n_blocks,
-                         (unsigned)truth->block_size);
+        return sffn_fail(truth->ctx, SFFN_ERR_SHAPE,
+                         "predicted has %u blocks of %u, truth %u of %u",
+                         (unsigned)predicted->n_blocks, (unsigned)predicted->block_size,
+                         (unsigned)truth->n_blocks, (unsigned)truth->block_size);
     const size_t n = truth->count[token];
     const uint32_t *indices = token_indices(truth, token);
     size_t hits = 0;
@@ -274,24 +284,27 @@ sffn_status sffn_active_set_recall(const sffn_active_set *predicted, const sffn_
     return SFFN_OK;
 }
 
-sffn_status sffn_active_set_check(const sffn_context *ctx, const sffn_active_set *set, const char *what,
-                                  uint32_t d_ff, size_t n_tokens)
+sffn_status sffn_active_set_check(const sffn_context *ctx, const sffn_active_set *set,
+                                  const char *what, uint32_t d_ff, size_t n_tokens)
 {
     if ((uint64_t)set->n_blocks * set->block_size != d_ff)
-        return sffn_fail(ctx, SFFN_ERR_SHAPE, "%s has %u blocks of %u neurons; expected %u neurons in all", what,
+        return sffn_fail(ctx, SFFN_ERR_SHAPE,
+                         "%s has %u blocks of %u neurons; expected %u neurons in all", what,
                          (unsigned)set->n_blocks, (unsigned)set->block_size, (unsigned)d_ff);
     if (set->n_tokens < n_tokens)
-        return sffn_fail(ctx, SFFN_ERR_SHAPE, "%s has %zu tokens; the call has %zu", what, set->n_tokens, n_tokens);
+        return sffn_fail(ctx, SFFN_ERR_SHAPE, "%s has %zu tokens; the call has %zu", what,
+                         set->n_tokens, n_tokens);
     return SFFN_OK;
 }
 
-sffn_status sffn_active_set_check_output(const sffn_context *ctx, const sffn_active_set *set, const char *what,
-                                         uint32_t n_blocks, uint32_t block_size, size_t n_tokens)
+sffn_status sffn_active_set_check_output(const sffn_context *ctx, const sffn_active_set *set,
+                                         const char *what, uint32_t n_blocks, uint32_t block_size,
+                                         size_t n_tokens)
 {
     if (set->n_blocks != n_blocks || set->block_size != block_size)
-        return sffn_fail(ctx, SFFN_ERR_SHAPE, "%s has %u blocks of %u neurons; expected %u of %u", what,
-                         (unsigned)set->n_blocks, (unsigned)set->block_size, (unsigned)n_blocks,
-                         (unsigned)block_size);
+        return sffn_fail(ctx, SFFN_ERR_SHAPE, "%s has %u blocks of %u neurons; expected %u of %u",
+                         what, (unsigned)set->n_blocks, (unsigned)set->block_size,
+                         (unsigned)n_blocks, (unsigned)block_size);
     if (set->max_tokens < n_tokens)
         return sffn_fail(ctx, SFFN_ERR_SHAPE, "%s was made for %u tokens; the call has %zu", what,
                          (unsigned)set->max_tokens, n_tokens);

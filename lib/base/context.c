@@ -173,8 +173,8 @@ sffn_status sffn_context_reserve_scratch(sffn_context *ctx, size_t bytes)
         return SFFN_OK;
     void *scratch = sffn_mem_alloc(ctx, bytes);
     if (!scratch)
-        return sffn_fail(ctx, SFFN_ERR_OUT_OF_MEMORY, "the allocator returned NULL for %zu bytes of scratch",
-                         bytes);
+        return sffn_fail(ctx, SFFN_ERR_OUT_OF_MEMORY,
+                         "the allocator returned NULL for %zu bytes of scratch", bytes);
     sffn_mem_free(ctx, ctx->scratch, ctx->scratch_bytes);
     ctx->scratch = scratch;
     ctx->scratch_bytes = bytes;
@@ -197,14 +197,16 @@ sffn_status sffn_config_copy(const sffn_context *ctx, const char *what, void *ds
     size_t src_size;
     memcpy(&src_size, src, sizeof(src_size));
     if (src_size < sizeof(size_t) || src_size > 65536)
-        return sffn_fail(ctx, SFFN_ERR_INVALID_ARGUMENT,
-                         "%s.struct_size is %zu; expected sizeof(%s) = %zu: start from its _INIT macro",
-                         what, src_size, what, dst_size);
+        return sffn_fail(
+            ctx, SFFN_ERR_INVALID_ARGUMENT,
+            "%s.struct_size is %zu; expected sizeof(%s) = %zu: start from its _INIT macro", what,
+            src_size, what, dst_size);
     const unsigned char *bytes = src;
     for (size_t i = dst_size; i < src_size; i++)
         if (bytes[i] != 0)
             return sffn_fail(ctx, SFFN_ERR_INVALID_ARGUMENT,
-                             "%s.struct_size is %zu, of a newer version, and byte %zu is set; this library knows %zu",
+                             "%s.struct_size is %zu, of a newer version, and byte %zu is set; this "
+                             "library knows %zu",
                              what, src_size, i, dst_size);
     memcpy(dst, src, src_size < dst_size ? src_size : dst_size);
     memcpy(dst, &dst_size, sizeof(dst_size));
@@ -219,9 +221,10 @@ sffn_status sffn_info_copy(const sffn_context *ctx, const char *what, void *dst,
     size_t dst_size;
     memcpy(&dst_size, dst, sizeof(dst_size));
     if (dst_size < sizeof(size_t) || dst_size > 65536)
-        return sffn_fail(ctx, SFFN_ERR_INVALID_ARGUMENT,
-                         "%s.struct_size is %zu; expected sizeof(%s) = %zu: start from its _INIT macro",
-                         what, dst_size, what, src_size);
+        return sffn_fail(
+            ctx, SFFN_ERR_INVALID_ARGUMENT,
+            "%s.struct_size is %zu; expected sizeof(%s) = %zu: start from its _INIT macro", what,
+            dst_size, what, src_size);
     const size_t n = dst_size < src_size ? dst_size : src_size;
     memcpy((char *)dst + sizeof(size_t), (const char *)src + sizeof(size_t), n - sizeof(size_t));
     if (dst_size > n)
@@ -241,24 +244,29 @@ static sffn_status cap_isa(const char *source, const char *name, size_t *isa)
             return SFFN_OK;
         }
         const size_t used = strlen(known);
-        snprintf(known + used, sizeof(known) - used, "%s%s", used ? ", " : "", sffn_kernels_isa_name(i));
+        snprintf(known + used, sizeof(known) - used, "%s%s", used ? ", " : "",
+                 sffn_kernels_isa_name(i));
     }
-    return sffn_fail(NULL, SFFN_ERR_INVALID_ARGUMENT, "%s is \"%s\"; this build has %s", source, name, known);
+    return sffn_fail(NULL, SFFN_ERR_INVALID_ARGUMENT, "%s is \"%s\"; this build has %s", source,
+                     name, known);
 }
 
 static sffn_status check_config(const sffn_context_config *c)
 {
     if (!c->allocator.alloc != !c->allocator.free)
-        return sffn_fail(NULL, SFFN_ERR_INVALID_ARGUMENT, "allocator.%s is NULL: set both callbacks or none",
+        return sffn_fail(NULL, SFFN_ERR_INVALID_ARGUMENT,
+                         "allocator.%s is NULL: set both callbacks or none",
                          c->allocator.alloc ? "free" : "alloc");
     if (c->n_threads > SFFN_MAX_THREADS)
         return sffn_fail(NULL, SFFN_ERR_INVALID_ARGUMENT, "n_threads is %u; expected 0..%u",
                          (unsigned)c->n_threads, SFFN_MAX_THREADS);
     if ((c->bind_threads | c->collect_stats | c->use_onednn) & ~1)
-        return sffn_fail(NULL, SFFN_ERR_INVALID_ARGUMENT, "bind_threads is %d, collect_stats %d, use_onednn %d; expected 0 or 1",
+        return sffn_fail(NULL, SFFN_ERR_INVALID_ARGUMENT,
+                         "bind_threads is %d, collect_stats %d, use_onednn %d; expected 0 or 1",
                          (int)c->bind_threads, (int)c->collect_stats, (int)c->use_onednn);
     if (c->huge_pages != SFFN_HUGE_PAGES_AUTO && c->huge_pages != SFFN_HUGE_PAGES_OFF)
-        return sffn_fail(NULL, SFFN_ERR_INVALID_ARGUMENT, "huge_pages is %d; expected a value of enum sffn_huge_pages",
+        return sffn_fail(NULL, SFFN_ERR_INVALID_ARGUMENT,
+                         "huge_pages is %d; expected a value of enum sffn_huge_pages",
                          (int)c->huge_pages);
     if (c->spin_us > 1000000u)
         return sffn_fail(NULL, SFFN_ERR_INVALID_ARGUMENT, "spin_us is %u; expected at most 1000000",
@@ -274,7 +282,8 @@ static sffn_status start_pool(sffn_context *ctx)
     const size_t bytes = sffn_thread_pool_bytes(c->n_threads);
     struct sffn_thread_pool *pool = sffn_mem_alloc_zero(ctx, bytes);
     if (!pool)
-        return sffn_fail(NULL, SFFN_ERR_OUT_OF_MEMORY, "the allocator returned NULL for a pool of %u threads",
+        return sffn_fail(NULL, SFFN_ERR_OUT_OF_MEMORY,
+                         "the allocator returned NULL for a pool of %u threads",
                          (unsigned)c->n_threads);
     /* More threads than CPUs: whoever waits must give its core away at once. */
     const uint64_t spin_ns = c->n_threads > ctx->topology.n_cpus ? 0 : (uint64_t)c->spin_us * 1000;
@@ -295,7 +304,8 @@ sffn_status sffn_context_create(const sffn_context_config *config, sffn_context 
         return sffn_fail(NULL, SFFN_ERR_INVALID_ARGUMENT, "ctx is NULL");
     *out = NULL;
     sffn_context_config c = SFFN_CONTEXT_CONFIG_INIT;
-    sffn_status status = config ? sffn_config_copy(NULL, "sffn_context_config", &c, sizeof(c), config) : SFFN_OK;
+    sffn_status status =
+        config ? sffn_config_copy(NULL, "sffn_context_config", &c, sizeof(c), config) : SFFN_OK;
     if (status == SFFN_OK)
         status = check_config(&c);
     size_t isa = SIZE_MAX;
@@ -314,20 +324,23 @@ sffn_status sffn_context_create(const sffn_context_config *config, sffn_context 
     c.max_isa = NULL; /* borrowed only until here */
     sffn_context *ctx = c.allocator.alloc(c.allocator.user, sizeof(*ctx), 64);
     if (!ctx)
-        return sffn_fail(NULL, SFFN_ERR_OUT_OF_MEMORY, "the allocator returned NULL for the context");
+        return sffn_fail(NULL, SFFN_ERR_OUT_OF_MEMORY,
+                         "the allocator returned NULL for the context");
     memset(ctx, 0, sizeof(*ctx));
     ctx->config = c;
     struct shared *shared = sffn_mem_alloc_zero(ctx, sizeof(*shared));
     if (!shared) {
         sffn_mem_free(ctx, ctx, sizeof(*ctx));
-        return sffn_fail(NULL, SFFN_ERR_OUT_OF_MEMORY, "the allocator returned NULL for the context");
+        return sffn_fail(NULL, SFFN_ERR_OUT_OF_MEMORY,
+                         "the allocator returned NULL for the context");
     }
     pthread_mutex_init(&shared->lock, NULL);
     ctx->shared = shared;
     atomic_flag_clear(&ctx->is_busy);
     sffn_topology_detect(&ctx->topology);
     if (ctx->config.n_threads == 0)
-        ctx->config.n_threads = ctx->topology.n_cpus < SFFN_MAX_THREADS ? ctx->topology.n_cpus : SFFN_MAX_THREADS;
+        ctx->config.n_threads =
+            ctx->topology.n_cpus < SFFN_MAX_THREADS ? ctx->topology.n_cpus : SFFN_MAX_THREADS;
     ctx->cpu = sffn_cpu_detect();
     sffn_cpu_describe(ctx->cpu, ctx->cpu_text, sizeof(ctx->cpu_text));
     ctx->isa = sffn_kernels_select(&ctx->kernels, ctx->cpu, isa);
@@ -336,8 +349,9 @@ sffn_status sffn_context_create(const sffn_context_config *config, sffn_context 
         sffn_context_destroy(ctx);
         return status;
     }
-    sffn_log(ctx, SFFN_LOG_INFO, "libsparseffn %s: %u threads, kernels %s (%s)", sffn_version_string(),
-             (unsigned)ctx->config.n_threads, sffn_kernels_isa_name(ctx->isa), ctx->cpu_text);
+    sffn_log(ctx, SFFN_LOG_INFO, "libsparseffn %s: %u threads, kernels %s (%s)",
+             sffn_version_string(), (unsigned)ctx->config.n_threads,
+             sffn_kernels_isa_name(ctx->isa), ctx->cpu_text);
     *out = ctx;
     return SFFN_OK;
 }
@@ -431,8 +445,9 @@ int sffn_context_uses_onednn(const sffn_context *ctx)
 sffn_status sffn_context_enter(sffn_context *ctx)
 {
     if (atomic_flag_test_and_set_explicit(&ctx->is_busy, memory_order_acquire))
-        return sffn_fail(ctx, SFFN_ERR_BUSY,
-                         "another call is running in this context: use one context per concurrent call");
+        return sffn_fail(
+            ctx, SFFN_ERR_BUSY,
+            "another call is running in this context: use one context per concurrent call");
     return SFFN_OK;
 }
 

@@ -11,11 +11,11 @@ static const struct {
     const char *name;
     size_t block_size, block_bytes;
 } dtypes[SFFN_DTYPE_COUNT_] = {
-    [SFFN_F32] = { "f32", 1, 4 },
-    [SFFN_F16] = { "f16", 1, 2 },
-    [SFFN_BF16] = { "bf16", 1, 2 },
-    [SFFN_Q8_0] = { "q8_0", BLOCK, 2 + BLOCK },
-    [SFFN_Q4_0] = { "q4_0", BLOCK, 2 + BLOCK / 2 },
+    [SFFN_F32] = {"f32", 1, 4},
+    [SFFN_F16] = {"f16", 1, 2},
+    [SFFN_BF16] = {"bf16", 1, 2},
+    [SFFN_Q8_0] = {"q8_0", BLOCK, 2 + BLOCK},
+    [SFFN_Q4_0] = {"q4_0", BLOCK, 2 + BLOCK / 2},
 };
 
 static int is_known(int32_t dtype)
@@ -48,7 +48,8 @@ size_t sffn_dtype_row_bytes(int32_t dtype, size_t n)
     size_t bytes;
     if (!is_known(dtype) || n % dtypes[dtype].block_size != 0)
         return 0;
-    return sffn_checked_mul(n / dtypes[dtype].block_size, dtypes[dtype].block_bytes, &bytes) ? bytes : 0;
+    return sffn_checked_mul(n / dtypes[dtype].block_size, dtypes[dtype].block_bytes, &bytes) ? bytes
+                                                                                             : 0;
 }
 
 static void store_u16(unsigned char *dst, uint16_t value)

@@ -185,7 +185,8 @@ void sffn_thread_pool_stop(struct sffn_thread_pool *pool)
 }
 
 void sffn_thread_pool_run(struct sffn_thread_pool *pool, uint32_t n_phases,
-                          void (*fn)(void *arg, uint32_t phase, uint32_t ith, uint32_t nth), void *arg)
+                          void (*fn)(void *arg, uint32_t phase, uint32_t ith, uint32_t nth),
+                          void *arg)
 {
     if (n_phases == 0)
         return;

@@ -2,7 +2,7 @@
 #include "sparseffn/status.h"
 
 #define STRING_(x) #x
-#define STRING(x) STRING_(x)
+#define STRING(x)  STRING_(x)
 
 uint32_t sffn_version(void)
 {
@@ -22,8 +22,9 @@ uint32_t sffn_abi_version(void)
 const char *sffn_status_name(sffn_status status)
 {
     switch (status) {
-#define NAME(s) \
-    case s: return #s
+#define NAME(s)                                                                                    \
+    case s:                                                                                        \
+        return #s
         NAME(SFFN_OK);
         NAME(SFFN_ERR_INVALID_ARGUMENT);
         NAME(SFFN_ERR_SHAPE);
@@ -39,7 +40,8 @@ const char *sffn_status_name(sffn_status status)
         NAME(SFFN_ERR_INTERRUPTED);
         NAME(SFFN_ERR_INTERNAL);
 #undef NAME
-    case SFFN_STATUS_MAX_: break;
+    case SFFN_STATUS_MAX_:
+        break;
     }
     return "SFFN_ERR_UNKNOWN";
 }

@@ -20,7 +20,8 @@ uint64_t sffn_cpu_detect(void)
     return sffn_cpu_from_hwcap(getauxval(AT_HWCAP), getauxval(AT_HWCAP2));
 #elif defined(__APPLE__)
     return SFFN_CPU_NEON | has("hw.optional.arm.FEAT_DotProd", SFFN_CPU_DOTPROD) |
-           has("hw.optional.arm.FEAT_I8MM", SFFN_CPU_I8MM) | has("hw.optional.arm.FEAT_BF16", SFFN_CPU_ARM_BF16);
+           has("hw.optional.arm.FEAT_I8MM", SFFN_CPU_I8MM) |
+           has("hw.optional.arm.FEAT_BF16", SFFN_CPU_ARM_BF16);
 #else
     return SFFN_CPU_NEON; /* part of the base architecture */
 #endif

@@ -28,7 +28,9 @@ static uint64_t read_xcr0(void)
     return _xgetbv(0);
 #else
     uint32_t low, high;
-    __asm__ volatile("xgetbv" : "=a"(low), "=d"(high) : "c"(0)); /* the intrinsic would need -mxsave for this file */
+    __asm__ volatile("xgetbv"
+                     : "=a"(low), "=d"(high)
+                     : "c"(0)); /* the intrinsic would need -mxsave for this file */
     return (uint64_t)high << 32 | low;
 #endif
 }

@@ -37,7 +37,8 @@ uint64_t sffn_cpu_from_cpuid(const struct sffn_cpuid *id)
         cpu |= SFFN_CPU_F16C;
     if (bit(leaf7_1_eax, 4))
         cpu |= SFFN_CPU_AVX_VNNI;
-    if (os_zmm && bit(leaf7_ebx, 16) && bit(leaf7_ebx, 17) && bit(leaf7_ebx, 28) && bit(leaf7_ebx, 30) && bit(leaf7_ebx, 31)) {
+    if (os_zmm && bit(leaf7_ebx, 16) && bit(leaf7_ebx, 17) && bit(leaf7_ebx, 28) &&
+        bit(leaf7_ebx, 30) && bit(leaf7_ebx, 31)) {
         cpu |= SFFN_CPU_AVX512; /* F, DQ, CD, BW, VL */
         if (bit(leaf7_ecx, 11))
             cpu |= SFFN_CPU_AVX512_VNNI;
@@ -70,12 +71,12 @@ uint64_t sffn_cpu_from_hwcap(uint64_t hwcap, uint64_t hwcap2)
         unsigned char word, index;
         uint64_t bit;
     } bits[] = {
-        { 1, 1, SFFN_CPU_NEON },      /* HWCAP_ASIMD */
-        { 1, 20, SFFN_CPU_DOTPROD },  /* HWCAP_ASIMDDP */
-        { 1, 22, SFFN_CPU_SVE },      /* HWCAP_SVE */
-        { 2, 1, SFFN_CPU_SVE2 },      /* HWCAP2_SVE2 */
-        { 2, 13, SFFN_CPU_I8MM },     /* HWCAP2_I8MM */
-        { 2, 14, SFFN_CPU_ARM_BF16 }, /* HWCAP2_BF16 */
+        {1, 1, SFFN_CPU_NEON},      /* HWCAP_ASIMD */
+        {1, 20, SFFN_CPU_DOTPROD},  /* HWCAP_ASIMDDP */
+        {1, 22, SFFN_CPU_SVE},      /* HWCAP_SVE */
+        {2, 1, SFFN_CPU_SVE2},      /* HWCAP2_SVE2 */
+        {2, 13, SFFN_CPU_I8MM},     /* HWCAP2_I8MM */
+        {2, 14, SFFN_CPU_ARM_BF16}, /* HWCAP2_BF16 */
     };
     uint64_t cpu = 0;
     for (size_t i = 0; i < sizeof bits / sizeof *bits; i++)
@@ -90,25 +91,25 @@ void sffn_cpu_describe(uint64_t cpu, char *text, size_t size)
         uint64_t bit;
         const char *name;
     } names[] = {
-        { SFFN_CPU_AVX2, "avx2" },
-        { SFFN_CPU_FMA, "fma" },
-        { SFFN_CPU_F16C, "f16c" },
-        { SFFN_CPU_AVX512, "avx512" },
-        { SFFN_CPU_AVX512_VNNI, "avx512_vnni" },
-        { SFFN_CPU_AVX512_VBMI, "avx512_vbmi" },
-        { SFFN_CPU_AVX512_BF16, "avx512_bf16" },
-        { SFFN_CPU_AVX512_FP16, "avx512_fp16" },
-        { SFFN_CPU_AVX512_VPOPCNTDQ, "avx512_vpopcntdq" },
-        { SFFN_CPU_AVX_VNNI, "avx_vnni" },
-        { SFFN_CPU_AMX_INT8, "amx_int8" },
-        { SFFN_CPU_AMX_BF16, "amx_bf16" },
-        { SFFN_CPU_SLOW_ZMM, "slow_zmm" },
-        { SFFN_CPU_NEON, "neon" },
-        { SFFN_CPU_DOTPROD, "dotprod" },
-        { SFFN_CPU_I8MM, "i8mm" },
-        { SFFN_CPU_ARM_BF16, "bf16" },
-        { SFFN_CPU_SVE, "sve" },
-        { SFFN_CPU_SVE2, "sve2" },
+        {SFFN_CPU_AVX2, "avx2"},
+        {SFFN_CPU_FMA, "fma"},
+        {SFFN_CPU_F16C, "f16c"},
+        {SFFN_CPU_AVX512, "avx512"},
+        {SFFN_CPU_AVX512_VNNI, "avx512_vnni"},
+        {SFFN_CPU_AVX512_VBMI, "avx512_vbmi"},
+        {SFFN_CPU_AVX512_BF16, "avx512_bf16"},
+        {SFFN_CPU_AVX512_FP16, "avx512_fp16"},
+        {SFFN_CPU_AVX512_VPOPCNTDQ, "avx512_vpopcntdq"},
+        {SFFN_CPU_AVX_VNNI, "avx_vnni"},
+        {SFFN_CPU_AMX_INT8, "amx_int8"},
+        {SFFN_CPU_AMX_BF16, "amx_bf16"},
+        {SFFN_CPU_SLOW_ZMM, "slow_zmm"},
+        {SFFN_CPU_NEON, "neon"},
+        {SFFN_CPU_DOTPROD, "dotprod"},
+        {SFFN_CPU_I8MM, "i8mm"},
+        {SFFN_CPU_ARM_BF16, "bf16"},
+        {SFFN_CPU_SVE, "sve"},
+        {SFFN_CPU_SVE2, "sve2"},
     };
     size_t used = 0;
     if (size == 0)

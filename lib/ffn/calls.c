@@ -18,14 +18,16 @@ static void run_phase(void *arg, uint32_t phase, uint32_t ith, uint32_t nth)
 }
 
 /* The scratch for nth threads, or an error that says how to get it. */
-static sffn_status find_scratch(const sffn_context *ctx, const struct sffn_ffn *ffn, uint32_t nth, void **scratch)
+static sffn_status find_scratch(const sffn_context *ctx, const struct sffn_ffn *ffn, uint32_t nth,
+                                void **scratch)
 {
     size_t bytes;
     *scratch = sffn_context_scratch(ctx, &bytes);
     const size_t needed = sffn_workspace_layout(ffn, nth, NULL, NULL);
     if (bytes < needed)
         return sffn_fail(ctx, SFFN_ERR_NOT_RESERVED,
-                         "%s: %u threads need %zu bytes of scratch and this context has %zu: call sffn_ffn_reserve_threads() first",
+                         "%s: %u threads need %zu bytes of scratch and this context has %zu: call "
+                         "sffn_ffn_reserve_threads() first",
                          ffn->name, (unsigned)nth, needed, bytes);
     return SFFN_OK;
 }
@@ -72,14 +74,15 @@ uint32_t sffn_ffn_n_phases(const sffn_ffn *ffn, const sffn_ffn_args *args)
 }
 
 /* What every thread checks on entry, with the same outcome. */
-static sffn_status begin_shared(sffn_context *ctx, const sffn_ffn *ffn, const sffn_ffn_args *args, uint32_t ith,
-                                uint32_t nth, struct sffn_call *call, struct run *run)
+static sffn_status begin_shared(sffn_context *ctx, const sffn_ffn *ffn, const sffn_ffn_args *args,
+                                uint32_t ith, uint32_t nth, struct sffn_call *call, struct run *run)
 {
     sffn_status status = check_handles(ctx, ffn);
     if (status != SFFN_OK)
         return status;
     if (nth == 0 || nth > SFFN_MAX_THREADS || ith >= nth)
-        return sffn_fail(ctx, SFFN_ERR_INVALID_ARGUMENT, "%s: ith is %u, nth %u; expected ith < nth and nth in 1..%u", ffn->name,
+        return sffn_fail(ctx, SFFN_ERR_INVALID_ARGUMENT,
+                         "%s: ith is %u, nth %u; expected ith < nth and nth in 1..%u", ffn->name,
                          (unsigned)ith, (unsigned)nth, SFFN_MAX_THREADS);
     if ((status = sffn_call_plan(ctx, ffn, args, call)) != SFFN_OK)
         return status;
@@ -89,8 +92,9 @@ static sffn_status begin_shared(sffn_context *ctx, const sffn_ffn *ffn, const sf
     return find_scratch(ctx, ffn, nth, &run->scratch);
 }
 
-sffn_status sffn_ffn_forward_phase(sffn_context *ctx, const sffn_ffn *ffn, const sffn_ffn_args *args, uint32_t phase,
-                                   uint32_t ith, uint32_t nth)
+sffn_status sffn_ffn_forward_phase(sffn_context *ctx, const sffn_ffn *ffn,
+                                   const sffn_ffn_args *args, uint32_t phase, uint32_t ith,
+                                   uint32_t nth)
 {
     struct sffn_call call;
     struct run run = {0};
@@ -98,19 +102,21 @@ sffn_status sffn_ffn_forward_phase(sffn_context *ctx, const sffn_ffn *ffn, const
     if (status != SFFN_OK)
         return status;
     if (phase >= call.n_stages * call.n_tiles)
-        return sffn_fail(ctx, SFFN_ERR_INVALID_ARGUMENT, "%s: phase is %u; this call has %u phases", ffn->name,
-                         (unsigned)phase, (unsigned)(call.n_stages * call.n_tiles));
+        return sffn_fail(ctx, SFFN_ERR_INVALID_ARGUMENT, "%s: phase is %u; this call has %u phases",
+                         ffn->name, (unsigned)phase, (unsigned)(call.n_stages * call.n_tiles));
     run_phase(&run, phase, ith, nth);
     return SFFN_OK;
 }
 
-sffn_status sffn_ffn_forward_spmd(sffn_context *ctx, const sffn_ffn *ffn, const sffn_ffn_args *args, uint32_t ith,
-                                  uint32_t nth, void (*barrier)(void *user), void *user)
+sffn_status sffn_ffn_forward_spmd(sffn_context *ctx, const sffn_ffn *ffn, const sffn_ffn_args *args,
+                                  uint32_t ith, uint32_t nth, void (*barrier)(void *user),
+                                  void *user)
 {
     struct sffn_call call;
     struct run run = {0};
     if (!barrier && nth > 1)
-        return sffn_fail(ctx, SFFN_ERR_INVALID_ARGUMENT, "barrier is NULL with %u threads", (unsigned)nth);
+        return sffn_fail(ctx, SFFN_ERR_INVALID_ARGUMENT, "barrier is NULL with %u threads",
+                         (unsigned)nth);
     const sffn_status status = begin_shared(ctx, ffn, args, ith, nth, &call, &run);
     for (uint32_t phase = 0; status == SFFN_OK && phase < call.n_stages * call.n_tiles; phase++) {
         run_phase(&run, phase, ith, nth);
@@ -122,30 +128,35 @@ sffn_status sffn_ffn_forward_spmd(sffn_context *ctx, const sffn_ffn *ffn, const 
 
 /* ---- stages alone ---- */
 
-sffn_status sffn_ffn_select(sffn_context *ctx, const sffn_ffn *ffn, const float *select_x, size_t n_tokens,
-                            sffn_active_set *active)
+sffn_status sffn_ffn_select(sffn_context *ctx, const sffn_ffn *ffn, const float *select_x,
+                            size_t n_tokens, sffn_active_set *active)
 {
     const sffn_status status = check_handles(ctx, ffn);
     if (status != SFFN_OK)
         return status;
-    const struct sffn_scorer *s = ffn->predictor ? &ffn->predictor->scorer : ffn->router ? &ffn->router->scorer : NULL;
+    const struct sffn_scorer *s = ffn->predictor ? &ffn->predictor->scorer
+                                  : ffn->router  ? &ffn->router->scorer
+                                                 : NULL;
     if (!s)
-        return sffn_fail(ctx, SFFN_ERR_UNSUPPORTED, "%s: the layer has neither predictor nor router", ffn->name);
+        return sffn_fail(ctx, SFFN_ERR_UNSUPPORTED,
+                         "%s: the layer has neither predictor nor router", ffn->name);
     if (!active)
         return sffn_fail(ctx, SFFN_ERR_INVALID_ARGUMENT, "%s: active is NULL", ffn->name);
     return sffn_scorer_call(ctx, s, select_x, s->m.n_cols, n_tokens, NULL, 0, active);
 }
 
 /* A plan for some stages: y is not written, but the planner wants to see it. */
-static sffn_status plan_stages(sffn_context *ctx, const sffn_ffn *ffn, const float *x, float *out, size_t n_tokens,
-                               const sffn_active_set *active_in, struct sffn_call *call)
+static sffn_status plan_stages(sffn_context *ctx, const sffn_ffn *ffn, const float *x, float *out,
+                               size_t n_tokens, const sffn_active_set *active_in,
+                               struct sffn_call *call)
 {
     sffn_ffn_args args = SFFN_FFN_ARGS_INIT;
     const sffn_status status = check_handles(ctx, ffn);
     if (status != SFFN_OK)
         return status;
     if (n_tokens > 0 && (!x || !out))
-        return sffn_fail(ctx, SFFN_ERR_INVALID_ARGUMENT, "%s: %s is NULL", ffn->name, x ? "the output" : "x");
+        return sffn_fail(ctx, SFFN_ERR_INVALID_ARGUMENT, "%s: %s is NULL", ffn->name,
+                         x ? "the output" : "x");
     args.x = x;
     args.y = out;
     args.n_tokens = n_tokens;
@@ -160,11 +171,13 @@ sffn_status sffn_ffn_gate(sffn_context *ctx, const sffn_ffn *ffn, const float *x
     struct sffn_call call;
     sffn_status status = plan_stages(ctx, ffn, x, s, n_tokens, active_in, &call);
     if (status == SFFN_OK && active_out)
-        status = sffn_active_set_check_output(ctx, active_out, "active_out", ffn->d_ff, 1, n_tokens);
+        status =
+            sffn_active_set_check_output(ctx, active_out, "active_out", ffn->d_ff, 1, n_tokens);
     if (status != SFFN_OK || n_tokens == 0)
         return status;
     if (active_out && active_out == active_in)
-        return sffn_fail(ctx, SFFN_ERR_INVALID_ARGUMENT, "%s: active_in and active_out are the same set", ffn->name);
+        return sffn_fail(ctx, SFFN_ERR_INVALID_ARGUMENT,
+                         "%s: active_in and active_out are the same set", ffn->name);
     call.s_out = s;
     call.args.active_out = active_out;
     call.n_stages = 0;
@@ -176,8 +189,8 @@ sffn_status sffn_ffn_gate(sffn_context *ctx, const sffn_ffn *ffn, const float *x
     return sffn_call_run(ctx, &call);
 }
 
-sffn_status sffn_ffn_up(sffn_context *ctx, const sffn_ffn *ffn, const float *x, const float *s, size_t n_tokens,
-                        const sffn_active_set *active_in, float *h)
+sffn_status sffn_ffn_up(sffn_context *ctx, const sffn_ffn *ffn, const float *x, const float *s,
+                        size_t n_tokens, const sffn_active_set *active_in, float *h)
 {
     struct sffn_call call;
     const sffn_status status = plan_stages(ctx, ffn, x, h, n_tokens, active_in, &call);
@@ -201,7 +214,8 @@ sffn_status sffn_ffn_down(sffn_context *ctx, const sffn_ffn *ffn, const float *h
 {
     sffn_status status = check_handles(ctx, ffn);
     if (status == SFFN_OK)
-        status = sffn_matmul_rows_axpy(ctx, &ffn->down, h, ffn->d_ff, n_tokens, active_in, y, ffn->d_model);
+        status = sffn_matmul_rows_axpy(ctx, &ffn->down, h, ffn->d_ff, n_tokens, active_in, y,
+                                       ffn->d_model);
     for (size_t t = 0; status == SFFN_OK && ffn->down_bias && t < n_tokens; t++)
         for (size_t j = 0; j < ffn->d_model; j++)
             y[t * ffn->d_model + j] += ffn->down_bias[j];

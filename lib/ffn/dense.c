@@ -26,7 +26,8 @@ static void decode_phase(void *arg, uint32_t phase, uint32_t ith, uint32_t nth)
 {
     (void)phase;
     const struct dense *d = arg;
-    const struct sffn_matmul *matrices[3] = {&d->ffn->gate, d->ffn->is_gated ? &d->ffn->up : NULL, &d->ffn->down};
+    const struct sffn_matmul *matrices[3] = {&d->ffn->gate, d->ffn->is_gated ? &d->ffn->up : NULL,
+                                             &d->ffn->down};
     float *const rows[3] = {d->gate, d->up, d->down};
     const size_t n_cols = d->ffn->d_model;
     size_t first, last;
@@ -49,11 +50,13 @@ static void activate_phase(void *arg, uint32_t phase, uint32_t ith, uint32_t nth
         float *g = d->g + t * SFFN_DENSE_NEURONS, *u = d->u + t * SFFN_DENSE_NEURONS;
         for (uint32_t i = 0; i < d->n_neurons; i++) {
             const uint32_t neuron = d->neuron + i;
-            const float s = sffn_activate(ffn, g[i] + (ffn->gate_bias ? ffn->gate_bias[neuron] : 0.0f));
+            const float s =
+                sffn_activate(ffn, g[i] + (ffn->gate_bias ? ffn->gate_bias[neuron] : 0.0f));
             g[i] = ffn->is_gated ? sffn_make_h(ffn, neuron, s, u[i]) : s;
         }
         if (args->h)
-            memcpy(args->h + (d->token + t) * args->h_stride + d->neuron, g, d->n_neurons * sizeof(float));
+            memcpy(args->h + (d->token + t) * args->h_stride + d->neuron, g,
+                   d->n_neurons * sizeof(float));
     }
 }
 
@@ -66,7 +69,8 @@ static int run_block(sffn_context *ctx, struct dense *d)
     float *y = args->y + d->token * args->y_stride;
     sffn_context_run_phases(ctx, 1, decode_phase, d);
     if (!sffn_onednn_sgemm(0, m, n, k, x, args->x_stride, d->gate, k, 0, d->g, block) ||
-        (ffn->is_gated && !sffn_onednn_sgemm(0, m, n, k, x, args->x_stride, d->up, k, 0, d->u, block)))
+        (ffn->is_gated &&
+         !sffn_onednn_sgemm(0, m, n, k, x, args->x_stride, d->up, k, 0, d->u, block)))
         return 0;
     sffn_context_run_phases(ctx, 1, activate_phase, d);
     return sffn_onednn_sgemm(1, m, k, n, d->g, block, d->down, k, 1, y, args->y_stride);
@@ -85,12 +89,14 @@ static void write_stats(const struct sffn_call *call)
     sffn_info_copy(ffn->ctx, "sffn_ffn_stats", call->args.stats, &s, sizeof(s));
 }
 
-int sffn_dense_onednn_forward(sffn_context *ctx, const struct sffn_call *call, void *scratch, size_t scratch_bytes)
+int sffn_dense_onednn_forward(sffn_context *ctx, const struct sffn_call *call, void *scratch,
+                              size_t scratch_bytes)
 {
     const struct sffn_ffn *ffn = call->ffn;
     const sffn_ffn_args *args = &call->args;
     /* A layer that runs dense because it has nothing to skip still decodes through the stages. */
-    if (!sffn_context_uses_onednn(ctx) || ffn->dense_tokens == 0 || args->n_tokens < ffn->dense_tokens || args->active_out ||
+    if (!sffn_context_uses_onednn(ctx) || ffn->dense_tokens == 0 ||
+        args->n_tokens < ffn->dense_tokens || args->active_out ||
         scratch_bytes < sffn_dense_onednn_scratch_bytes(ctx, ffn))
         return 0;
     const int threads_before = sffn_onednn_set_threads((int)sffn_context_n_threads(ctx));
@@ -107,7 +113,8 @@ int sffn_dense_onednn_forward(sffn_context *ctx, const struct sffn_call *call, v
             for (size_t j = 0; j < ffn->d_model; j++)
                 args->y[t * args->y_stride + j] = ffn->down_bias ? ffn->down_bias[j] : 0.0f;
         for (d.neuron = 0; ok && d.neuron < ffn->d_ff; d.neuron += d.n_neurons) {
-            d.n_neurons = ffn->d_ff - d.neuron < SFFN_DENSE_NEURONS ? ffn->d_ff - d.neuron : SFFN_DENSE_NEURONS;
+            d.n_neurons = ffn->d_ff - d.neuron < SFFN_DENSE_NEURONS ? ffn->d_ff - d.neuron
+                                                                    : SFFN_DENSE_NEURONS;
             ok = run_block(ctx, &d);
         }
     }

@@ -19,8 +19,8 @@ static sffn_status check_enums(const sffn_context *ctx, const sffn_ffn_config *c
                  {"storage", c->storage, 2}};
     for (size_t i = 0; i < sizeof(enums) / sizeof(*enums); i++)
         if (enums[i].value < 0 || enums[i].value >= enums[i].count)
-            return sffn_fail(ctx, SFFN_ERR_INVALID_ARGUMENT, "%s: %s is %d; expected 0..%d", name, enums[i].field,
-                             (int)enums[i].value, (int)enums[i].count - 1);
+            return sffn_fail(ctx, SFFN_ERR_INVALID_ARGUMENT, "%s: %s is %d; expected 0..%d", name,
+                             enums[i].field, (int)enums[i].value, (int)enums[i].count - 1);
     return SFFN_OK;
 }
 
@@ -30,44 +30,57 @@ static sffn_status check_config(const sffn_context *ctx, const sffn_ffn_config *
     if (status != SFFN_OK)
         return status;
     if (c->d_model == 0 || c->d_ff == 0 || c->d_model > INT32_MAX || c->d_ff > INT32_MAX)
-        return sffn_fail(ctx, SFFN_ERR_INVALID_ARGUMENT, "%s: d_model %u, d_ff %u; expected 1..2147483647", name,
+        return sffn_fail(ctx, SFFN_ERR_INVALID_ARGUMENT,
+                         "%s: d_model %u, d_ff %u; expected 1..2147483647", name,
                          (unsigned)c->d_model, (unsigned)c->d_ff);
     if (!c->up.data || !c->down.data)
-        return sffn_fail(ctx, SFFN_ERR_INVALID_ARGUMENT, "%s: %s.data is NULL", name, c->up.data ? "down" : "up");
+        return sffn_fail(ctx, SFFN_ERR_INVALID_ARGUMENT, "%s: %s.data is NULL", name,
+                         c->up.data ? "down" : "up");
     if (c->gate.data && c->gate.layout != SFFN_LAYOUT_ROWS)
-        return sffn_fail(ctx, SFFN_ERR_INVALID_ARGUMENT, "%s: gate.layout is %d; expected SFFN_LAYOUT_ROWS", name,
+        return sffn_fail(ctx, SFFN_ERR_INVALID_ARGUMENT,
+                         "%s: gate.layout is %d; expected SFFN_LAYOUT_ROWS", name,
                          (int)c->gate.layout);
     if (c->up.layout != SFFN_LAYOUT_ROWS)
-        return sffn_fail(ctx, SFFN_ERR_INVALID_ARGUMENT, "%s: up.layout is %d; expected SFFN_LAYOUT_ROWS", name,
-                         (int)c->up.layout);
+        return sffn_fail(ctx, SFFN_ERR_INVALID_ARGUMENT,
+                         "%s: up.layout is %d; expected SFFN_LAYOUT_ROWS", name, (int)c->up.layout);
     if (!(c->act_threshold >= 0) || isinf(c->act_threshold))
-        return sffn_fail(ctx, SFFN_ERR_INVALID_ARGUMENT, "%s: act_threshold is %g; expected a finite number >= 0", name,
+        return sffn_fail(ctx, SFFN_ERR_INVALID_ARGUMENT,
+                         "%s: act_threshold is %g; expected a finite number >= 0", name,
                          (double)c->act_threshold);
     if (isnan(c->rule_threshold))
         return sffn_fail(ctx, SFFN_ERR_INVALID_ARGUMENT, "%s: rule_threshold is NaN", name);
     if (c->rule_threshold < 0 && (c->rule == SFFN_RULE_ABS_SCORE || c->rule == SFFN_RULE_ABS_H))
-        return sffn_fail(ctx, SFFN_ERR_INVALID_ARGUMENT, "%s: rule_threshold is %g; a magnitude rule expects >= 0", name,
+        return sffn_fail(ctx, SFFN_ERR_INVALID_ARGUMENT,
+                         "%s: rule_threshold is %g; a magnitude rule expects >= 0", name,
                          (double)c->rule_threshold);
     for (uint32_t i = 0; c->rule_thresholds && i < c->d_ff; i++)
         if (isnan(c->rule_thresholds[i]))
-            return sffn_fail(ctx, SFFN_ERR_INVALID_ARGUMENT, "%s: rule_thresholds[%u] is NaN", name, (unsigned)i);
+            return sffn_fail(ctx, SFFN_ERR_INVALID_ARGUMENT, "%s: rule_thresholds[%u] is NaN", name,
+                             (unsigned)i);
     if (c->activation == SFFN_ACT_DRELU && !c->gate.data)
-        return sffn_fail(ctx, SFFN_ERR_INVALID_ARGUMENT, "%s: drelu needs a gate; gate.data is NULL", name);
+        return sffn_fail(ctx, SFFN_ERR_INVALID_ARGUMENT,
+                         "%s: drelu needs a gate; gate.data is NULL", name);
     if (c->gate_bias && !c->gate.data)
-        return sffn_fail(ctx, SFFN_ERR_INVALID_ARGUMENT, "%s: gate_bias without a gate: an ungated layer uses up_bias", name);
+        return sffn_fail(ctx, SFFN_ERR_INVALID_ARGUMENT,
+                         "%s: gate_bias without a gate: an ungated layer uses up_bias", name);
     if (!(c->max_density > 0 && c->max_density <= 1))
-        return sffn_fail(ctx, SFFN_ERR_INVALID_ARGUMENT, "%s: max_density is %g; expected a number in (0, 1]", name,
+        return sffn_fail(ctx, SFFN_ERR_INVALID_ARGUMENT,
+                         "%s: max_density is %g; expected a number in (0, 1]", name,
                          (double)c->max_density);
     if (c->predictor && c->router)
-        return sffn_fail(ctx, SFFN_ERR_INVALID_ARGUMENT, "%s: both predictor and router are set; a layer has one selector", name);
+        return sffn_fail(ctx, SFFN_ERR_INVALID_ARGUMENT,
+                         "%s: both predictor and router are set; a layer has one selector", name);
     if (c->predictor && c->predictor->scorer.m.n_rows != c->d_ff)
-        return sffn_fail(ctx, SFFN_ERR_SHAPE, "%s: the predictor scores %u neurons; the layer has %u", name,
+        return sffn_fail(ctx, SFFN_ERR_SHAPE,
+                         "%s: the predictor scores %u neurons; the layer has %u", name,
                          (unsigned)c->predictor->scorer.m.n_rows, (unsigned)c->d_ff);
     if (c->router) {
         const struct sffn_scorer *s = &c->router->scorer;
         if ((uint64_t)s->m.n_rows * s->block_size != c->d_ff)
-            return sffn_fail(ctx, SFFN_ERR_SHAPE, "%s: the router has %u experts of %u neurons; the layer has %u neurons", name,
-                             (unsigned)s->m.n_rows, (unsigned)s->block_size, (unsigned)c->d_ff);
+            return sffn_fail(
+                ctx, SFFN_ERR_SHAPE,
+                "%s: the router has %u experts of %u neurons; the layer has %u neurons", name,
+                (unsigned)s->m.n_rows, (unsigned)s->block_size, (unsigned)c->d_ff);
     }
     return SFFN_OK;
 }
@@ -81,8 +94,9 @@ struct source {
     size_t offset, stride; /* in the arena; copied matrices only */
 };
 
-static sffn_status plan_source(const sffn_context *ctx, struct source *s, const struct sffn_ffn *ffn,
-                               const char *which, const sffn_weights *weights, const sffn_ffn_config *c)
+static sffn_status plan_source(const sffn_context *ctx, struct source *s,
+                               const struct sffn_ffn *ffn, const char *which,
+                               const sffn_weights *weights, const sffn_ffn_config *c)
 {
     const sffn_matmul_config init = SFFN_MATMUL_CONFIG_INIT;
     s->config = init;
@@ -105,12 +119,13 @@ static int layout_arena(struct source *gate, struct source *up, struct source *d
 {
     size_t used = 0;
     struct source *alone[3] = {gate, NULL, NULL};
-    const int is_paired = up && up->config.storage == SFFN_STORAGE_COPY && down->config.storage == SFFN_STORAGE_COPY &&
-                          down->config.block_size == 1;
+    const int is_paired = up && up->config.storage == SFFN_STORAGE_COPY &&
+                          down->config.storage == SFFN_STORAGE_COPY && down->config.block_size == 1;
     if (is_paired) {
         size_t up_bytes, pair, total;
         if (!sffn_checked_round_up(up->plan.row_bytes, 64, &up_bytes) ||
-            !sffn_checked_add(up_bytes, down->plan.row_bytes, &pair) || !sffn_row_stride(pair, &pair) ||
+            !sffn_checked_add(up_bytes, down->plan.row_bytes, &pair) ||
+            !sffn_row_stride(pair, &pair) ||
             !sffn_checked_mul(pair, up->plan.n_stored_rows, &total))
             return 0;
         up->offset = 0;
@@ -125,7 +140,8 @@ static int layout_arena(struct source *gate, struct source *up, struct source *d
         size_t total;
         if (!alone[i] || alone[i]->config.storage != SFFN_STORAGE_COPY)
             continue;
-        if (!sffn_checked_round_up(used, 4096, &used) || !sffn_row_stride(alone[i]->plan.row_bytes, &alone[i]->stride) ||
+        if (!sffn_checked_round_up(used, 4096, &used) ||
+            !sffn_row_stride(alone[i]->plan.row_bytes, &alone[i]->stride) ||
             !sffn_checked_mul(alone[i]->stride, alone[i]->plan.n_stored_rows, &total))
             return 0;
         alone[i]->offset = used;
@@ -138,7 +154,8 @@ static int layout_arena(struct source *gate, struct source *up, struct source *d
 
 static sffn_status pack_layer(sffn_context *ctx, struct sffn_ffn *ffn, const sffn_ffn_config *c)
 {
-    struct source gate = {.matmul = &ffn->gate}, up = {.matmul = &ffn->up}, down = {.matmul = &ffn->down};
+    struct source gate = {.matmul = &ffn->gate}, up = {.matmul = &ffn->up},
+                  down = {.matmul = &ffn->down};
     struct source *sources[3] = {&gate, ffn->is_gated ? &up : NULL, &down};
     sffn_status status = ffn->is_gated ? plan_source(ctx, &gate, ffn, "gate", &c->gate, c)
                                        : plan_source(ctx, &gate, ffn, "up", &c->up, c);
@@ -149,24 +166,28 @@ static sffn_status pack_layer(sffn_context *ctx, struct sffn_ffn *ffn, const sff
     if (status != SFFN_OK)
         return status;
     if (!layout_arena(&gate, sources[1], &down, &ffn->arena_bytes))
-        return sffn_fail(ctx, SFFN_ERR_INVALID_ARGUMENT, "%s: %u neurons of %u columns do not fit in memory", ffn->name,
+        return sffn_fail(ctx, SFFN_ERR_INVALID_ARGUMENT,
+                         "%s: %u neurons of %u columns do not fit in memory", ffn->name,
                          (unsigned)c->d_ff, (unsigned)c->d_model);
     if (ffn->arena_bytes && !(ffn->arena = sffn_mem_alloc_weights(ctx, ffn->arena_bytes)))
-        return sffn_fail(ctx, SFFN_ERR_OUT_OF_MEMORY, "%s: the allocator returned NULL for %zu bytes of weights", ffn->name,
+        return sffn_fail(ctx, SFFN_ERR_OUT_OF_MEMORY,
+                         "%s: the allocator returned NULL for %zu bytes of weights", ffn->name,
                          ffn->arena_bytes);
     for (int i = 0; i < 3 && status == SFFN_OK; i++) {
         struct source *s = sources[i];
         if (!s)
             continue;
         const uint8_t *data = s->config.weights.data;
-        size_t stride = s->config.weights.row_bytes ? s->config.weights.row_bytes : s->plan.row_bytes;
+        size_t stride =
+            s->config.weights.row_bytes ? s->config.weights.row_bytes : s->plan.row_bytes;
         if (s->config.storage == SFFN_STORAGE_COPY) {
             data = ffn->arena + s->offset;
             stride = s->stride;
             status = sffn_pack(ctx, &s->config, &s->plan, ffn->arena + s->offset, stride);
         }
         if (status == SFFN_OK)
-            status = sffn_matmul_init(ctx, s->matmul, &s->config, &s->plan, data, stride, s == &down);
+            status =
+                sffn_matmul_init(ctx, s->matmul, &s->config, &s->plan, data, stride, s == &down);
         ffn->weight_bytes += (uint64_t)s->plan.row_bytes * s->plan.n_stored_rows;
     }
     return status;
@@ -202,24 +223,30 @@ sffn_status sffn_ffn_create(sffn_context *ctx, const sffn_ffn_config *config, sf
     ffn->max_density = c.max_density;
     ffn->dense_tokens = c.dense_tokens;
     status = pack_layer(ctx, ffn, &c);
-    ffn->gate_bias = sffn_copy_floats(ctx, "gate_bias", ffn->is_gated ? c.gate_bias : c.up_bias, c.d_ff, &status);
-    ffn->up_bias = sffn_copy_floats(ctx, "up_bias", ffn->is_gated ? c.up_bias : NULL, c.d_ff, &status);
+    ffn->gate_bias = sffn_copy_floats(ctx, "gate_bias", ffn->is_gated ? c.gate_bias : c.up_bias,
+                                      c.d_ff, &status);
+    ffn->up_bias =
+        sffn_copy_floats(ctx, "up_bias", ffn->is_gated ? c.up_bias : NULL, c.d_ff, &status);
     ffn->down_bias = sffn_copy_floats(ctx, "down_bias", c.down_bias, c.d_model, &status);
-    ffn->rule_thresholds = sffn_copy_floats(ctx, "rule_thresholds", c.rule_thresholds, c.d_ff, &status);
+    ffn->rule_thresholds =
+        sffn_copy_floats(ctx, "rule_thresholds", c.rule_thresholds, c.d_ff, &status);
     if (status == SFFN_OK)
         status = sffn_ffn_reserve(ctx, ffn);
     if (status != SFFN_OK) {
         sffn_ffn_destroy(ffn);
         return status;
     }
-    sffn_log(ctx, SFFN_LOG_INFO, "%s: %u x %u, %s%s, gate %s, up %s, down %s, selection %s", ffn->name, (unsigned)c.d_model,
-             (unsigned)c.d_ff, sffn_activation_name(c.activation), ffn->is_gated ? "" : " ungated",
+    sffn_log(ctx, SFFN_LOG_INFO, "%s: %u x %u, %s%s, gate %s, up %s, down %s, selection %s",
+             ffn->name, (unsigned)c.d_model, (unsigned)c.d_ff, sffn_activation_name(c.activation),
+             ffn->is_gated ? "" : " ungated",
              ffn->is_gated ? sffn_dtype_name(ffn->gate.dtype) : "none",
-             sffn_dtype_name(ffn->is_gated ? ffn->up.dtype : ffn->gate.dtype), sffn_dtype_name(ffn->down.dtype),
-             c.predictor                ? "predictor"
-             : c.router                 ? "router"
-             : sffn_gate_can_skip(ffn) ? "gate"
-                                        : "none: dense, because this activation has no zeros and no rule is set");
+             sffn_dtype_name(ffn->is_gated ? ffn->up.dtype : ffn->gate.dtype),
+             sffn_dtype_name(ffn->down.dtype),
+             c.predictor ? "predictor"
+             : c.router  ? "router"
+             : sffn_gate_can_skip(ffn)
+                 ? "gate"
+                 : "none: dense, because this activation has no zeros and no rule is set");
     *out = ffn;
     return SFFN_OK;
 }
@@ -245,8 +272,8 @@ sffn_status sffn_ffn_reserve_threads(sffn_context *ctx, const sffn_ffn *ffn, uin
     if (!ctx || !ffn)
         return sffn_fail(ctx, SFFN_ERR_INVALID_ARGUMENT, "%s is NULL", ctx ? "ffn" : "ctx");
     if (max_threads == 0 || max_threads > SFFN_MAX_THREADS)
-        return sffn_fail(ctx, SFFN_ERR_INVALID_ARGUMENT, "max_threads is %u; expected 1..%u", (unsigned)max_threads,
-                         SFFN_MAX_THREADS);
+        return sffn_fail(ctx, SFFN_ERR_INVALID_ARGUMENT, "max_threads is %u; expected 1..%u",
+                         (unsigned)max_threads, SFFN_MAX_THREADS);
     sffn_status status = sffn_context_enter(ctx);
     if (status == SFFN_OK) {
         const size_t sparse = sffn_workspace_layout(ffn, max_threads, NULL, NULL);

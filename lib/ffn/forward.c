@@ -30,8 +30,8 @@ static const float *tile_x(const struct worker *w)
 
 static struct sffn_x prepare_x(const struct worker *w, const struct sffn_matmul *m)
 {
-    return sffn_x_prepare(w->k, tile_x(w), w->call->args.x_stride, w->tile, m->n_cols, sffn_is_quantized(m->dtype),
-                          w->w.x + w->ith * w->w.x_bytes);
+    return sffn_x_prepare(w->k, tile_x(w), w->call->args.x_stride, w->tile, m->n_cols,
+                          sffn_is_quantized(m->dtype), w->w.x + w->ith * w->w.x_bytes);
 }
 
 /* Every neuron, in order. */
@@ -60,7 +60,8 @@ static struct sffn_list selected_rows(struct worker *w)
     if (call->select == SFFN_SELECT_GATE)
         return every_row(w, NULL);
     struct sffn_list list = as_input(w, &w->w.selected);
-    if (call->select == SFFN_SELECT_ACTIVE && w->tile == 1 && sffn_active_set_block_size(set) == 1) {
+    if (call->select == SFFN_SELECT_ACTIVE && w->tile == 1 &&
+        sffn_active_set_block_size(set) == 1) {
         /* The caller's own list serves as it is: nobody writes to an input list. */
         list = every_row(w, NULL);
         list.rows = (uint32_t *)sffn_active_set_indices(set, w->token);
@@ -91,13 +92,16 @@ static void run_select(struct worker *w)
 {
     const struct sffn_ffn_args *args = &w->call->args;
     if (w->call->select == SFFN_SELECT_ACTIVE) {
-        sffn_list_from_set(args->active, w->token, w->tile, w->ffn->d_ff, &w->w.selected, w->ith, w->nth);
+        sffn_list_from_set(args->active, w->token, w->tile, w->ffn->d_ff, &w->w.selected, w->ith,
+                           w->nth);
         return;
     }
-    const struct sffn_scorer *s =
-        w->call->select == SFFN_SELECT_PREDICTOR ? &w->ffn->predictor->scorer : &w->ffn->router->scorer;
-    sffn_scorer_run(w->k, s, args->select_x + w->token * args->select_x_stride, args->select_x_stride, w->tile, NULL, 0,
-                    &w->w.selected, s->block_size, w->w.scorer + w->ith * w->w.scorer_bytes, w->ith, w->nth);
+    const struct sffn_scorer *s = w->call->select == SFFN_SELECT_PREDICTOR
+                                      ? &w->ffn->predictor->scorer
+                                      : &w->ffn->router->scorer;
+    sffn_scorer_run(w->k, s, args->select_x + w->token * args->select_x_stride,
+                    args->select_x_stride, w->tile, NULL, 0, &w->w.selected, s->block_size,
+                    w->w.scorer + w->ith * w->w.scorer_bytes, w->ith, w->nth);
 }
 
 /* Appends to a thread's own segment of a list. */
@@ -107,7 +111,8 @@ struct appender {
     size_t n_tokens;
 };
 
-static struct appender append_to(struct sffn_list *list, uint32_t ith, size_t start, size_t n_tokens)
+static struct appender append_to(struct sffn_list *list, uint32_t ith, size_t start,
+                                 size_t n_tokens)
 {
     struct appender a = {list, &list->segments[ith], n_tokens};
     a.segment->start = start;
@@ -132,8 +137,8 @@ static inline float note_h(struct worker *w, uint32_t row, size_t t, float h)
 }
 
 /* One token, and the gate value alone decides: the vector kernel finds the survivors of a chunk. */
-static void keep_above_threshold(struct worker *w, struct appender *out, const uint32_t *rows, size_t start, const float *g,
-                                 size_t n, float t, int keep_equal)
+static void keep_above_threshold(struct worker *w, struct appender *out, const uint32_t *rows,
+                                 size_t start, const float *g, size_t n, float t, int keep_equal)
 {
     const size_t at = out->segment->start + out->segment->n;
     uint32_t *kept = out->list->rows + at;
@@ -159,20 +164,24 @@ static void run_gate(struct worker *w)
     float *g = w->w.values + w->ith * 2 * SFFN_CHUNK * SFFN_TILE_TOKENS;
     float threshold;
     int keep_equal;
-    const int is_simple = w->tile == 1 && !ffn->gate_bias && (ffn->is_gated || ffn->rule == SFFN_RULE_NONE) &&
+    const int is_simple = w->tile == 1 && !ffn->gate_bias &&
+                          (ffn->is_gated || ffn->rule == SFFN_RULE_NONE) &&
                           sffn_gate_is_threshold(ffn, &threshold, &keep_equal);
     size_t first, last;
     sffn_share(sffn_list_count(&list), w->ith, w->nth, &first, &last);
-    struct appender out = append_to(ffn->is_gated ? &w->w.active : &w->w.nonzero, w->ith, first, w->tile);
+    struct appender out =
+        append_to(ffn->is_gated ? &w->w.active : &w->w.nonzero, w->ith, first, w->tile);
     struct sffn_walk walk = sffn_walk_begin(&list, first, last);
     while (sffn_walk_next(&walk)) {
         w->counters->selected_rows += walk.n;
         for (size_t done = 0; done < walk.n; done += SFFN_CHUNK) {
-            const size_t start = walk.start + done, n = walk.n - done < SFFN_CHUNK ? walk.n - done : SFFN_CHUNK;
+            const size_t start = walk.start + done,
+                         n = walk.n - done < SFFN_CHUNK ? walk.n - done : SFFN_CHUNK;
             sffn_rows_dot(w->k, &ffn->gate, &list, start, n, &x, w->tile, g);
             if (is_simple) {
                 w->counters->selected += n;
-                keep_above_threshold(w, &out, list.rows ? list.rows + start : NULL, start, g, n, threshold, keep_equal);
+                keep_above_threshold(w, &out, list.rows ? list.rows + start : NULL, start, g, n,
+                                     threshold, keep_equal);
                 continue;
             }
             for (size_t i = 0; i < n; i++) {
@@ -184,8 +193,10 @@ static void run_gate(struct worker *w)
                     if (!(wanted >> t & 1))
                         continue;
                     w->counters->selected++;
-                    const float v = sffn_activate(ffn, g[i * w->tile + t] + (ffn->gate_bias ? ffn->gate_bias[row] : 0.0f));
-                    if (sffn_gate_drops(ffn, row, v) || (!ffn->is_gated && sffn_h_drops(ffn, row, v)))
+                    const float v = sffn_activate(
+                        ffn, g[i * w->tile + t] + (ffn->gate_bias ? ffn->gate_bias[row] : 0.0f));
+                    if (sffn_gate_drops(ffn, row, v) ||
+                        (!ffn->is_gated && sffn_h_drops(ffn, row, v)))
                         continue;
                     s[t] = ffn->is_gated ? v : note_h(w, row, t, v);
                     kept |= 1u << t;
@@ -207,7 +218,8 @@ static void run_import(struct worker *w)
     const struct sffn_ffn *ffn = w->ffn;
     struct sffn_list *list = ffn->is_gated ? &w->w.active : &w->w.nonzero;
     if (w->call->args.active) {
-        sffn_list_from_set(w->call->args.active, w->token, w->tile, ffn->d_ff, list, w->ith, w->nth);
+        sffn_list_from_set(w->call->args.active, w->token, w->tile, ffn->d_ff, list, w->ith,
+                           w->nth);
     } else {
         size_t first, last;
         sffn_share(ffn->d_ff, w->ith, w->nth, &first, &last);
@@ -242,7 +254,8 @@ static void run_up(struct worker *w)
     struct sffn_walk walk = sffn_walk_begin(&list, first, last);
     while (sffn_walk_next(&walk)) {
         for (size_t done = 0; done < walk.n; done += SFFN_CHUNK) {
-            const size_t start = walk.start + done, n = walk.n - done < SFFN_CHUNK ? walk.n - done : SFFN_CHUNK;
+            const size_t start = walk.start + done,
+                         n = walk.n - done < SFFN_CHUNK ? walk.n - done : SFFN_CHUNK;
             sffn_rows_dot(w->k, &ffn->up, &list, start, n, &x, w->tile, u);
             for (size_t i = 0; i < n; i++) {
                 const uint32_t row = list.rows[start + i];
@@ -252,7 +265,8 @@ static void run_up(struct worker *w)
                 for (size_t t = 0; t < w->tile; t++) {
                     if (!(wanted >> t & 1))
                         continue;
-                    const float v = sffn_make_h(ffn, row, list.values[(start + i) * w->tile + t], u[i * w->tile + t]);
+                    const float v = sffn_make_h(ffn, row, list.values[(start + i) * w->tile + t],
+                                                u[i * w->tile + t]);
                     if (sffn_h_drops(ffn, row, v))
                         continue;
                     h[t] = note_h(w, row, t, v);
@@ -274,8 +288,10 @@ static void run_dense_h(struct worker *w)
     const struct sffn_list list = every_row(w, w->w.nonzero.values);
     const struct sffn_x x = prepare_x(w, &ffn->gate);
     /* One scratch for quantised x per thread: x is the same for both matrices unless only one of them is quantised. */
-    const struct sffn_x x_up = ffn->is_gated && sffn_is_quantized(ffn->up.dtype) ? prepare_x(w, &ffn->up) : x;
-    float *g = w->w.values + w->ith * 2 * SFFN_CHUNK * SFFN_TILE_TOKENS, *u = g + SFFN_CHUNK * SFFN_TILE_TOKENS;
+    const struct sffn_x x_up =
+        ffn->is_gated && sffn_is_quantized(ffn->up.dtype) ? prepare_x(w, &ffn->up) : x;
+    float *g = w->w.values + w->ith * 2 * SFFN_CHUNK * SFFN_TILE_TOKENS,
+          *u = g + SFFN_CHUNK * SFFN_TILE_TOKENS;
     size_t first, last;
     sffn_share(ffn->d_ff, w->ith, w->nth, &first, &last);
     for (size_t start = first; start < last; start += SFFN_CHUNK) {
@@ -286,7 +302,8 @@ static void run_dense_h(struct worker *w)
         for (size_t i = 0; i < n; i++) {
             const uint32_t row = (uint32_t)(start + i);
             for (size_t t = 0; t < w->tile; t++) {
-                const float s = sffn_activate(ffn, g[i * w->tile + t] + (ffn->gate_bias ? ffn->gate_bias[row] : 0.0f));
+                const float s = sffn_activate(
+                    ffn, g[i * w->tile + t] + (ffn->gate_bias ? ffn->gate_bias[row] : 0.0f));
                 const float h = ffn->is_gated ? sffn_make_h(ffn, row, s, u[i * w->tile + t]) : s;
                 list.values[(size_t)row * w->tile + t] = note_h(w, row, t, h);
             }
@@ -308,7 +325,7 @@ static void export_active(struct worker *w)
     for (size_t t = w->ith; set && t < w->tile; t += w->nth) {
         uint32_t *indices = sffn_active_set_begin(set, w->token + t);
         size_t n = 0;
-        const struct sffn_list list = w->call->is_dense   ? every_row(w, NULL)
+        const struct sffn_list list = w->call->is_dense  ? every_row(w, NULL)
                                       : w->ffn->is_gated ? w->w.active
                                                          : w->w.nonzero;
         struct sffn_walk walk = sffn_walk_begin(&list, 0, w->ffn->d_ff);
@@ -333,8 +350,8 @@ static void run_down(struct worker *w)
 static void run_reduce(struct worker *w)
 {
     const struct sffn_ffn_args *args = &w->call->args;
-    sffn_axpy_reduce(&w->ffn->down, w->tile, &w->w.axpy, w->ffn->down_bias, args->y + w->token * args->y_stride,
-                     args->y_stride, w->ith, w->nth);
+    sffn_axpy_reduce(&w->ffn->down, w->tile, &w->w.axpy, w->ffn->down_bias,
+                     args->y + w->token * args->y_stride, args->y_stride, w->ith, w->nth);
 }
 
 static void write_stats(const struct worker *w, uint32_t nth)
@@ -361,7 +378,8 @@ static void write_stats(const struct worker *w, uint32_t nth)
     s.n_active = sum.active;
     s.n_nonzero = sum.nonzero;
     s.union_active = sum.active_rows;
-    s.touched_bytes = sum.selected_rows * ffn->gate.row_bytes + (ffn->is_gated ? sum.active_rows * ffn->up.row_bytes : 0) +
+    s.touched_bytes = sum.selected_rows * ffn->gate.row_bytes +
+                      (ffn->is_gated ? sum.active_rows * ffn->up.row_bytes : 0) +
                       sum.nonzero_rows * ffn->down.row_bytes / ffn->down.block_size;
     if (w->call->select == SFFN_SELECT_PREDICTOR)
         s.touched_bytes += w->call->n_tiles * sffn_scorer_weight_bytes(&ffn->predictor->scorer);
@@ -372,33 +390,53 @@ static void write_stats(const struct worker *w, uint32_t nth)
     s.gate_ns = ns[SFFN_STAGE_GATE] + ns[SFFN_STAGE_DENSE_H];
     s.up_ns = ns[SFFN_STAGE_UP];
     s.down_ns = ns[SFFN_STAGE_DOWN] + ns[SFFN_STAGE_REDUCE];
-    s.total_ns = s.select_ns + s.gate_ns + s.up_ns + s.down_ns + ns[SFFN_STAGE_CLEAR] + ns[SFFN_STAGE_IMPORT];
+    s.total_ns = s.select_ns + s.gate_ns + s.up_ns + s.down_ns + ns[SFFN_STAGE_CLEAR] +
+                 ns[SFFN_STAGE_IMPORT];
     sffn_info_copy(ffn->ctx, "sffn_ffn_stats", w->call->args.stats, &s, sizeof(s));
 }
 
 static void run_stage(struct worker *w, enum sffn_stage stage)
 {
     switch (stage) {
-    case SFFN_STAGE_CLEAR: clear_outputs(w); break;
-    case SFFN_STAGE_SELECT: run_select(w); break;
-    case SFFN_STAGE_GATE: run_gate(w); break;
-    case SFFN_STAGE_IMPORT: run_import(w); break;
-    case SFFN_STAGE_UP: run_up(w); break;
-    case SFFN_STAGE_EXPORT: export_active(w); break;
-    case SFFN_STAGE_DENSE_H: run_dense_h(w); break;
-    case SFFN_STAGE_DOWN: run_down(w); break;
-    case SFFN_STAGE_REDUCE: run_reduce(w); break;
+    case SFFN_STAGE_CLEAR:
+        clear_outputs(w);
+        break;
+    case SFFN_STAGE_SELECT:
+        run_select(w);
+        break;
+    case SFFN_STAGE_GATE:
+        run_gate(w);
+        break;
+    case SFFN_STAGE_IMPORT:
+        run_import(w);
+        break;
+    case SFFN_STAGE_UP:
+        run_up(w);
+        break;
+    case SFFN_STAGE_EXPORT:
+        export_active(w);
+        break;
+    case SFFN_STAGE_DENSE_H:
+        run_dense_h(w);
+        break;
+    case SFFN_STAGE_DOWN:
+        run_down(w);
+        break;
+    case SFFN_STAGE_REDUCE:
+        run_reduce(w);
+        break;
     }
 }
 
-void sffn_call_run_phase(const struct sffn_kernels *k, const struct sffn_call *call, void *scratch, uint32_t phase,
-                         uint32_t ith, uint32_t nth, int collects_stats)
+void sffn_call_run_phase(const struct sffn_kernels *k, const struct sffn_call *call, void *scratch,
+                         uint32_t phase, uint32_t ith, uint32_t nth, int collects_stats)
 {
     struct worker w = {.k = k, .call = call, .ffn = call->ffn, .ith = ith, .nth = nth};
     sffn_workspace_layout(call->ffn, nth, &w.w, scratch);
     const uint32_t tile = phase / call->n_stages, stage = phase % call->n_stages;
     w.token = (size_t)tile * SFFN_TILE_TOKENS;
-    w.tile = call->args.n_tokens - w.token < SFFN_TILE_TOKENS ? call->args.n_tokens - w.token : SFFN_TILE_TOKENS;
+    w.tile = call->args.n_tokens - w.token < SFFN_TILE_TOKENS ? call->args.n_tokens - w.token
+                                                              : SFFN_TILE_TOKENS;
     w.counters = &w.w.counters[ith];
     const int is_last = phase + 1 == call->n_stages * call->n_tiles;
     if (phase == 0) {
@@ -413,7 +451,8 @@ void sffn_call_run_phase(const struct sffn_kernels *k, const struct sffn_call *c
     if (is_timed) {
         const uint64_t now = sffn_now_ns();
         if (phase > 0)
-            w.counters->stage_ns[call->stages[(stage + call->n_stages - 1) % call->n_stages]] += now - w.counters->mark_ns;
+            w.counters->stage_ns[call->stages[(stage + call->n_stages - 1) % call->n_stages]] +=
+                now - w.counters->mark_ns;
         w.counters->mark_ns = now;
     }
     run_stage(&w, call->stages[stage]);

@@ -3,12 +3,13 @@
 #include "base/context.h"
 #include "ffn/ffn.h"
 
-static sffn_status resolve_select(const sffn_context *ctx, const struct sffn_ffn *ffn, struct sffn_call *call)
+static sffn_status resolve_select(const sffn_context *ctx, const struct sffn_ffn *ffn,
+                                  struct sffn_call *call)
 {
     const sffn_ffn_args *args = &call->args;
     int32_t select = args->select;
     if (select == SFFN_SELECT_DEFAULT) {
-        select = args->active      ? SFFN_SELECT_ACTIVE
+        select = args->active     ? SFFN_SELECT_ACTIVE
                  : ffn->predictor ? SFFN_SELECT_PREDICTOR
                  : ffn->router    ? SFFN_SELECT_ROUTER
                                   : SFFN_SELECT_GATE;
@@ -22,19 +23,22 @@ static sffn_status resolve_select(const sffn_context *ctx, const struct sffn_ffn
         int32_t select;
         const void *needed;
         const char *what;
-    } needs[] = {{SFFN_SELECT_PREDICTOR, ffn->predictor, "SFFN_SELECT_PREDICTOR: the layer has no predictor"},
+    } needs[] = {{SFFN_SELECT_PREDICTOR, ffn->predictor,
+                  "SFFN_SELECT_PREDICTOR: the layer has no predictor"},
                  {SFFN_SELECT_ROUTER, ffn->router, "SFFN_SELECT_ROUTER: the layer has no router"}};
     for (size_t i = 0; i < sizeof(needs) / sizeof(*needs); i++)
         if (select == needs[i].select && !needs[i].needed)
             return sffn_fail(ctx, SFFN_ERR_UNSUPPORTED, "%s: %s", ffn->name, needs[i].what);
     if (select == SFFN_SELECT_ACTIVE && !args->active)
-        return sffn_fail(ctx, SFFN_ERR_INVALID_ARGUMENT, "%s: SFFN_SELECT_ACTIVE: args.active is NULL", ffn->name);
+        return sffn_fail(ctx, SFFN_ERR_INVALID_ARGUMENT,
+                         "%s: SFFN_SELECT_ACTIVE: args.active is NULL", ffn->name);
     call->select = select;
     call->is_dense = select == SFFN_SELECT_DENSE;
     return SFFN_OK;
 }
 
-static sffn_status check_strides(const sffn_context *ctx, const struct sffn_ffn *ffn, sffn_ffn_args *args, size_t select_width)
+static sffn_status check_strides(const sffn_context *ctx, const struct sffn_ffn *ffn,
+                                 sffn_ffn_args *args, size_t select_width)
 {
     struct {
         const char *name;
@@ -47,14 +51,14 @@ static sffn_status check_strides(const sffn_context *ctx, const struct sffn_ffn 
         if (*rows[i].stride == 0)
             *rows[i].stride = rows[i].width;
         if (*rows[i].stride < rows[i].width)
-            return sffn_fail(ctx, SFFN_ERR_SHAPE, "%s: args.%s is %zu; a row has %zu elements", ffn->name, rows[i].name,
-                             *rows[i].stride, rows[i].width);
+            return sffn_fail(ctx, SFFN_ERR_SHAPE, "%s: args.%s is %zu; a row has %zu elements",
+                             ffn->name, rows[i].name, *rows[i].stride, rows[i].width);
     }
     return SFFN_OK;
 }
 
-sffn_status sffn_call_plan(const sffn_context *ctx, const struct sffn_ffn *ffn, const sffn_ffn_args *public_args,
-                           struct sffn_call *call)
+sffn_status sffn_call_plan(const sffn_context *ctx, const struct sffn_ffn *ffn,
+                           const sffn_ffn_args *public_args, struct sffn_call *call)
 {
     const sffn_ffn_args init = SFFN_FFN_ARGS_INIT;
     sffn_ffn_args *args = &call->args;
@@ -67,25 +71,31 @@ sffn_status sffn_call_plan(const sffn_context *ctx, const struct sffn_ffn *ffn, 
     if (status != SFFN_OK)
         return status;
     if (args->select < 0 || args->select > SFFN_SELECT_ACTIVE)
-        return sffn_fail(ctx, SFFN_ERR_INVALID_ARGUMENT, "%s: args.select is %d; expected a value of enum sffn_select",
-                         ffn->name, (int)args->select);
+        return sffn_fail(ctx, SFFN_ERR_INVALID_ARGUMENT,
+                         "%s: args.select is %d; expected a value of enum sffn_select", ffn->name,
+                         (int)args->select);
     if (args->n_tokens > UINT32_MAX / SFFN_MAX_STAGES)
-        return sffn_fail(ctx, SFFN_ERR_INVALID_ARGUMENT, "%s: args.n_tokens is %zu", ffn->name, args->n_tokens);
+        return sffn_fail(ctx, SFFN_ERR_INVALID_ARGUMENT, "%s: args.n_tokens is %zu", ffn->name,
+                         args->n_tokens);
     if (args->n_tokens > 0 && (!args->x || !args->y))
-        return sffn_fail(ctx, SFFN_ERR_INVALID_ARGUMENT, "%s: args.%s is NULL", ffn->name, args->x ? "y" : "x");
+        return sffn_fail(ctx, SFFN_ERR_INVALID_ARGUMENT, "%s: args.%s is NULL", ffn->name,
+                         args->x ? "y" : "x");
     if (args->stats && args->stats->struct_size < sizeof(size_t))
         return sffn_fail(ctx, SFFN_ERR_INVALID_ARGUMENT,
-                         "%s: args.stats->struct_size is %zu: start from SFFN_FFN_STATS_INIT", ffn->name,
-                         args->stats->struct_size);
+                         "%s: args.stats->struct_size is %zu: start from SFFN_FFN_STATS_INIT",
+                         ffn->name, args->stats->struct_size);
     if ((status = resolve_select(ctx, ffn, call)) != SFFN_OK)
         return status;
-    const struct sffn_scorer *scorer = call->select == SFFN_SELECT_PREDICTOR ? &ffn->predictor->scorer
-                                       : call->select == SFFN_SELECT_ROUTER  ? &ffn->router->scorer
-                                                                             : NULL;
+    const struct sffn_scorer *scorer = call->select == SFFN_SELECT_PREDICTOR
+                                           ? &ffn->predictor->scorer
+                                       : call->select == SFFN_SELECT_ROUTER ? &ffn->router->scorer
+                                                                            : NULL;
     if (scorer && !args->select_x) {
         if (scorer->m.n_cols != ffn->d_model)
-            return sffn_fail(ctx, SFFN_ERR_SHAPE, "%s: args.select_x is NULL, and the selector's input has %u elements, not x's %u",
-                             ffn->name, (unsigned)scorer->m.n_cols, (unsigned)ffn->d_model);
+            return sffn_fail(
+                ctx, SFFN_ERR_SHAPE,
+                "%s: args.select_x is NULL, and the selector's input has %u elements, not x's %u",
+                ffn->name, (unsigned)scorer->m.n_cols, (unsigned)ffn->d_model);
         args->select_x = args->x;
         args->select_x_stride = args->x_stride;
     }
@@ -97,11 +107,13 @@ sffn_status sffn_call_plan(const sffn_context *ctx, const struct sffn_ffn *ffn, 
             return status;
     }
     if (args->active_out) {
-        status = sffn_active_set_check_output(ctx, args->active_out, "args.active_out", ffn->d_ff, 1, args->n_tokens);
+        status = sffn_active_set_check_output(ctx, args->active_out, "args.active_out", ffn->d_ff,
+                                              1, args->n_tokens);
         if (status != SFFN_OK)
             return status;
         if (args->active_out == args->active)
-            return sffn_fail(ctx, SFFN_ERR_INVALID_ARGUMENT, "%s: args.active and args.active_out are the same set", ffn->name);
+            return sffn_fail(ctx, SFFN_ERR_INVALID_ARGUMENT,
+                             "%s: args.active and args.active_out are the same set", ffn->name);
     }
     call->n_tiles = (uint32_t)((args->n_tokens + SFFN_TILE_TOKENS - 1) / SFFN_TILE_TOKENS);
     enum sffn_stage *stages = call->stages;
@@ -112,7 +124,8 @@ sffn_status sffn_call_plan(const sffn_context *ctx, const struct sffn_ffn *ffn, 
         stages[n++] = SFFN_STAGE_DENSE_H;
     } else {
         /* One token's neurons are a list already. */
-        const int is_list = call->select == SFFN_SELECT_ACTIVE && args->n_tokens == 1 && sffn_active_set_block_size(args->active) == 1;
+        const int is_list = call->select == SFFN_SELECT_ACTIVE && args->n_tokens == 1 &&
+                            sffn_active_set_block_size(args->active) == 1;
         if (call->select != SFFN_SELECT_GATE && !is_list)
             stages[n++] = SFFN_STAGE_SELECT;
         stages[n++] = SFFN_STAGE_GATE;
@@ -125,18 +138,21 @@ sffn_status sffn_call_plan(const sffn_context *ctx, const struct sffn_ffn *ffn, 
     return SFFN_OK;
 }
 
-size_t sffn_workspace_layout(const struct sffn_ffn *ffn, uint32_t nth, struct sffn_workspace *w, void *base)
+size_t sffn_workspace_layout(const struct sffn_ffn *ffn, uint32_t nth, struct sffn_workspace *w,
+                             void *base)
 {
     uint8_t *p = base;
     size_t used = 0;
-    const struct sffn_scorer *scorer = ffn->predictor ? &ffn->predictor->scorer : ffn->router ? &ffn->router->scorer : NULL;
+    const struct sffn_scorer *scorer = ffn->predictor ? &ffn->predictor->scorer
+                                       : ffn->router  ? &ffn->router->scorer
+                                                      : NULL;
     const size_t x_bytes = sffn_x_scratch_bytes(ffn->d_model);
     const size_t scorer_bytes = scorer ? (sffn_scorer_scratch_bytes(scorer) + 63) & ~(size_t)63 : 0;
-#define TAKE(field, count, size) \
-    do { \
-        if (base) \
-            w->field = (void *)(p + used); \
-        used += ((size_t)(count) * (size) + 63) & ~(size_t)63; \
+#define TAKE(field, count, size)                                                                   \
+    do {                                                                                           \
+        if (base)                                                                                  \
+            w->field = (void *)(p + used);                                                         \
+        used += ((size_t)(count) * (size) + 63) & ~(size_t)63;                                     \
     } while (0)
     TAKE(counters, nth, sizeof(struct sffn_counters));
     TAKE(x, nth, x_bytes);
@@ -154,8 +170,8 @@ size_t sffn_workspace_layout(const struct sffn_ffn *ffn, uint32_t nth, struct sf
     TAKE(nonzero.values, ffn->d_ff, SFFN_TILE_TOKENS * sizeof(float));
     TAKE(nonzero.segments, nth, sizeof(struct sffn_segment));
 #undef TAKE
-    used += sffn_axpy_scratch_layout(ffn->down.dtype, ffn->down.block_size, ffn->d_ff, ffn->d_model, nth,
-                                     base ? &w->axpy : NULL, base ? p + used : NULL);
+    used += sffn_axpy_scratch_layout(ffn->down.dtype, ffn->down.block_size, ffn->d_ff, ffn->d_model,
+                                     nth, base ? &w->axpy : NULL, base ? p + used : NULL);
     if (base) {
         w->selected.values = NULL;
         w->selected.n_segments = w->active.n_segments = w->nonzero.n_segments = nth;

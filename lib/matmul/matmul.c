@@ -6,7 +6,8 @@
 #include "base/context.h"
 #include "matmul/rows.h"
 
-sffn_status sffn_matmul_create(sffn_context *ctx, const sffn_matmul_config *config, sffn_matmul **out)
+sffn_status sffn_matmul_create(sffn_context *ctx, const sffn_matmul_config *config,
+                               sffn_matmul **out)
 {
     if (!ctx || !out)
         return sffn_fail(ctx, SFFN_ERR_INVALID_ARGUMENT, "%s is NULL", ctx ? "matmul" : "ctx");
@@ -27,10 +28,12 @@ sffn_status sffn_matmul_create(sffn_context *ctx, const sffn_matmul_config *conf
     if (c.storage == SFFN_STORAGE_COPY) {
         if (!sffn_row_stride(plan.row_bytes, &stride) ||
             !sffn_checked_mul(stride, plan.n_stored_rows, &bytes))
-            status = sffn_fail(ctx, SFFN_ERR_INVALID_ARGUMENT, "matmul: %u rows of %zu bytes do not fit in memory",
+            status = sffn_fail(ctx, SFFN_ERR_INVALID_ARGUMENT,
+                               "matmul: %u rows of %zu bytes do not fit in memory",
                                (unsigned)plan.n_stored_rows, plan.row_bytes);
         else if (!(m->owned = sffn_mem_alloc_weights(ctx, bytes)))
-            status = sffn_fail(ctx, SFFN_ERR_OUT_OF_MEMORY, "the allocator returned NULL for %zu bytes of weights", bytes);
+            status = sffn_fail(ctx, SFFN_ERR_OUT_OF_MEMORY,
+                               "the allocator returned NULL for %zu bytes of weights", bytes);
         m->owned_bytes = bytes;
         data = m->owned;
         if (status == SFFN_OK)
@@ -101,18 +104,20 @@ static void dot_phase(void *arg, uint32_t phase, uint32_t ith, uint32_t nth)
         build_list(p, ith, nth);
         sffn_share(p->m->n_rows, ith, nth, &first, &last);
         for (size_t t = 0; p->active && t < p->tile; t++)
-            memset(p->out + (p->token + t) * p->out_stride + first, 0, (last - first) * sizeof(float));
+            memset(p->out + (p->token + t) * p->out_stride + first, 0,
+                   (last - first) * sizeof(float));
         return;
     }
-    const struct sffn_x x =
-        sffn_x_prepare(p->k, p->in + p->token * p->in_stride, p->in_stride, p->tile, p->m->n_cols,
-                       sffn_is_quantized(p->m->dtype), p->x_scratch + ith * sffn_x_scratch_bytes(p->m->n_cols));
+    const struct sffn_x x = sffn_x_prepare(p->k, p->in + p->token * p->in_stride, p->in_stride,
+                                           p->tile, p->m->n_cols, sffn_is_quantized(p->m->dtype),
+                                           p->x_scratch + ith * sffn_x_scratch_bytes(p->m->n_cols));
     float *values = p->values + ith * DOT_CHUNK * SFFN_TILE_TOKENS;
     sffn_share(sffn_list_count(&p->list), ith, nth, &first, &last);
     struct sffn_walk walk = sffn_walk_begin(&p->list, first, last);
     while (sffn_walk_next(&walk)) {
         if (!p->list.rows && p->tile == 1) { /* dense decode: straight into out */
-            sffn_rows_dot(p->k, p->m, &p->list, walk.start, walk.n, &x, 1, p->out + p->token * p->out_stride + walk.start);
+            sffn_rows_dot(p->k, p->m, &p->list, walk.start, walk.n, &x, 1,
+                          p->out + p->token * p->out_stride + walk.start);
             continue;
         }
         for (size_t done = 0; done < walk.n; done += DOT_CHUNK) {
@@ -132,7 +137,8 @@ static void axpy_phase(void *arg, uint32_t phase, uint32_t ith, uint32_t nth)
         return;
     }
     if (phase == 2) {
-        sffn_axpy_reduce(m, p->tile, &p->axpy, NULL, p->out + p->token * p->out_stride, p->out_stride, ith, nth);
+        sffn_axpy_reduce(m, p->tile, &p->axpy, NULL, p->out + p->token * p->out_stride,
+                         p->out_stride, ith, nth);
         return;
     }
     build_list(p, ith, nth);
@@ -151,7 +157,8 @@ static void axpy_phase(void *arg, uint32_t phase, uint32_t ith, uint32_t nth)
         for (size_t t = 0; t < p->tile; t++) {
             if (p->list.masks && !(p->list.masks[pos] >> t & 1))
                 continue;
-            p->values[pos * p->tile + t] = sffn_axpy_note(m, row, p->in[(p->token + t) * p->in_stride + row], &h_max[t]);
+            p->values[pos * p->tile + t] =
+                sffn_axpy_note(m, row, p->in[(p->token + t) * p->in_stride + row], &h_max[t]);
         }
     }
 }
@@ -161,11 +168,11 @@ static size_t layout(struct product *p, uint32_t nth, int is_axpy, uint8_t *base
 {
     const struct sffn_matmul *m = p->m;
     size_t used = 0;
-#define TAKE(ptr, bytes) \
-    do { \
-        if (base) \
-            ptr = (void *)(base + used); \
-        used += ((bytes) + 63) & ~(size_t)63; \
+#define TAKE(ptr, bytes)                                                                           \
+    do {                                                                                           \
+        if (base)                                                                                  \
+            ptr = (void *)(base + used);                                                           \
+        used += ((bytes) + 63) & ~(size_t)63;                                                      \
     } while (0)
     TAKE(p->list.segments, nth * sizeof(struct sffn_segment));
     if (p->active) {
@@ -174,7 +181,8 @@ static size_t layout(struct product *p, uint32_t nth, int is_axpy, uint8_t *base
     }
     if (is_axpy) {
         TAKE(p->values, (size_t)m->n_rows * SFFN_TILE_TOKENS * sizeof(float));
-        used += sffn_axpy_scratch_layout(m->dtype, m->block_size, m->n_rows, m->n_cols, nth, &p->axpy, base ? base + used : NULL);
+        used += sffn_axpy_scratch_layout(m->dtype, m->block_size, m->n_rows, m->n_cols, nth,
+                                         &p->axpy, base ? base + used : NULL);
     } else {
         TAKE(p->values, nth * DOT_CHUNK * SFFN_TILE_TOKENS * sizeof(float));
         TAKE(p->x_scratch, nth * sffn_x_scratch_bytes(m->n_cols));
@@ -183,9 +191,11 @@ static size_t layout(struct product *p, uint32_t nth, int is_axpy, uint8_t *base
     return used;
 }
 
-static sffn_status check_product(const sffn_context *ctx, const sffn_matmul *m, const char *in_name, const float *in,
-                                 size_t in_stride, size_t in_length, size_t n_tokens, const sffn_active_set *active,
-                                 const char *out_name, const float *out, size_t out_stride, size_t out_length)
+static sffn_status check_product(const sffn_context *ctx, const sffn_matmul *m, const char *in_name,
+                                 const float *in, size_t in_stride, size_t in_length,
+                                 size_t n_tokens, const sffn_active_set *active,
+                                 const char *out_name, const float *out, size_t out_stride,
+                                 size_t out_length)
 {
     if (!m)
         return sffn_fail(ctx, SFFN_ERR_INVALID_ARGUMENT, "matmul is NULL");
@@ -194,15 +204,19 @@ static sffn_status check_product(const sffn_context *ctx, const sffn_matmul *m, 
     if (!in || !out)
         return sffn_fail(ctx, SFFN_ERR_INVALID_ARGUMENT, "%s is NULL", in ? out_name : in_name);
     if (in_stride < in_length)
-        return sffn_fail(ctx, SFFN_ERR_SHAPE, "%s_stride is %zu; a row has %zu elements", in_name, in_stride, in_length);
+        return sffn_fail(ctx, SFFN_ERR_SHAPE, "%s_stride is %zu; a row has %zu elements", in_name,
+                         in_stride, in_length);
     if (out_stride < out_length)
-        return sffn_fail(ctx, SFFN_ERR_SHAPE, "%s_stride is %zu; a row has %zu elements", out_name, out_stride, out_length);
+        return sffn_fail(ctx, SFFN_ERR_SHAPE, "%s_stride is %zu; a row has %zu elements", out_name,
+                         out_stride, out_length);
     if (active) {
-        const sffn_status status = sffn_active_set_check(ctx, active, "active", m->n_rows, n_tokens);
+        const sffn_status status =
+            sffn_active_set_check(ctx, active, "active", m->n_rows, n_tokens);
         if (status != SFFN_OK)
             return status;
         if (sffn_active_set_block_size(active) % m->block_size)
-            return sffn_fail(ctx, SFFN_ERR_SHAPE, "active has blocks of %u neurons; this matrix keeps blocks of %u",
+            return sffn_fail(ctx, SFFN_ERR_SHAPE,
+                             "active has blocks of %u neurons; this matrix keeps blocks of %u",
                              (unsigned)sffn_active_set_block_size(active), (unsigned)m->block_size);
     }
     return SFFN_OK;
@@ -235,32 +249,45 @@ static sffn_status run_product(sffn_context *ctx, struct product *p, int is_axpy
     return status;
 }
 
-sffn_status sffn_matmul_rows_dot(sffn_context *ctx, const sffn_matmul *m, const float *x, size_t x_stride,
-                                 size_t n_tokens, const sffn_active_set *active, float *out, size_t out_stride)
+sffn_status sffn_matmul_rows_dot(sffn_context *ctx, const sffn_matmul *m, const float *x,
+                                 size_t x_stride, size_t n_tokens, const sffn_active_set *active,
+                                 float *out, size_t out_stride)
 {
     if (!ctx)
         return sffn_fail(NULL, SFFN_ERR_INVALID_ARGUMENT, "ctx is NULL");
-    const sffn_status status = check_product(ctx, m, "x", x, x_stride, m ? m->n_cols : 0, n_tokens, active, "out", out,
-                                             out_stride, m ? m->n_rows : 0);
+    const sffn_status status = check_product(ctx, m, "x", x, x_stride, m ? m->n_cols : 0, n_tokens,
+                                             active, "out", out, out_stride, m ? m->n_rows : 0);
     if (status != SFFN_OK)
         return status;
     if (m->block_size != 1)
-        return sffn_fail(ctx, SFFN_ERR_UNSUPPORTED, "a matrix with lossless blocks of 32 has rows_axpy only");
-    struct product p = {.m = m, .active = active, .in = x, .out = out, .in_stride = x_stride, .out_stride = out_stride,
+        return sffn_fail(ctx, SFFN_ERR_UNSUPPORTED,
+                         "a matrix with lossless blocks of 32 has rows_axpy only");
+    struct product p = {.m = m,
+                        .active = active,
+                        .in = x,
+                        .out = out,
+                        .in_stride = x_stride,
+                        .out_stride = out_stride,
                         .n_tokens = n_tokens};
     return run_product(ctx, &p, 0);
 }
 
-sffn_status sffn_matmul_rows_axpy(sffn_context *ctx, const sffn_matmul *m, const float *h, size_t h_stride,
-                                  size_t n_tokens, const sffn_active_set *active, float *y, size_t y_stride)
+sffn_status sffn_matmul_rows_axpy(sffn_context *ctx, const sffn_matmul *m, const float *h,
+                                  size_t h_stride, size_t n_tokens, const sffn_active_set *active,
+                                  float *y, size_t y_stride)
 {
     if (!ctx)
         return sffn_fail(NULL, SFFN_ERR_INVALID_ARGUMENT, "ctx is NULL");
-    const sffn_status status = check_product(ctx, m, "h", h, h_stride, m ? m->n_rows : 0, n_tokens, active, "y", y,
-                                             y_stride, m ? m->n_cols : 0);
+    const sffn_status status = check_product(ctx, m, "h", h, h_stride, m ? m->n_rows : 0, n_tokens,
+                                             active, "y", y, y_stride, m ? m->n_cols : 0);
     if (status != SFFN_OK)
         return status;
-    struct product p = {.m = m, .active = active, .in = h, .out = y, .in_stride = h_stride, .out_stride = y_stride,
+    struct product p = {.m = m,
+                        .active = active,
+                        .in = h,
+                        .out = y,
+                        .in_stride = h_stride,
+                        .out_stride = y_stride,
                         .n_tokens = n_tokens};
     return run_product(ctx, &p, 1);
 }
@@ -268,9 +295,11 @@ sffn_status sffn_matmul_rows_axpy(sffn_context *ctx, const sffn_matmul *m, const
 sffn_status sffn_matmul_get_row(const sffn_matmul *m, uint32_t row, float *out)
 {
     if (!m || !out)
-        return sffn_fail(m ? m->ctx : NULL, SFFN_ERR_INVALID_ARGUMENT, "%s is NULL", m ? "out" : "matmul");
+        return sffn_fail(m ? m->ctx : NULL, SFFN_ERR_INVALID_ARGUMENT, "%s is NULL",
+                         m ? "out" : "matmul");
     if (row >= m->n_rows)
-        return sffn_fail(m->ctx, SFFN_ERR_SHAPE, "row is %u; the matrix has %u rows", (unsigned)row, (unsigned)m->n_rows);
+        return sffn_fail(m->ctx, SFFN_ERR_SHAPE, "row is %u; the matrix has %u rows", (unsigned)row,
+                         (unsigned)m->n_rows);
     if (m->block_size == 1)
         return sffn_dtype_to_f32(m->dtype, m->data + row * m->stride, m->n_cols, out);
     const size_t block_bytes = m->row_bytes / m->n_cols;

@@ -16,37 +16,45 @@ static size_t stored_row_length(const sffn_matmul_config *c)
     return c->weights.layout == SFFN_LAYOUT_COLUMNS ? c->n_rows : c->n_cols;
 }
 
-static sffn_status check_weights(const sffn_context *ctx, const char *what, const sffn_matmul_config *c)
+static sffn_status check_weights(const sffn_context *ctx, const char *what,
+                                 const sffn_matmul_config *c)
 {
     const sffn_weights *w = &c->weights;
     if (!w->data)
         return sffn_fail(ctx, SFFN_ERR_INVALID_ARGUMENT, "%s: weights.data is NULL", what);
     if (c->n_rows == 0 || c->n_cols == 0 || c->n_rows > INT32_MAX || c->n_cols > INT32_MAX)
-        return sffn_fail(ctx, SFFN_ERR_INVALID_ARGUMENT, "%s: n_rows %u, n_cols %u; expected 1..2147483647 of each", what,
+        return sffn_fail(ctx, SFFN_ERR_INVALID_ARGUMENT,
+                         "%s: n_rows %u, n_cols %u; expected 1..2147483647 of each", what,
                          (unsigned)c->n_rows, (unsigned)c->n_cols);
     if (sffn_dtype_block_size(w->dtype) == 0)
-        return sffn_fail(ctx, SFFN_ERR_INVALID_ARGUMENT, "%s: weights.dtype is %d; expected a value of enum sffn_dtype", what,
+        return sffn_fail(ctx, SFFN_ERR_INVALID_ARGUMENT,
+                         "%s: weights.dtype is %d; expected a value of enum sffn_dtype", what,
                          (int)w->dtype);
     if (c->dtype != -1 && sffn_dtype_block_size(c->dtype) == 0)
-        return sffn_fail(ctx, SFFN_ERR_INVALID_ARGUMENT, "%s: dtype is %d; expected -1 or a value of enum sffn_dtype", what,
+        return sffn_fail(ctx, SFFN_ERR_INVALID_ARGUMENT,
+                         "%s: dtype is %d; expected -1 or a value of enum sffn_dtype", what,
                          (int)c->dtype);
     if (w->layout != SFFN_LAYOUT_ROWS && w->layout != SFFN_LAYOUT_COLUMNS)
-        return sffn_fail(ctx, SFFN_ERR_INVALID_ARGUMENT, "%s: weights.layout is %d; expected a value of enum sffn_layout", what,
+        return sffn_fail(ctx, SFFN_ERR_INVALID_ARGUMENT,
+                         "%s: weights.layout is %d; expected a value of enum sffn_layout", what,
                          (int)w->layout);
     if (c->storage != SFFN_STORAGE_COPY && c->storage != SFFN_STORAGE_BORROW)
-        return sffn_fail(ctx, SFFN_ERR_INVALID_ARGUMENT, "%s: storage is %d; expected a value of enum sffn_storage", what,
+        return sffn_fail(ctx, SFFN_ERR_INVALID_ARGUMENT,
+                         "%s: storage is %d; expected a value of enum sffn_storage", what,
                          (int)c->storage);
     if (c->block_size != 1 && c->block_size != 32)
-        return sffn_fail(ctx, SFFN_ERR_INVALID_ARGUMENT, "%s: block_size is %u; expected 1 or 32", what,
-                         (unsigned)c->block_size);
+        return sffn_fail(ctx, SFFN_ERR_INVALID_ARGUMENT, "%s: block_size is %u; expected 1 or 32",
+                         what, (unsigned)c->block_size);
     const size_t length = stored_row_length(c);
     const size_t min_bytes = sffn_dtype_row_bytes(w->dtype, length);
     if (min_bytes == 0)
-        return sffn_fail(ctx, SFFN_ERR_SHAPE, "%s: stored rows have %zu elements; %s needs a multiple of %zu", what, length,
-                         sffn_dtype_name(w->dtype), sffn_dtype_block_size(w->dtype));
+        return sffn_fail(ctx, SFFN_ERR_SHAPE,
+                         "%s: stored rows have %zu elements; %s needs a multiple of %zu", what,
+                         length, sffn_dtype_name(w->dtype), sffn_dtype_block_size(w->dtype));
     if (w->row_bytes != 0 && w->row_bytes < min_bytes)
-        return sffn_fail(ctx, SFFN_ERR_SHAPE, "%s: weights.row_bytes is %zu; %zu %s elements take %zu", what, w->row_bytes,
-                         length, sffn_dtype_name(w->dtype), min_bytes);
+        return sffn_fail(ctx, SFFN_ERR_SHAPE,
+                         "%s: weights.row_bytes is %zu; %zu %s elements take %zu", what,
+                         w->row_bytes, length, sffn_dtype_name(w->dtype), min_bytes);
     return SFFN_OK;
 }
 
@@ -57,18 +65,23 @@ sffn_status sffn_pack_plan(const sffn_context *ctx, const char *what, const sffn
     if (status != SFFN_OK)
         return status;
     plan->dtype = c->dtype == -1 ? c->weights.dtype : c->dtype;
-    if (c->storage == SFFN_STORAGE_BORROW && (c->weights.layout != SFFN_LAYOUT_ROWS || plan->dtype != c->weights.dtype))
+    if (c->storage == SFFN_STORAGE_BORROW &&
+        (c->weights.layout != SFFN_LAYOUT_ROWS || plan->dtype != c->weights.dtype))
         return sffn_fail(ctx, SFFN_ERR_UNSUPPORTED,
-                         "%s: borrowed weights must be rows of their final type; these are %s in %s order, wanted as %s", what,
-                         sffn_dtype_name(c->weights.dtype), c->weights.layout == SFFN_LAYOUT_ROWS ? "row" : "column",
+                         "%s: borrowed weights must be rows of their final type; these are %s in "
+                         "%s order, wanted as %s",
+                         what, sffn_dtype_name(c->weights.dtype),
+                         c->weights.layout == SFFN_LAYOUT_ROWS ? "row" : "column",
                          sffn_dtype_name(plan->dtype));
     if (c->block_size == 32) {
         if (!sffn_is_quantized(c->weights.dtype) || plan->dtype != c->weights.dtype ||
             c->weights.layout != SFFN_LAYOUT_COLUMNS)
             return sffn_fail(ctx, SFFN_ERR_UNSUPPORTED,
-                             "%s: block_size 32 keeps q8_0 or q4_0 blocks of column order and their type; these are %s in %s order, wanted as %s",
+                             "%s: block_size 32 keeps q8_0 or q4_0 blocks of column order and "
+                             "their type; these are %s in %s order, wanted as %s",
                              what, sffn_dtype_name(c->weights.dtype),
-                             c->weights.layout == SFFN_LAYOUT_ROWS ? "row" : "column", sffn_dtype_name(plan->dtype));
+                             c->weights.layout == SFFN_LAYOUT_ROWS ? "row" : "column",
+                             sffn_dtype_name(plan->dtype));
         plan->n_stored_rows = c->n_rows / 32;
         size_t length;
         if (!sffn_checked_mul(c->n_cols, 32, &length))
@@ -79,8 +92,10 @@ sffn_status sffn_pack_plan(const sffn_context *ctx, const char *what, const sffn
         plan->row_bytes = sffn_dtype_row_bytes(plan->dtype, c->n_cols);
     }
     if (plan->row_bytes == 0)
-        return sffn_fail(ctx, SFFN_ERR_SHAPE, "%s: packed rows have %u elements; %s needs a multiple of %zu", what,
-                         (unsigned)c->n_cols, sffn_dtype_name(plan->dtype), sffn_dtype_block_size(plan->dtype));
+        return sffn_fail(ctx, SFFN_ERR_SHAPE,
+                         "%s: packed rows have %u elements; %s needs a multiple of %zu", what,
+                         (unsigned)c->n_cols, sffn_dtype_name(plan->dtype),
+                         sffn_dtype_block_size(plan->dtype));
     return SFFN_OK;
 }
 
@@ -124,8 +139,8 @@ static void pack_blocks(const struct pack_job *job, uint32_t first, uint32_t las
     const size_t block_bytes = sffn_dtype_row_bytes(c->weights.dtype, 32);
     for (uint32_t e = first; e < last; e++)
         for (uint32_t j = 0; j < c->n_cols; j++)
-            memcpy(job->dst + e * job->stride + j * block_bytes, src + j * job->src_stride + e * block_bytes,
-                   block_bytes);
+            memcpy(job->dst + e * job->stride + j * block_bytes,
+                   src + j * job->src_stride + e * block_bytes, block_bytes);
 }
 
 /* Destination rows [first, last) of a transposition, TRANSPOSE_ROWS at a time. */
@@ -140,7 +155,8 @@ static void pack_columns(const struct pack_job *job, uint32_t first, uint32_t la
         const size_t from = r0 / block * block; /* whole source blocks around [r0, r0 + n) */
         const size_t to = (r0 + n + block - 1) / block * block;
         for (uint32_t j = 0; j < c->n_cols; j++) {
-            const uint8_t *row = src + j * job->src_stride + sffn_dtype_row_bytes(c->weights.dtype, from);
+            const uint8_t *row =
+                src + j * job->src_stride + sffn_dtype_row_bytes(c->weights.dtype, from);
             sffn_dtype_to_f32(c->weights.dtype, row, to - from, decoded);
             for (uint32_t i = 0; i < n; i++)
                 rows[(size_t)i * c->n_cols + j] = decoded[r0 - from + i];
@@ -166,17 +182,19 @@ static void pack_phase(void *arg, uint32_t phase, uint32_t ith, uint32_t nth)
         pack_rows(job, first, last, scratch);
 }
 
-sffn_status sffn_pack(sffn_context *ctx, const sffn_matmul_config *config, const struct sffn_pack_plan *plan,
-                      uint8_t *dst, size_t stride)
+sffn_status sffn_pack(sffn_context *ctx, const sffn_matmul_config *config,
+                      const struct sffn_pack_plan *plan, uint8_t *dst, size_t stride)
 {
     struct pack_job job = {.config = config, .plan = plan, .dst = dst, .stride = stride};
     const sffn_weights *w = &config->weights;
-    job.src_stride = w->row_bytes ? w->row_bytes : sffn_dtype_row_bytes(w->dtype, stored_row_length(config));
+    job.src_stride =
+        w->row_bytes ? w->row_bytes : sffn_dtype_row_bytes(w->dtype, stored_row_length(config));
     job.scratch_floats = (TRANSPOSE_ROWS + 1) * ((size_t)config->n_cols + 64);
     const size_t bytes = job.scratch_floats * sizeof(float) * sffn_context_n_threads(ctx);
     job.scratch = sffn_mem_alloc(ctx, bytes);
     if (!job.scratch)
-        return sffn_fail(ctx, SFFN_ERR_OUT_OF_MEMORY, "the allocator returned NULL for %zu bytes of packing scratch", bytes);
+        return sffn_fail(ctx, SFFN_ERR_OUT_OF_MEMORY,
+                         "the allocator returned NULL for %zu bytes of packing scratch", bytes);
     const sffn_status status = sffn_context_enter(ctx);
     if (status == SFFN_OK) {
         sffn_context_run_phases(ctx, 1, pack_phase, &job);
@@ -201,9 +219,9 @@ static float max_scale(const uint8_t *row, size_t n_blocks, size_t block_bytes)
     return max;
 }
 
-sffn_status sffn_matmul_init(sffn_context *ctx, struct sffn_matmul *m, const sffn_matmul_config *config,
-                             const struct sffn_pack_plan *plan, const uint8_t *data, size_t stride,
-                             int with_scales)
+sffn_status sffn_matmul_init(sffn_context *ctx, struct sffn_matmul *m,
+                             const sffn_matmul_config *config, const struct sffn_pack_plan *plan,
+                             const uint8_t *data, size_t stride, int with_scales)
 {
     m->ctx = ctx;
     m->n_rows = config->n_rows;
@@ -218,8 +236,8 @@ sffn_status sffn_matmul_init(sffn_context *ctx, struct sffn_matmul *m, const sff
         return SFFN_OK;
     m->row_scale_max = sffn_mem_alloc(ctx, m->n_rows * sizeof(float));
     if (!m->row_scale_max)
-        return sffn_fail(ctx, SFFN_ERR_OUT_OF_MEMORY, "the allocator returned NULL for %u row scales",
-                         (unsigned)m->n_rows);
+        return sffn_fail(ctx, SFFN_ERR_OUT_OF_MEMORY,
+                         "the allocator returned NULL for %u row scales", (unsigned)m->n_rows);
     for (uint32_t r = 0; r < m->n_rows; r++)
         m->row_scale_max[r] =
             max_scale(data + r * stride, m->n_cols / 32, sffn_dtype_row_bytes(plan->dtype, 32));

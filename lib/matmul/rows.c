@@ -47,8 +47,8 @@ size_t sffn_x_scratch_bytes(size_t n)
     return round_up_64(per_token * SFFN_TILE_TOKENS + 192);
 }
 
-struct sffn_x sffn_x_prepare(const struct sffn_kernels *k, const float *x, size_t x_stride, size_t n_tokens, size_t n,
-                             int wants_q8, void *scratch)
+struct sffn_x sffn_x_prepare(const struct sffn_kernels *k, const float *x, size_t x_stride,
+                             size_t n_tokens, size_t n, int wants_q8, void *scratch)
 {
     struct sffn_x out = {.x = x, .x_stride = x_stride};
     if (!wants_q8)
@@ -66,8 +66,9 @@ struct sffn_x sffn_x_prepare(const struct sffn_kernels *k, const float *x, size_
     return out;
 }
 
-void sffn_rows_dot(const struct sffn_kernels *k, const struct sffn_matmul *m, const struct sffn_list *list, size_t start,
-                   size_t n, const struct sffn_x *x, size_t n_tokens, float *out)
+void sffn_rows_dot(const struct sffn_kernels *k, const struct sffn_matmul *m,
+                   const struct sffn_list *list, size_t start, size_t n, const struct sffn_x *x,
+                   size_t n_tokens, float *out)
 {
     const uint8_t *w = list->rows ? m->data : m->data + start * m->stride;
     k->rows_dot[m->dtype].fn(out, w, m->stride, list->rows ? list->rows + start : NULL,
@@ -81,16 +82,17 @@ static size_t blocks_per_partition(uint32_t n_rows)
     return (n_rows / 32 + SFFN_PARTITIONS - 1) / SFFN_PARTITIONS + 1;
 }
 
-size_t sffn_axpy_scratch_layout(int32_t dtype, uint32_t block_size, uint32_t n_rows, uint32_t n_cols, uint32_t nth,
-                                struct sffn_axpy_scratch *s, void *base)
+size_t sffn_axpy_scratch_layout(int32_t dtype, uint32_t block_size, uint32_t n_rows,
+                                uint32_t n_cols, uint32_t nth, struct sffn_axpy_scratch *s,
+                                void *base)
 {
     uint8_t *p = base;
     size_t used = 0;
-#define TAKE(field, count) \
-    do { \
-        if (base) \
-            s->field = (void *)(p + used); \
-        used += round_up_64((size_t)(count) * sizeof(*s->field)); \
+#define TAKE(field, count)                                                                         \
+    do {                                                                                           \
+        if (base)                                                                                  \
+            s->field = (void *)(p + used);                                                         \
+        used += round_up_64((size_t)(count) * sizeof(*s->field));                                  \
     } while (0)
     const size_t tile = (size_t)SFFN_TILE_TOKENS * n_cols;
     if (sffn_is_quantized(dtype) && block_size == 1) {
@@ -141,11 +143,12 @@ struct needed {
     size_t first, n;
 };
 
-static struct needed needed_rows(const struct sffn_list *list, size_t start, size_t n, size_t t, size_t n_tokens,
-                                 const struct sffn_axpy_scratch *s, uint32_t ith)
+static struct needed needed_rows(const struct sffn_list *list, size_t start, size_t n, size_t t,
+                                 size_t n_tokens, const struct sffn_axpy_scratch *s, uint32_t ith)
 {
     if (n_tokens == 1 && !list->masks) {
-        const struct needed all = {list->rows ? list->rows + start : NULL, list->values + start, list->rows ? 0 : start, n};
+        const struct needed all = {list->rows ? list->rows + start : NULL, list->values + start,
+                                   list->rows ? 0 : start, n};
         return all;
     }
     uint32_t *rows = s->gather_rows + ith * SFFN_GATHER_ROWS;
@@ -161,11 +164,13 @@ static struct needed needed_rows(const struct sffn_list *list, size_t start, siz
     return some;
 }
 
-static void accumulate_int(const struct sffn_kernels *k, const struct sffn_matmul *m, const struct sffn_list *list,
-                           size_t n_tokens, const struct sffn_axpy_scratch *s, uint32_t ith, uint32_t nth)
+static void accumulate_int(const struct sffn_kernels *k, const struct sffn_matmul *m,
+                           const struct sffn_list *list, size_t n_tokens,
+                           const struct sffn_axpy_scratch *s, uint32_t ith, uint32_t nth)
 {
     const size_t n = m->n_cols, step = sffn_gather_rows(n_tokens);
-    const size_t rows_max = m->dtype == SFFN_Q8_0 ? SFFN_AXPY_ROWS_MAX_Q8_0 : SFFN_AXPY_ROWS_MAX_Q4_0;
+    const size_t rows_max =
+        m->dtype == SFFN_Q8_0 ? SFFN_AXPY_ROWS_MAX_Q8_0 : SFFN_AXPY_ROWS_MAX_Q4_0;
     int64_t *sum = s->sum + ith * SFFN_TILE_TOKENS * n;
     int32_t *acc = s->acc + ith * SFFN_TILE_TOKENS * n;
     float inv[SFFN_TILE_TOKENS];
@@ -191,9 +196,11 @@ static void accumulate_int(const struct sffn_kernels *k, const struct sffn_matmu
             }
             since_drain += chunk;
             for (size_t t = 0; t < n_tokens; t++) {
-                const struct needed r = needed_rows(list, walk.start + done, chunk, t, n_tokens, s, ith);
+                const struct needed r =
+                    needed_rows(list, walk.start + done, chunk, t, n_tokens, s, ith);
                 if (inv[t] > 0)
-                    k->rows_axpy_int[m->dtype].fn(acc + t * n, m->data + r.first * m->stride, m->stride, r.rows, r.h, inv[t], r.n, n);
+                    k->rows_axpy_int[m->dtype].fn(acc + t * n, m->data + r.first * m->stride,
+                                                  m->stride, r.rows, r.h, inv[t], r.n, n);
             }
         }
     }
@@ -232,8 +239,9 @@ static uint32_t n_slices(size_t n_cols, uint32_t nth)
     return slices;
 }
 
-static void accumulate_rows(const struct sffn_kernels *k, const struct sffn_matmul *m, const struct sffn_list *list,
-                            size_t n_tokens, const struct sffn_axpy_scratch *s, uint32_t ith, uint32_t p, size_t col,
+static void accumulate_rows(const struct sffn_kernels *k, const struct sffn_matmul *m,
+                            const struct sffn_list *list, size_t n_tokens,
+                            const struct sffn_axpy_scratch *s, uint32_t ith, uint32_t p, size_t col,
                             size_t n)
 {
     const size_t n_cols = m->n_cols, step = sffn_gather_rows(n_tokens);
@@ -247,18 +255,20 @@ static void accumulate_rows(const struct sffn_kernels *k, const struct sffn_matm
         for (size_t done = first; done < last; done += step) {
             const size_t chunk = last - done < step ? last - done : step;
             for (size_t t = 0; t < n_tokens; t++) {
-                const struct needed r = needed_rows(list, segment.start + done, chunk, t, n_tokens, s, ith);
-                k->rows_axpy[m->dtype].fn(s->partial + (t * SFFN_PARTITIONS + p) * n_cols + col, w + r.first * m->stride, m->stride,
-                                          r.rows, r.h, r.n, n);
+                const struct needed r =
+                    needed_rows(list, segment.start + done, chunk, t, n_tokens, s, ith);
+                k->rows_axpy[m->dtype].fn(s->partial + (t * SFFN_PARTITIONS + p) * n_cols + col,
+                                          w + r.first * m->stride, m->stride, r.rows, r.h, r.n, n);
             }
         }
     }
 }
 
 /* Lossless blocks: h of an expert is quantised to one block of 32, as ggml does, and meets the expert's n_cols blocks. */
-static void accumulate_blocks(const struct sffn_kernels *k, const struct sffn_matmul *m, const struct sffn_list *list,
-                              size_t n_tokens, const struct sffn_axpy_scratch *s, uint32_t ith, uint32_t p, size_t col,
-                              size_t n)
+static void accumulate_blocks(const struct sffn_kernels *k, const struct sffn_matmul *m,
+                              const struct sffn_list *list, size_t n_tokens,
+                              const struct sffn_axpy_scratch *s, uint32_t ith, uint32_t p,
+                              size_t col, size_t n)
 {
     const size_t room = blocks_per_partition(m->n_rows), n_cols = m->n_cols;
     int8_t *q = s->hq + ith * room * 32;
@@ -275,7 +285,8 @@ static void accumulate_blocks(const struct sffn_kernels *k, const struct sffn_ma
         for (uint32_t g = 0; g <= list->n_segments; g++) {
             const struct sffn_segment none = {0, 0};
             const struct sffn_segment segment = g < list->n_segments ? list->segments[g] : none;
-            const size_t first = lower_bound(list, segment, begin), last = lower_bound(list, segment, end);
+            const size_t first = lower_bound(list, segment, begin),
+                         last = lower_bound(list, segment, end);
             for (size_t i = first; i <= last; i++) {
                 const size_t pos = segment.start + i;
                 const int at_end = i == last;
@@ -305,8 +316,9 @@ static void accumulate_blocks(const struct sffn_kernels *k, const struct sffn_ma
     }
 }
 
-void sffn_axpy_accumulate(const struct sffn_kernels *k, const struct sffn_matmul *m, const struct sffn_list *list,
-                          size_t n_tokens, const struct sffn_axpy_scratch *s, uint32_t ith, uint32_t nth)
+void sffn_axpy_accumulate(const struct sffn_kernels *k, const struct sffn_matmul *m,
+                          const struct sffn_list *list, size_t n_tokens,
+                          const struct sffn_axpy_scratch *s, uint32_t ith, uint32_t nth)
 {
     if (sffn_is_quantized(m->dtype) && m->block_size == 1) {
         accumulate_int(k, m, list, n_tokens, s, ith, nth);
@@ -328,8 +340,8 @@ void sffn_axpy_accumulate(const struct sffn_kernels *k, const struct sffn_matmul
     }
 }
 
-static void reduce_int(const struct sffn_matmul *m, size_t t, const struct sffn_axpy_scratch *s, const float *bias,
-                       float *y, size_t first, size_t last, uint32_t nth)
+static void reduce_int(const struct sffn_matmul *m, size_t t, const struct sffn_axpy_scratch *s,
+                       const float *bias, float *y, size_t first, size_t last, uint32_t nth)
 {
     const float max = tile_max(s, t, nth);
     const float inv = max > 0 ? SFFN_AXPY_V_MAX / max : 0;
@@ -344,8 +356,8 @@ static void reduce_int(const struct sffn_matmul *m, size_t t, const struct sffn_
     }
 }
 
-static void reduce_float(const struct sffn_matmul *m, size_t t, const struct sffn_axpy_scratch *s, const float *bias,
-                         float *y, size_t first, size_t last)
+static void reduce_float(const struct sffn_matmul *m, size_t t, const struct sffn_axpy_scratch *s,
+                         const float *bias, float *y, size_t first, size_t last)
 {
     const float *partial = s->partial + t * SFFN_PARTITIONS * m->n_cols;
     for (size_t j = first; j < last; j++)
@@ -357,8 +369,9 @@ static void reduce_float(const struct sffn_matmul *m, size_t t, const struct sff
         y[j] += bias[j];
 }
 
-void sffn_axpy_reduce(const struct sffn_matmul *m, size_t n_tokens, const struct sffn_axpy_scratch *s,
-                      const float *bias, float *y, size_t y_stride, uint32_t ith, uint32_t nth)
+void sffn_axpy_reduce(const struct sffn_matmul *m, size_t n_tokens,
+                      const struct sffn_axpy_scratch *s, const float *bias, float *y,
+                      size_t y_stride, uint32_t ith, uint32_t nth)
 {
     size_t first, last;
     sffn_share((m->n_cols + 15) / 16, ith, nth, &first, &last);

@@ -27,14 +27,16 @@ static float limit_of(const struct sffn_scorer *s, size_t row, float doubt)
     return s->error ? limit - doubt * s->error[row] : limit;
 }
 
-void sffn_scorer_run(const struct sffn_kernels *k, const struct sffn_scorer *s, const float *x, size_t x_stride,
-                     size_t n_tokens, float *scores, size_t scores_stride, struct sffn_list *list, uint32_t expand,
-                     void *scratch, uint32_t ith, uint32_t nth)
+void sffn_scorer_run(const struct sffn_kernels *k, const struct sffn_scorer *s, const float *x,
+                     size_t x_stride, size_t n_tokens, float *scores, size_t scores_stride,
+                     struct sffn_list *list, uint32_t expand, void *scratch, uint32_t ith,
+                     uint32_t nth)
 {
     const struct sffn_matmul *m = &s->m;
     float *values = scratch;
-    const struct sffn_x prepared = sffn_x_prepare(k, x, x_stride, n_tokens, m->n_cols, sffn_is_quantized(m->dtype),
-                                                  values + SFFN_SCORE_CHUNK * SFFN_TILE_TOKENS);
+    const struct sffn_x prepared =
+        sffn_x_prepare(k, x, x_stride, n_tokens, m->n_cols, sffn_is_quantized(m->dtype),
+                       values + SFFN_SCORE_CHUNK * SFFN_TILE_TOKENS);
     float doubt[SFFN_TILE_TOKENS] = {0};
     for (size_t t = 0; s->error && t < n_tokens; t++)
         doubt[t] = s->margin * norm(x + t * x_stride, m->n_cols);
@@ -81,8 +83,9 @@ static void call_phase(void *arg, uint32_t phase, uint32_t ith, uint32_t nth)
     struct scorer_call *c = arg;
     if (phase == 0) {
         sffn_scorer_run(c->k, c->s, c->x + c->token * c->x_stride, c->x_stride, c->tile,
-                        c->scores ? c->scores + c->token * c->scores_stride : NULL, c->scores_stride, &c->list, 1,
-                        c->scratch + ith * c->thread_bytes, ith, nth);
+                        c->scores ? c->scores + c->token * c->scores_stride : NULL,
+                        c->scores_stride, &c->list, 1, c->scratch + ith * c->thread_bytes, ith,
+                        nth);
         return;
     }
     for (size_t t = ith; c->active && t < c->tile; t += nth) {
@@ -97,26 +100,35 @@ static void call_phase(void *arg, uint32_t phase, uint32_t ith, uint32_t nth)
     }
 }
 
-sffn_status sffn_scorer_call(sffn_context *ctx, const struct sffn_scorer *s, const float *x, size_t x_stride,
-                             size_t n_tokens, float *scores, size_t scores_stride, sffn_active_set *active)
+sffn_status sffn_scorer_call(sffn_context *ctx, const struct sffn_scorer *s, const float *x,
+                             size_t x_stride, size_t n_tokens, float *scores, size_t scores_stride,
+                             sffn_active_set *active)
 {
     const uint32_t n_rows = s->m.n_rows;
     sffn_status status = SFFN_OK;
     if (n_tokens > 0 && !x)
         return sffn_fail(ctx, SFFN_ERR_INVALID_ARGUMENT, "x is NULL");
     if (n_tokens > 0 && x_stride < s->m.n_cols)
-        return sffn_fail(ctx, SFFN_ERR_SHAPE, "x_stride is %zu; a row has %u elements", x_stride, (unsigned)s->m.n_cols);
+        return sffn_fail(ctx, SFFN_ERR_SHAPE, "x_stride is %zu; a row has %u elements", x_stride,
+                         (unsigned)s->m.n_cols);
     if (scores && scores_stride < n_rows)
-        return sffn_fail(ctx, SFFN_ERR_SHAPE, "scores_stride is %zu; a row has %u elements", scores_stride, (unsigned)n_rows);
+        return sffn_fail(ctx, SFFN_ERR_SHAPE, "scores_stride is %zu; a row has %u elements",
+                         scores_stride, (unsigned)n_rows);
     if (active)
-        status = sffn_active_set_check_output(ctx, active, "active", n_rows, s->block_size, n_tokens);
+        status =
+            sffn_active_set_check_output(ctx, active, "active", n_rows, s->block_size, n_tokens);
     if (status == SFFN_OK)
         status = sffn_context_enter(ctx);
     if (status != SFFN_OK)
         return status;
     const uint32_t nth = sffn_context_n_threads(ctx);
-    struct scorer_call c = {.k = sffn_context_kernels(ctx), .s = s, .x = x, .scores = scores, .active = active,
-                            .x_stride = x_stride, .scores_stride = scores_stride};
+    struct scorer_call c = {.k = sffn_context_kernels(ctx),
+                            .s = s,
+                            .x = x,
+                            .scores = scores,
+                            .active = active,
+                            .x_stride = x_stride,
+                            .scores_stride = scores_stride};
     c.thread_bytes = (sffn_scorer_scratch_bytes(s) + 63) & ~(size_t)63;
     const size_t list_bytes = nth * sizeof(struct sffn_segment) + n_rows * (sizeof(uint32_t) + 1);
     status = sffn_context_reserve_scratch(ctx, nth * c.thread_bytes + list_bytes);
@@ -141,7 +153,8 @@ sffn_status sffn_scorer_call(sffn_context *ctx, const struct sffn_scorer *s, con
 uint64_t sffn_scorer_weight_bytes(const struct sffn_scorer *s)
 {
     const uint64_t n = s->m.n_rows;
-    return n * s->m.row_bytes + n * sizeof(float) * ((s->bias != NULL) + (s->limits != NULL) + (s->error != NULL));
+    return n * s->m.row_bytes +
+           n * sizeof(float) * ((s->bias != NULL) + (s->limits != NULL) + (s->error != NULL));
 }
 
 void sffn_scorer_fini(const sffn_context *ctx, struct sffn_scorer *s)
@@ -153,7 +166,8 @@ void sffn_scorer_fini(const sffn_context *ctx, struct sffn_scorer *s)
     sffn_matmul_fini(&s->m);
 }
 
-float *sffn_copy_floats(const sffn_context *ctx, const char *what, const float *v, size_t n, sffn_status *status)
+float *sffn_copy_floats(const sffn_context *ctx, const char *what, const float *v, size_t n,
+                        sffn_status *status)
 {
     if (!v || *status != SFFN_OK)
         return NULL;
@@ -161,7 +175,8 @@ float *sffn_copy_floats(const sffn_context *ctx, const char *what, const float *
     if (copy)
         memcpy(copy, v, n * sizeof(float));
     else
-        *status = sffn_fail(ctx, SFFN_ERR_OUT_OF_MEMORY, "the allocator returned NULL for %zu bytes of %s",
-                            n * sizeof(float), what);
+        *status =
+            sffn_fail(ctx, SFFN_ERR_OUT_OF_MEMORY,
+                      "the allocator returned NULL for %zu bytes of %s", n * sizeof(float), what);
     return copy;
 }

@@ -5,14 +5,18 @@
 #include "predictor/predictor.h"
 
 /* The standard deviation of a score's error is error[i] * ||x|| when the copy's errors have nothing to do with x. */
-static sffn_status measure_errors(sffn_context *ctx, struct sffn_scorer *s, const sffn_weights *gate)
+static sffn_status measure_errors(sffn_context *ctx, struct sffn_scorer *s,
+                                  const sffn_weights *gate)
 {
-    const size_t n = s->m.n_cols, row_bytes = gate->row_bytes ? gate->row_bytes : sffn_dtype_row_bytes(gate->dtype, n);
+    const size_t n = s->m.n_cols, row_bytes = gate->row_bytes
+                                                  ? gate->row_bytes
+                                                  : sffn_dtype_row_bytes(gate->dtype, n);
     float *rows = sffn_mem_alloc(ctx, 2 * n * sizeof(float));
     s->error = sffn_mem_alloc(ctx, s->m.n_rows * sizeof(float));
     if (!rows || !s->error) {
         sffn_mem_free(ctx, rows, 2 * n * sizeof(float));
-        return sffn_fail(ctx, SFFN_ERR_OUT_OF_MEMORY, "the allocator returned NULL for the screened gate's errors");
+        return sffn_fail(ctx, SFFN_ERR_OUT_OF_MEMORY,
+                         "the allocator returned NULL for the screened gate's errors");
     }
     for (size_t r = 0; r < s->m.n_rows; r++) {
         sffn_dtype_to_f32(gate->dtype, (const uint8_t *)gate->data + r * row_bytes, n, rows);
@@ -26,14 +30,17 @@ static sffn_status measure_errors(sffn_context *ctx, struct sffn_scorer *s, cons
     return SFFN_OK;
 }
 
-sffn_status sffn_screened_gate_init(sffn_context *ctx, struct sffn_predictor *p, const sffn_predictor_config *config)
+sffn_status sffn_screened_gate_init(sffn_context *ctx, struct sffn_predictor *p,
+                                    const sffn_predictor_config *config)
 {
     struct sffn_scorer *s = &p->scorer;
     if (config->gate.dtype == SFFN_Q4_0)
         return sffn_fail(ctx, SFFN_ERR_UNSUPPORTED,
-                         "screened gate: the gate is q4_0, and its 4-bit copy would cost as many bytes as the gate itself");
+                         "screened gate: the gate is q4_0, and its 4-bit copy would cost as many "
+                         "bytes as the gate itself");
     if (config->d_model % 32)
-        return sffn_fail(ctx, SFFN_ERR_SHAPE, "screened gate: d_model is %u; its 4-bit copy needs a multiple of 32",
+        return sffn_fail(ctx, SFFN_ERR_SHAPE,
+                         "screened gate: d_model is %u; its 4-bit copy needs a multiple of 32",
                          (unsigned)config->d_model);
     sffn_matmul_config c = SFFN_MATMUL_CONFIG_INIT;
     c.n_rows = config->d_ff;
@@ -45,11 +52,13 @@ sffn_status sffn_screened_gate_init(sffn_context *ctx, struct sffn_predictor *p,
     if (status != SFFN_OK)
         return status;
     if (c.weights.layout != SFFN_LAYOUT_ROWS)
-        return sffn_fail(ctx, SFFN_ERR_UNSUPPORTED, "screened gate: gate.layout must be SFFN_LAYOUT_ROWS");
+        return sffn_fail(ctx, SFFN_ERR_UNSUPPORTED,
+                         "screened gate: gate.layout must be SFFN_LAYOUT_ROWS");
     const size_t bytes = plan.row_bytes * plan.n_stored_rows; /* read from end to end: no gaps */
     uint8_t *data = sffn_mem_alloc_weights(ctx, bytes);
     if (!data)
-        return sffn_fail(ctx, SFFN_ERR_OUT_OF_MEMORY, "the allocator returned NULL for %zu bytes of screened gate", bytes);
+        return sffn_fail(ctx, SFFN_ERR_OUT_OF_MEMORY,
+                         "the allocator returned NULL for %zu bytes of screened gate", bytes);
     sffn_matmul_init(ctx, &s->m, &c, &plan, data, plan.row_bytes, 0);
     s->m.owned = data;
     s->m.owned_bytes = bytes;

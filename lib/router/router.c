@@ -8,24 +8,30 @@
 static sffn_status check_config(const sffn_context *ctx, const sffn_router_config *c)
 {
     if (c->rule != SFFN_ROUTER_SIGMOID)
-        return sffn_fail(ctx, SFFN_ERR_INVALID_ARGUMENT, "router: rule is %d; expected a value of enum sffn_router_rule",
+        return sffn_fail(ctx, SFFN_ERR_INVALID_ARGUMENT,
+                         "router: rule is %d; expected a value of enum sffn_router_rule",
                          (int)c->rule);
     if (!(c->threshold > 0 && c->threshold < 1))
-        return sffn_fail(ctx, SFFN_ERR_INVALID_ARGUMENT, "router: threshold is %g; expected a number in (0, 1)",
+        return sffn_fail(ctx, SFFN_ERR_INVALID_ARGUMENT,
+                         "router: threshold is %g; expected a number in (0, 1)",
                          (double)c->threshold);
     if (c->n_experts == 0 || c->d_model == 0)
-        return sffn_fail(ctx, SFFN_ERR_INVALID_ARGUMENT, "router: n_experts %u, d_model %u; expected both > 0",
+        return sffn_fail(ctx, SFFN_ERR_INVALID_ARGUMENT,
+                         "router: n_experts %u, d_model %u; expected both > 0",
                          (unsigned)c->n_experts, (unsigned)c->d_model);
     if (c->block_size == 0 || (uint64_t)c->n_experts * c->block_size > INT32_MAX)
-        return sffn_fail(ctx, SFFN_ERR_INVALID_ARGUMENT, "router: n_experts %u, block_size %u; expected 1..2147483647 neurons",
+        return sffn_fail(ctx, SFFN_ERR_INVALID_ARGUMENT,
+                         "router: n_experts %u, block_size %u; expected 1..2147483647 neurons",
                          (unsigned)c->n_experts, (unsigned)c->block_size);
     if (c->weights.layout != SFFN_LAYOUT_ROWS)
-        return sffn_fail(ctx, SFFN_ERR_INVALID_ARGUMENT, "router: weights.layout is %d; expected SFFN_LAYOUT_ROWS",
+        return sffn_fail(ctx, SFFN_ERR_INVALID_ARGUMENT,
+                         "router: weights.layout is %d; expected SFFN_LAYOUT_ROWS",
                          (int)c->weights.layout);
     return SFFN_OK;
 }
 
-sffn_status sffn_router_create(sffn_context *ctx, const sffn_router_config *config, sffn_router **out)
+sffn_status sffn_router_create(sffn_context *ctx, const sffn_router_config *config,
+                               sffn_router **out)
 {
     if (!ctx || !out)
         return sffn_fail(ctx, SFFN_ERR_INVALID_ARGUMENT, "%s is NULL", ctx ? "router" : "ctx");
@@ -53,8 +59,10 @@ sffn_status sffn_router_create(sffn_context *ctx, const sffn_router_config *conf
     s->limit = (float)log((double)c.threshold / (1.0 - (double)c.threshold));
     size_t bytes;
     uint8_t *data = NULL;
-    if (!sffn_checked_mul(plan.row_bytes, plan.n_stored_rows, &bytes) || !(data = sffn_mem_alloc_weights(ctx, bytes))) {
-        status = sffn_fail(ctx, SFFN_ERR_OUT_OF_MEMORY, "the allocator returned NULL for the router's weights");
+    if (!sffn_checked_mul(plan.row_bytes, plan.n_stored_rows, &bytes) ||
+        !(data = sffn_mem_alloc_weights(ctx, bytes))) {
+        status = sffn_fail(ctx, SFFN_ERR_OUT_OF_MEMORY,
+                           "the allocator returned NULL for the router's weights");
     } else {
         sffn_matmul_init(ctx, &s->m, &mc, &plan, data, plan.row_bytes, 0);
         s->m.owned = data;
@@ -78,8 +86,9 @@ void sffn_router_destroy(sffn_router *r)
     sffn_mem_free(r->ctx, r, sizeof(*r));
 }
 
-sffn_status sffn_router_select(sffn_context *ctx, const sffn_router *r, const float *x, size_t x_stride,
-                               size_t n_tokens, float *scores, size_t scores_stride, sffn_active_set *active)
+sffn_status sffn_router_select(sffn_context *ctx, const sffn_router *r, const float *x,
+                               size_t x_stride, size_t n_tokens, float *scores,
+                               size_t scores_stride, sffn_active_set *active)
 {
     if (!ctx || !r)
         return sffn_fail(ctx, SFFN_ERR_INVALID_ARGUMENT, "%s is NULL", ctx ? "router" : "ctx");

@@ -4,8 +4,9 @@
 
 int main(void)
 {
-    static const float gate[] = { 1, 0, -1, 0, 0, 0.5f }, up[] = { 1, 1, 2, 0, -1, 1 }, down[] = { 1, 0, 5, 5, 100, 0 };
-    static const float x[] = { 1, 2 };
+    static const float gate[] = {1, 0, -1, 0, 0, 0.5f}, up[] = {1, 1, 2, 0, -1, 1},
+                       down[] = {1, 0, 5, 5, 100, 0};
+    static const float x[] = {1, 2};
     float y[2];
     sffn_context *ctx = NULL;
     sffn_ffn *ffn = NULL;
@@ -20,7 +21,8 @@ int main(void)
     args.y = y;
     args.n_tokens = 1;
     if (sffn_abi_version() != SFFN_ABI_VERSION || sffn_context_create(NULL, &ctx) != SFFN_OK ||
-        sffn_ffn_create(ctx, &config, &ffn) != SFFN_OK || sffn_ffn_forward(ctx, ffn, &args) != SFFN_OK) {
+        sffn_ffn_create(ctx, &config, &ffn) != SFFN_OK ||
+        sffn_ffn_forward(ctx, ffn, &args) != SFFN_OK) {
         printf("failed: %s\n", sffn_context_last_error(ctx));
         return 1;
     }

@@ -7,7 +7,8 @@
 #include <string.h>
 
 /* h of n_blocks listed experts, quantised. */
-static void draw_h(struct ck *ck, struct sffn_x *h, size_t n_blocks, enum ck_values values, enum ck_where where)
+static void draw_h(struct ck *ck, struct sffn_x *h, size_t n_blocks, enum ck_values values,
+                   enum ck_where where)
 {
     int8_t *q = ck_guarded(ck, 32 * n_blocks, where);
     float *d = ck_guarded(ck, n_blocks * sizeof *d, where);
@@ -26,7 +27,8 @@ static void draw_h(struct ck *ck, struct sffn_x *h, size_t n_blocks, enum ck_val
 }
 
 /* rows: listed rows of 32 * n weights, n outputs. */
-static void check_values(struct ck *ck, sffn_blocks_axpy_fn *fn, const struct ck_rows *rows, const struct sffn_x *h, enum ck_where where)
+static void check_values(struct ck *ck, sffn_blocks_axpy_fn *fn, const struct ck_rows *rows,
+                         const struct sffn_x *h, enum ck_where where)
 {
     const size_t n = rows->n / 32;
     float *y = ck_output(ck, n, sizeof *y, where), *ref = ck_output(ck, n, sizeof *ref, where);
@@ -37,7 +39,8 @@ static void check_values(struct ck *ck, sffn_blocks_axpy_fn *fn, const struct ck
     memcpy(y, start, n * sizeof *y);
     memcpy(ref, start, n * sizeof *ref);
     fn(y, rows->w, rows->row_bytes, rows->rows, h, rows->n_listed, n);
-    ck->scalar->blocks_axpy[rows->dtype].fn(ref, rows->w, rows->row_bytes, rows->rows, h, rows->n_listed, n);
+    ck->scalar->blocks_axpy[rows->dtype].fn(ref, rows->w, rows->row_bytes, rows->rows, h,
+                                            rows->n_listed, n);
     ck_expect(ck, ck_output_intact(y, n, sizeof *y, where), "wrote beside y", n, rows->n_listed, 0);
     for (size_t j = 0; j < n; j++) {
         double total = (double)start[j], magnitude = fabs(total), tiny = 0.0;
@@ -51,7 +54,8 @@ static void check_values(struct ck *ck, sffn_blocks_axpy_fn *fn, const struct ck
             tiny += (fabs(dot) + 1.0) * 0x1p-149;
         }
         ck_expect(ck, ck_same_float(y[j], ref[j]), "differs from scalar", n, rows->n_listed, j);
-        ck_expect(ck, ck_within(y[j], total, ck_gamma(rows->n_listed + 2) * magnitude + tiny), "out of bound", n, rows->n_listed, j);
+        ck_expect(ck, ck_within(y[j], total, ck_gamma(rows->n_listed + 2) * magnitude + tiny),
+                  "out of bound", n, rows->n_listed, j);
     }
     free(start);
 }
@@ -82,7 +86,8 @@ static void bench_blocks_axpy(struct ck *ck, sffn_blocks_axpy_fn *fn, int32_t dt
         memset(a->y, 0, a->n * sizeof *a->y);
         ck_bench_rows(ck, &a->rows, (enum ck_mode)mode, dtype, 32 * a->n);
         draw_h(ck, &a->h, a->rows.n_rows, CK_NORMAL, CK_AT_START);
-        ck_bench(ck, (enum ck_mode)mode, "n=4096", a->rows.n_rows * a->rows.row_bytes, run_bench, a);
+        ck_bench(ck, (enum ck_mode)mode, "n=4096", a->rows.n_rows * a->rows.row_bytes, run_bench,
+                 a);
         ck_release(ck);
     }
     free(a);
@@ -110,9 +115,11 @@ void check_blocks_axpy(struct ck *ck, int32_t dtype)
             draw_h(ck, &h, n_blocks, values, where);
             if (n > 0 && n_blocks > 0 && ck_below(ck, 4) == 0) {
                 if (ck_below(ck, 2) == 0)
-                    ck_poison(&rows, ck_below(ck, n_blocks), ck_below(ck, 32 * n), ck_below(ck, 2) == 0 ? INFINITY : NAN);
+                    ck_poison(&rows, ck_below(ck, n_blocks), ck_below(ck, 32 * n),
+                              ck_below(ck, 2) == 0 ? INFINITY : NAN);
                 else
-                    sffn_store_f32((char *)(uintptr_t)h.d + ck_below(ck, n_blocks) * sizeof(float), NAN);
+                    sffn_store_f32((char *)(uintptr_t)h.d + ck_below(ck, n_blocks) * sizeof(float),
+                                   NAN);
             }
             check_values(ck, fn, &rows, &h, where);
             ck_release(ck);

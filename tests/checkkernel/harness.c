@@ -20,7 +20,8 @@ int ck_begin(struct ck *ck, const char *name)
     ck->name = name;
     ck->failures = 0;
     ck->random = ck->seed;
-    for (const char *c = name; *c != '\0'; c++) /* not the address of the ISA's suffix: inputs differ by kernel */
+    for (const char *c = name; *c != '\0';
+         c++) /* not the address of the ISA's suffix: inputs differ by kernel */
         ck->random = (ck->random ^ (unsigned char)*c) * 0x100000001b3u;
     ck->n_kernels++;
     if (ck->list) {
@@ -120,7 +121,8 @@ void *ck_guarded(struct ck *ck, size_t bytes, enum ck_where where)
     map = mmap(NULL, body + 2 * page, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     /* QEMU 7.2 reads all of a masked load, where a CPU reads the unmasked elements only: emulated, the page behind can be read. */
     if (map == MAP_FAILED || mprotect(map + page, body, PROT_READ | PROT_WRITE) != 0 ||
-        (getenv("SFFN_TEST_EMULATED") != NULL && mprotect(map + page + body, page, PROT_READ) != 0)) {
+        (getenv("SFFN_TEST_EMULATED") != NULL &&
+         mprotect(map + page + body, page, PROT_READ) != 0)) {
         perror("checkkernel: mmap");
         exit(2);
     }
@@ -168,7 +170,8 @@ static void draw_row(struct ck *ck, const struct ck_rows *rows, char *row, enum 
     ck_floats(ck, x, rows->n, values);
     if (values == CK_WIDE && rows->dtype != SFFN_F32 && rows->dtype != SFFN_BF16)
         for (size_t j = 0; j < rows->n; j++)
-            x[j] = fminf(fmaxf(x[j], -6e4f), 6e4f); /* the range of f16, also of the blocks' scales */
+            x[j] =
+                fminf(fmaxf(x[j], -6e4f), 6e4f); /* the range of f16, also of the blocks' scales */
     sffn_dtype_from_f32(rows->dtype, x, rows->n, row);
     if (rows->dtype == SFFN_F16 && values == CK_TINY) {
         for (size_t j = 0; j < rows->n; j++) { /* f16's own denormals */
@@ -176,13 +179,17 @@ static void draw_row(struct ck *ck, const struct ck_rows *rows, char *row, enum 
             memcpy(row + 2 * j, &h, sizeof h);
         }
     }
-    if (quantised && (values == CK_EXTREME || values == CK_TINY)) { /* all byte values, which the quantiser never gives: -128 in q8_0 */
+    if (quantised &&
+        (values == CK_EXTREME ||
+         values == CK_TINY)) { /* all byte values, which the quantiser never gives: -128 in q8_0 */
         const size_t block_bytes = rows->dtype == SFFN_Q8_0 ? 34 : 18;
         const unsigned pick = (unsigned)ck_below(ck, 3);
-        const unsigned char lowest = rows->dtype == SFFN_Q8_0 ? 0x80 : 0x00, highest = rows->dtype == SFFN_Q8_0 ? 0x7f : 0xff;
+        const unsigned char lowest = rows->dtype == SFFN_Q8_0 ? 0x80 : 0x00,
+                            highest = rows->dtype == SFFN_Q8_0 ? 0x7f : 0xff;
         for (size_t b = 0; b < rows->n / 32; b++) {
             unsigned char *block = (unsigned char *)row + b * block_bytes;
-            const uint16_t d = values == CK_TINY ? (uint16_t)(ck_random(ck) & 0x83ffu) : sffn_f32_to_f16(ck_uniform(ck) + 1.5f);
+            const uint16_t d = values == CK_TINY ? (uint16_t)(ck_random(ck) & 0x83ffu)
+                                                 : sffn_f32_to_f16(ck_uniform(ck) + 1.5f);
             memcpy(block, &d, sizeof d);
             for (size_t k = 2; k < block_bytes; k++)
                 block[k] = pick == 0 ? (unsigned char)ck_random(ck) : pick == 1 ? lowest : highest;
@@ -198,13 +205,16 @@ static void decode_row(const struct ck_rows *rows, const char *row, float *decod
         return;
     }
     for (size_t b = 0; b < rows->n / 32; b++) {
-        const unsigned char *block = (const unsigned char *)row + b * (rows->dtype == SFFN_Q8_0 ? 34 : 18);
+        const unsigned char *block =
+            (const unsigned char *)row + b * (rows->dtype == SFFN_Q8_0 ? 34 : 18);
         scales[b] = sffn_load_f16(block);
         for (size_t k = 0; k < 32; k++) {
             if (rows->dtype == SFFN_Q8_0)
-                decoded[32 * b + k] = (float)(block[2 + k] < 128 ? block[2 + k] : block[2 + k] - 256);
+                decoded[32 * b + k] =
+                    (float)(block[2 + k] < 128 ? block[2 + k] : block[2 + k] - 256);
             else
-                decoded[32 * b + k] = (float)((k < 16 ? block[2 + k] % 16 : block[2 + k - 16] / 16) - 8);
+                decoded[32 * b + k] =
+                    (float)((k < 16 ? block[2 + k] % 16 : block[2 + k - 16] / 16) - 8);
         }
     }
 }
@@ -215,8 +225,8 @@ static void fill_nan(const struct ck_rows *rows, char *row)
     memset(row, 0xff, rows->size); /* a NaN in f32, f16 and bf16 */
 }
 
-void ck_draw_rows(struct ck *ck, struct ck_rows *rows, int32_t dtype, size_t n, size_t n_listed, enum ck_values values,
-                  enum ck_where where)
+void ck_draw_rows(struct ck *ck, struct ck_rows *rows, int32_t dtype, size_t n, size_t n_listed,
+                  enum ck_values values, enum ck_where where)
 {
     const int all = ck_below(ck, 3) == 0;
     const size_t padding = ck_below(ck, 2) == 0 ? 0 : 1 + ck_below(ck, 70);
@@ -225,10 +235,13 @@ void ck_draw_rows(struct ck *ck, struct ck_rows *rows, int32_t dtype, size_t n, 
     rows->dtype = dtype;
     rows->n = n;
     rows->n_listed = n_listed;
-    rows->n_rows = all ? n_listed : n_listed + 1 + ck_below(ck, 4 * n_listed + 3); /* listed densely, or scattered */
+    rows->n_rows =
+        all ? n_listed
+            : n_listed + 1 + ck_below(ck, 4 * n_listed + 3); /* listed densely, or scattered */
     rows->size = sffn_dtype_row_bytes(dtype, n);
     rows->row_bytes = rows->size + padding;
-    w = ck_guarded(ck, rows->n_rows == 0 ? 0 : (rows->n_rows - 1) * rows->row_bytes + rows->size, where);
+    w = ck_guarded(ck, rows->n_rows == 0 ? 0 : (rows->n_rows - 1) * rows->row_bytes + rows->size,
+                   where);
     rows->w = w;
     rows->decoded = ck_guarded(ck, n_listed * n * sizeof(float), CK_AT_START);
     rows->scales = ck_guarded(ck, n_listed * (n / 32) * sizeof(float), CK_AT_START);
@@ -263,7 +276,8 @@ void ck_draw_rows(struct ck *ck, struct ck_rows *rows, int32_t dtype, size_t n, 
 
 void ck_poison(struct ck_rows *rows, size_t i, size_t j, float value)
 {
-    char *row = (char *)(uintptr_t)rows->w + (rows->rows != NULL ? rows->rows[i] : i) * rows->row_bytes;
+    char *row =
+        (char *)(uintptr_t)rows->w + (rows->rows != NULL ? rows->rows[i] : i) * rows->row_bytes;
     const uint16_t half = sffn_f32_to_f16(value), brain = sffn_f32_to_bf16(value);
     switch (rows->dtype) {
     case SFFN_F32:
@@ -309,10 +323,14 @@ double ck_gamma(size_t n)
 
 size_t ck_length(const struct ck *ck, size_t index, int blocks, size_t *n)
 {
-    static const size_t elements[] = { 1,  17, 64, 131, 1000, 0,  2,   3,   7,   8,   9,   15,  16,  31,
-                                       32, 33, 63, 65,  95,   96, 127, 128, 129, 255, 257, 384, 511, 4099 };
-    static const size_t n_blocks[] = { 1, 5, 16, 23, 33, 0, 2, 3, 4, 6, 7, 8, 9, 12, 15, 17, 18, 20, 24, 28, 31, 32, 40, 128, 129, 515 };
-    const size_t count = ck->quick ? 5 : blocks ? sizeof n_blocks / sizeof *n_blocks : sizeof elements / sizeof *elements;
+    static const size_t elements[] = {1,   17,  64,  131, 1000, 0,   2,   3,   7,  8,
+                                      9,   15,  16,  31,  32,   33,  63,  65,  95, 96,
+                                      127, 128, 129, 255, 257,  384, 511, 4099};
+    static const size_t n_blocks[] = {1,  5,  16, 23, 33, 0,  2,  3,  4,  6,  7,   8,   9,
+                                      12, 15, 17, 18, 20, 24, 28, 31, 32, 40, 128, 129, 515};
+    const size_t count = ck->quick ? 5
+                         : blocks  ? sizeof n_blocks / sizeof *n_blocks
+                                   : sizeof elements / sizeof *elements;
     if (index >= count)
         return 0;
     *n = blocks ? 32 * n_blocks[index] : elements[index];
@@ -321,7 +339,7 @@ size_t ck_length(const struct ck *ck, size_t index, int blocks, size_t *n)
 
 size_t ck_row_count(const struct ck *ck, size_t index, size_t *n_rows)
 {
-    static const size_t counts[] = { 1, 9, 0, 2, 3, 4, 5, 7, 8, 16, 27, 41 };
+    static const size_t counts[] = {1, 9, 0, 2, 3, 4, 5, 7, 8, 16, 27, 41};
     if (index >= (ck->quick ? 3 : sizeof counts / sizeof *counts))
         return 0;
     *n_rows = counts[index];
@@ -348,7 +366,8 @@ const char *ck_arena(struct ck *ck, int32_t dtype, size_t row_elements, size_t *
     *bytes = ck->bench_bytes;
     if (arena == NULL) {
         const size_t huge = (size_t)2 << 20;
-        char *map = mmap(NULL, ck->bench_bytes + huge, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+        char *map = mmap(NULL, ck->bench_bytes + huge, PROT_READ | PROT_WRITE,
+                         MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
         if (map == MAP_FAILED) {
             perror("checkkernel: mmap of the benchmark's rows");
             exit(2);
@@ -368,7 +387,8 @@ const char *ck_arena(struct ck *ck, int32_t dtype, size_t row_elements, size_t *
                 ck_floats(ck, x, row_elements, CK_NORMAL);
                 sffn_dtype_from_f32(dtype, x, row_elements, arena + filled);
             } else {
-                memcpy(arena + filled, arena + filled % (((size_t)4 << 20) / row_bytes * row_bytes), row_bytes);
+                memcpy(arena + filled, arena + filled % (((size_t)4 << 20) / row_bytes * row_bytes),
+                       row_bytes);
             }
             filled += row_bytes;
         }
@@ -379,7 +399,8 @@ const char *ck_arena(struct ck *ck, int32_t dtype, size_t row_elements, size_t *
     return arena;
 }
 
-void ck_bench_rows(struct ck *ck, struct ck_bench_rows *out, enum ck_mode mode, int32_t dtype, size_t row_elements)
+void ck_bench_rows(struct ck *ck, struct ck_bench_rows *out, enum ck_mode mode, int32_t dtype,
+                   size_t row_elements)
 {
     size_t bytes;
     out->w = ck_arena(ck, dtype, row_elements, &bytes);
@@ -420,20 +441,25 @@ static void time_it(double *times, size_t repeats, void (*run)(void *arg), void 
     qsort(times, repeats, sizeof *times, compare_doubles);
 }
 
-void ck_bench(struct ck *ck, enum ck_mode mode, const char *shape, size_t bytes, void (*run)(void *arg), void *arg)
+void ck_bench(struct ck *ck, enum ck_mode mode, const char *shape, size_t bytes,
+              void (*run)(void *arg), void *arg)
 {
-    static const char *const names[] = { "dense", "gathered", "warm" };
+    static const char *const names[] = {"dense", "gathered", "warm"};
     const size_t repeats = mode == CK_WARM ? WARM_REPEATS : REPEATS;
     double times[WARM_REPEATS], gbps;
     time_it(times, repeats, run, arg, mode == CK_WARM ? 8 : 1);
     gbps = (double)bytes / times[repeats / 2];
     if (ck->json)
-        printf("{\"name\": \"%s\", \"mode\": \"%s\", \"shape\": \"%s\", \"bytes\": %zu, \"median_ns\": %.0f, \"min_ns\": %.0f, "
+        printf("{\"name\": \"%s\", \"mode\": \"%s\", \"shape\": \"%s\", \"bytes\": %zu, "
+               "\"median_ns\": %.0f, \"min_ns\": %.0f, "
                "\"max_ns\": %.0f, \"effective_gbps\": %.2f, \"stream_gbps\": %.2f}\n",
-               ck->name, names[mode], shape, bytes, times[repeats / 2], times[0], times[repeats - 1], gbps, ck->stream_gbps);
+               ck->name, names[mode], shape, bytes, times[repeats / 2], times[0],
+               times[repeats - 1], gbps, ck->stream_gbps);
     else
-        printf("%-32s %-9s %-20s %10.1f us  %7.2f GB/s (best %7.2f, worst %7.2f)  %5.2f of stream\n", ck->name, names[mode], shape,
-               times[repeats / 2] * 1e-3, gbps, (double)bytes / times[0], (double)bytes / times[repeats - 1], gbps / ck->stream_gbps);
+        printf(
+            "%-32s %-9s %-20s %10.1f us  %7.2f GB/s (best %7.2f, worst %7.2f)  %5.2f of stream\n",
+            ck->name, names[mode], shape, times[repeats / 2] * 1e-3, gbps, (double)bytes / times[0],
+            (double)bytes / times[repeats - 1], gbps / ck->stream_gbps);
     fflush(stdout);
 }
 
@@ -443,7 +469,8 @@ struct read_args {
 };
 
 #if defined(__GNUC__)
-#define PREFETCH(address) __builtin_prefetch((const void *)(address), 0, 2) /* to the second level, see tmpl/kernel.h */
+#define PREFETCH(address)                                                                          \
+    __builtin_prefetch((const void *)(address), 0, 2) /* to the second level, see tmpl/kernel.h */
 #else
 #define PREFETCH(address) ((void)(address))
 #endif
@@ -456,8 +483,11 @@ static void read_rows(void *arg)
     for (size_t r = 0; r < a->rows.n_rows; r++) {
         const size_t size = a->rows.row_bytes / 64 * 64;
         const size_t next = r + lookahead < a->rows.n_rows ? r + lookahead : r;
-        const char *p = a->rows.w + (a->rows.rows != NULL ? a->rows.rows[r] : r) * a->rows.row_bytes;
-        const uintptr_t ahead = (uintptr_t)a->rows.w + (a->rows.rows != NULL ? a->rows.rows[next] : next) * a->rows.row_bytes;
+        const char *p =
+            a->rows.w + (a->rows.rows != NULL ? a->rows.rows[r] : r) * a->rows.row_bytes;
+        const uintptr_t ahead =
+            (uintptr_t)a->rows.w +
+            (a->rows.rows != NULL ? a->rows.rows[next] : next) * a->rows.row_bytes;
         for (size_t i = 0; i < size; i += 64) {
             uint64_t line[8];
             memcpy(line, p + i, sizeof line);
@@ -473,7 +503,8 @@ static void read_rows(void *arg)
 
 void ck_bench_ceilings(struct ck *ck)
 {
-    static const size_t elements[] = { 4096, 8192, 16384, 32768 }; /* of q4_0: pieces of 2304 .. 18432 bytes */
+    static const size_t elements[] = {4096, 8192, 16384,
+                                      32768}; /* of q4_0: pieces of 2304 .. 18432 bytes */
     struct read_args a;
     a.sum = 0;
     ck->name = "read";

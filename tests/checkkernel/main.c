@@ -32,27 +32,29 @@ static int usage(const char *wrong)
 {
     fprintf(stderr,
             "checkkernel: bad option '%s'\n"
-            "usage: checkkernel [--filter PATTERN] [--isa NAME] [--seed N] [--quick] [--list] [--bench] [--bench-mib N] [--json]\n",
+            "usage: checkkernel [--filter PATTERN] [--isa NAME] [--seed N] [--quick] [--list] "
+            "[--bench] [--bench-mib N] [--json]\n",
             wrong);
     return 2;
 }
 
 static void check_all(void)
 {
-#define SFFN_WEIGHT_OP(op)                                 \
-    for (int32_t dtype = 0; dtype < SFFN_DTYPE_COUNT_; dtype++) \
-        if (ck.table->op[dtype].fn != NULL)                \
+#define SFFN_WEIGHT_OP(op)                                                                         \
+    for (int32_t dtype = 0; dtype < SFFN_DTYPE_COUNT_; dtype++)                                    \
+        if (ck.table->op[dtype].fn != NULL)                                                        \
             check_##op(&ck, dtype);
 #include "kernels/weight_ops.inc"
-#define SFFN_PLAIN_OP(op)           \
-    if (ck.table->op.fn != NULL)    \
+#define SFFN_PLAIN_OP(op)                                                                          \
+    if (ck.table->op.fn != NULL)                                                                   \
         check_##op(&ck);
 #include "kernels/plain_ops.inc"
 }
 
 int main(int argc, char **argv)
 {
-    const uint64_t cpu = sffn_cpu_detect() & ~SFFN_CPU_SLOW_ZMM; /* what it can run, not what it should */
+    const uint64_t cpu =
+        sffn_cpu_detect() & ~SFFN_CPU_SLOW_ZMM; /* what it can run, not what it should */
     char features[512];
     ck.seed = 1;
     ck.bench_bytes = (size_t)1 << 30;
@@ -73,7 +75,8 @@ int main(int argc, char **argv)
         } else if (value != NULL && strcmp(argv[i], "--isa") == 0) {
             ck.isa = value;
             i++;
-        } else if (value != NULL && (strcmp(argv[i], "--seed") == 0 || strcmp(argv[i], "--bench-mib") == 0)) {
+        } else if (value != NULL &&
+                   (strcmp(argv[i], "--seed") == 0 || strcmp(argv[i], "--bench-mib") == 0)) {
             errno = 0;
             const unsigned long long number = strtoull(value, &end, 0);
             if (errno != 0 || end == value || *end != '\0')
@@ -110,7 +113,8 @@ int main(int argc, char **argv)
         check_all();
     }
     if (!ck.json && !ck.list && !ck.bench)
-        printf("%zu kernels, %zu comparisons, %zu failed\n", ck.n_kernels, ck.n_comparisons, ck.n_failed);
+        printf("%zu kernels, %zu comparisons, %zu failed\n", ck.n_kernels, ck.n_comparisons,
+               ck.n_failed);
     if (ck.n_kernels == 0) {
         fputs("checkkernel: no kernel matches\n", stderr);
         return 2;

@@ -6,7 +6,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-static void check_block(struct ck *ck, const char *x, const int8_t *q, float d, int32_t sum, size_t n, size_t b)
+static void check_block(struct ck *ck, const char *x, const int8_t *q, float d, int32_t sum,
+                        size_t n, size_t b)
 {
     float amax = 0.0f;
     int32_t total = 0;
@@ -28,7 +29,8 @@ static void check_block(struct ck *ck, const char *x, const int8_t *q, float d, 
     for (size_t k = 0; k < 32; k++) {
         /* three roundings: 127 / amax, its product with x, and d */
         const double x_d = (double)sffn_load_f32(x + k * sizeof(float)) * 127.0 / (double)amax;
-        ck_expect(ck, q[k] >= -127 && fabs(q[k] - x_d) <= 0.5 + ck_gamma(3) * fabs(x_d), "q", n, 0, 32 * b + k);
+        ck_expect(ck, q[k] >= -127 && fabs(q[k] - x_d) <= 0.5 + ck_gamma(3) * fabs(x_d), "q", n, 0,
+                  32 * b + k);
     }
 }
 
@@ -72,30 +74,43 @@ void check_quantize_x(struct ck *ck)
         for (int kind = 0; kind < 12; kind++) {
             const enum ck_where where = ck_below(ck, 2) == 0 ? CK_AT_END : CK_AT_START;
             const size_t odd = ck_below(ck, 2); /* bytes off alignment */
-            char *x = (char *)ck_guarded(ck, n * sizeof(float) + odd, where) + (where == CK_AT_START ? odd : 0);
+            char *x = (char *)ck_guarded(ck, n * sizeof(float) + odd, where) +
+                      (where == CK_AT_START ? odd : 0);
             int8_t *q[2];
             float *d[2];
             int32_t *sum[2];
             ck_floats(ck, (float *)(void *)x, n, (enum ck_values)(kind % CK_N_VALUES));
             for (size_t b = 0; b < n / 32 && kind >= 4; b++) {
-                static const float special[] = { INFINITY, -INFINITY, NAN, 0x1p-100f, -0x1.fffffep-101f, 3.4028234664e38f, 0x1p-149f, -0.0f };
+                static const float special[] = {
+                    INFINITY,          -INFINITY,        NAN,       0x1p-100f,
+                    -0x1.fffffep-101f, 3.4028234664e38f, 0x1p-149f, -0.0f};
                 for (size_t k = 0; k < 32 && kind % 3 != 0; k++)
-                    sffn_store_f32(x + (32 * b + k) * sizeof(float), kind % 3 == 1 ? 0.0f : ((float)ck_below(ck, 255) - 127.0f) * 0.5f); /* ties */
+                    sffn_store_f32(x + (32 * b + k) * sizeof(float),
+                                   kind % 3 == 1
+                                       ? 0.0f
+                                       : ((float)ck_below(ck, 255) - 127.0f) * 0.5f); /* ties */
                 if (kind < 10)
-                    sffn_store_f32(x + (32 * b + ck_below(ck, 32)) * sizeof(float), special[ck_below(ck, 8)]);
+                    sffn_store_f32(x + (32 * b + ck_below(ck, 32)) * sizeof(float),
+                                   special[ck_below(ck, 8)]);
             }
             for (int side = 0; side < 2; side++) {
                 q[side] = ck_output(ck, n, 1, where);
                 d[side] = ck_output(ck, n / 32, sizeof(float), where);
                 sum[side] = ck_output(ck, n / 32, sizeof(int32_t), where);
-                (side == 0 ? ck->scalar->quantize_x.fn : fn)(q[side], d[side], sum[side], (const float *)(const void *)x, n);
+                (side == 0 ? ck->scalar->quantize_x.fn : fn)(q[side], d[side], sum[side],
+                                                             (const float *)(const void *)x, n);
             }
-            ck_expect(ck, ck_output_intact(q[1], n, 1, where) && ck_output_intact(d[1], n / 32, sizeof(float), where) &&
-                              ck_output_intact(sum[1], n / 32, sizeof(int32_t), where), "wrote beside an output", n, 0, 0);
+            ck_expect(ck,
+                      ck_output_intact(q[1], n, 1, where) &&
+                          ck_output_intact(d[1], n / 32, sizeof(float), where) &&
+                          ck_output_intact(sum[1], n / 32, sizeof(int32_t), where),
+                      "wrote beside an output", n, 0, 0);
             ck_expect(ck, memcmp(q[0], q[1], n) == 0, "q differs from scalar", n, 0, 0);
             for (size_t b = 0; b < n / 32; b++) {
-                ck_expect(ck, ck_same_float(d[0][b], d[1][b]) && sum[0][b] == sum[1][b], "d or sum differs from scalar", n, 0, b);
-                check_block(ck, x + 32 * b * sizeof(float), q[1] + 32 * b, d[1][b], sum[1][b], n, b);
+                ck_expect(ck, ck_same_float(d[0][b], d[1][b]) && sum[0][b] == sum[1][b],
+                          "d or sum differs from scalar", n, 0, b);
+                check_block(ck, x + 32 * b * sizeof(float), q[1] + 32 * b, d[1][b], sum[1][b], n,
+                            b);
             }
             ck_release(ck);
         }

@@ -6,7 +6,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-static void check_values(struct ck *ck, sffn_rows_axpy_fn *fn, const struct ck_rows *rows, const float *h, enum ck_where where)
+static void check_values(struct ck *ck, sffn_rows_axpy_fn *fn, const struct ck_rows *rows,
+                         const float *h, enum ck_where where)
 {
     const size_t n = rows->n;
     float *y = ck_output(ck, n, sizeof *y, where), *ref = ck_output(ck, n, sizeof *ref, where);
@@ -17,7 +18,8 @@ static void check_values(struct ck *ck, sffn_rows_axpy_fn *fn, const struct ck_r
     memcpy(y, start, n * sizeof *y);
     memcpy(ref, start, n * sizeof *ref);
     fn(y, rows->w, rows->row_bytes, rows->rows, h, rows->n_listed, n);
-    ck->scalar->rows_axpy[rows->dtype].fn(ref, rows->w, rows->row_bytes, rows->rows, h, rows->n_listed, n);
+    ck->scalar->rows_axpy[rows->dtype].fn(ref, rows->w, rows->row_bytes, rows->rows, h,
+                                          rows->n_listed, n);
     ck_expect(ck, ck_output_intact(y, n, sizeof *y, where), "wrote beside y", n, rows->n_listed, 0);
     for (size_t j = 0; j < n; j++) {
         double sum = (double)start[j], magnitude = fabs(sum);
@@ -27,8 +29,11 @@ static void check_values(struct ck *ck, sffn_rows_axpy_fn *fn, const struct ck_r
             magnitude += fabs(p);
         }
         ck_expect(ck, ck_same_float(y[j], ref[j]), "differs from scalar", n, rows->n_listed, j);
-        ck_expect(ck, ck_within(y[j], sum, ck_gamma(rows->n_listed + 1) * magnitude + (double)rows->n_listed * 0x1p-149), "out of bound", n,
-                  rows->n_listed, j);
+        ck_expect(
+            ck,
+            ck_within(y[j], sum,
+                      ck_gamma(rows->n_listed + 1) * magnitude + (double)rows->n_listed * 0x1p-149),
+            "out of bound", n, rows->n_listed, j);
     }
     free(start);
 }
@@ -45,8 +50,8 @@ static void run_bench(void *arg)
     struct bench_args *a = arg;
     for (size_t r = 0; r < a->rows.n_rows; r += 1024) {
         const size_t count = a->rows.n_rows - r < 1024 ? a->rows.n_rows - r : 1024;
-        a->fn(a->y, a->rows.rows != NULL ? a->rows.w : a->rows.w + r * a->rows.row_bytes, a->rows.row_bytes,
-              a->rows.rows != NULL ? a->rows.rows + r : NULL, a->h, count, a->n);
+        a->fn(a->y, a->rows.rows != NULL ? a->rows.w : a->rows.w + r * a->rows.row_bytes,
+              a->rows.row_bytes, a->rows.rows != NULL ? a->rows.rows + r : NULL, a->h, count, a->n);
     }
 }
 
@@ -63,7 +68,8 @@ static void bench_rows_axpy(struct ck *ck, sffn_rows_axpy_fn *fn, int32_t dtype)
         ck_floats(ck, a->h, 1024, CK_NORMAL);
         memset(a->y, 0, a->n * sizeof *a->y);
         ck_bench_rows(ck, &a->rows, (enum ck_mode)mode, dtype, a->n);
-        ck_bench(ck, (enum ck_mode)mode, "n=4096", a->rows.n_rows * a->rows.row_bytes, run_bench, a);
+        ck_bench(ck, (enum ck_mode)mode, "n=4096", a->rows.n_rows * a->rows.row_bytes, run_bench,
+                 a);
         ck_release(ck);
     }
     free(a);
@@ -89,7 +95,7 @@ void check_rows_axpy(struct ck *ck, int32_t dtype)
             h = ck_guarded(ck, n_rows * sizeof *h, where);
             ck_floats(ck, h, n_rows, values);
             if (n > 0 && n_rows > 0 && ck_below(ck, 4) == 0) {
-                static const float special[] = { INFINITY, -INFINITY, NAN };
+                static const float special[] = {INFINITY, -INFINITY, NAN};
                 const float value = special[ck_below(ck, 3)];
                 if (ck_below(ck, 2) == 0)
                     ck_poison(&rows, ck_below(ck, n_rows), ck_below(ck, n), value);

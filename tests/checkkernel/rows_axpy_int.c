@@ -6,10 +6,12 @@
 #include <stdlib.h>
 #include <string.h>
 
-static void check_values(struct ck *ck, sffn_rows_axpy_int_fn *fn, const struct ck_rows *rows, const float *h, float inv, enum ck_where where)
+static void check_values(struct ck *ck, sffn_rows_axpy_int_fn *fn, const struct ck_rows *rows,
+                         const float *h, float inv, enum ck_where where)
 {
     const size_t n = rows->n;
-    int32_t *acc = ck_output(ck, n, sizeof *acc, where), *ref = ck_output(ck, n, sizeof *ref, where);
+    int32_t *acc = ck_output(ck, n, sizeof *acc, where),
+            *ref = ck_output(ck, n, sizeof *ref, where);
     int32_t *start = malloc((n + 1) * sizeof *start);
     if (start == NULL)
         exit(2);
@@ -18,8 +20,10 @@ static void check_values(struct ck *ck, sffn_rows_axpy_int_fn *fn, const struct 
     memcpy(acc, start, n * sizeof *acc);
     memcpy(ref, start, n * sizeof *ref);
     fn(acc, rows->w, rows->row_bytes, rows->rows, h, inv, rows->n_listed, n);
-    ck->scalar->rows_axpy_int[rows->dtype].fn(ref, rows->w, rows->row_bytes, rows->rows, h, inv, rows->n_listed, n);
-    ck_expect(ck, ck_output_intact(acc, n, sizeof *acc, where), "wrote beside acc", n, rows->n_listed, 0);
+    ck->scalar->rows_axpy_int[rows->dtype].fn(ref, rows->w, rows->row_bytes, rows->rows, h, inv,
+                                              rows->n_listed, n);
+    ck_expect(ck, ck_output_intact(acc, n, sizeof *acc, where), "wrote beside acc", n,
+              rows->n_listed, 0);
     for (size_t j = 0; j < n; j++) {
         int64_t sum = start[j];
         for (size_t i = 0; i < rows->n_listed; i++) {
@@ -56,9 +60,11 @@ static void run_bench(void *arg)
     struct bench_args *a = arg;
     for (size_t r = 0; r < a->rows.n_rows; r += 1024) {
         const size_t count = a->rows.n_rows - r < 1024 ? a->rows.n_rows - r : 1024;
-        a->fn(a->acc, a->rows.rows != NULL ? a->rows.w : a->rows.w + r * a->rows.row_bytes, a->rows.row_bytes,
-              a->rows.rows != NULL ? a->rows.rows + r : NULL, a->h, 1.0f, count, a->n);
-        memset(a->acc, 0, a->n * sizeof *a->acc); /* as the library does, which moves it on to wider sums */
+        a->fn(a->acc, a->rows.rows != NULL ? a->rows.w : a->rows.w + r * a->rows.row_bytes,
+              a->rows.row_bytes, a->rows.rows != NULL ? a->rows.rows + r : NULL, a->h, 1.0f, count,
+              a->n);
+        memset(a->acc, 0,
+               a->n * sizeof *a->acc); /* as the library does, which moves it on to wider sums */
     }
 }
 
@@ -77,7 +83,8 @@ static void bench_rows_axpy_int(struct ck *ck, sffn_rows_axpy_int_fn *fn, int32_
         for (size_t i = 0; i < 1024; i++)
             a->h[i] *= 1e4f;
         ck_bench_rows(ck, &a->rows, (enum ck_mode)mode, dtype, a->n);
-        ck_bench(ck, (enum ck_mode)mode, "n=4096", a->rows.n_rows * a->rows.row_bytes, run_bench, a);
+        ck_bench(ck, (enum ck_mode)mode, "n=4096", a->rows.n_rows * a->rows.row_bytes, run_bench,
+                 a);
         ck_release(ck);
     }
     free(a);
@@ -123,9 +130,11 @@ void check_rows_axpy_int(struct ck *ck, int32_t dtype)
         h = ck_guarded(ck, n_rows * sizeof *h, CK_AT_END);
         for (size_t r = 0; r < n_rows; r++) {
             const int low = pattern < 2;
-            const float weight = dtype == SFFN_Q8_0 ? (low ? -128.0f : 127.0f) : (low ? -8.0f : 7.0f);
+            const float weight =
+                dtype == SFFN_Q8_0 ? (low ? -128.0f : 127.0f) : (low ? -8.0f : 7.0f);
             memcpy(w + r * row_bytes, &one, sizeof one);
-            memset(w + r * row_bytes + 2, dtype == SFFN_Q8_0 ? (low ? 0x80 : 0x7f) : (low ? 0x00 : 0xff), row_bytes - 2);
+            memset(w + r * row_bytes + 2,
+                   dtype == SFFN_Q8_0 ? (low ? 0x80 : 0x7f) : (low ? 0x00 : 0xff), row_bytes - 2);
             rows.scales[r] = 1.0f;
             for (size_t j = 0; j < 32; j++)
                 rows.decoded[32 * r + j] = weight;

@@ -6,15 +6,18 @@
 #include <stdlib.h>
 #include <string.h>
 
-static void check_values(struct ck *ck, sffn_threshold_fn *fn, const float *v, size_t n, float t, int keep_equal, int use_abs, enum ck_where where)
+static void check_values(struct ck *ck, sffn_threshold_fn *fn, const float *v, size_t n, float t,
+                         int keep_equal, int use_abs, enum ck_where where)
 {
-    uint32_t *rows = ck_output(ck, n, sizeof *rows, where), *ref = ck_output(ck, n, sizeof *ref, where);
+    uint32_t *rows = ck_output(ck, n, sizeof *rows, where),
+             *ref = ck_output(ck, n, sizeof *ref, where);
     const uint32_t first = (uint32_t)ck_below(ck, 1u << 30);
     const size_t count = fn(rows, v, first, n, t, keep_equal, use_abs);
     const size_t expected = ck->scalar->threshold.fn(ref, v, first, n, t, keep_equal, use_abs);
     size_t at = 0;
     ck_expect(ck, ck_output_intact(rows, n, sizeof *rows, where), "wrote beside rows", n, 0, 0);
-    ck_expect(ck, count == expected && memcmp(rows, ref, count * sizeof *rows) == 0, "differs from scalar", n, count, expected);
+    ck_expect(ck, count == expected && memcmp(rows, ref, count * sizeof *rows) == 0,
+              "differs from scalar", n, count, expected);
     for (size_t i = 0; i < n; i++) {
         const float a = use_abs ? fabsf(v[i]) : v[i];
         const int kept = isnan(a) || isnan(t) || a > t || (keep_equal && a == t);
@@ -55,7 +58,8 @@ static void bench_threshold(struct ck *ck, sffn_threshold_fn *fn)
 
 void check_threshold(struct ck *ck)
 {
-    static const float thresholds[] = { 0.0f, 0.5f, -0.5f, -0.0f, 0x1p-140f, INFINITY, -INFINITY, NAN };
+    static const float thresholds[] = {0.0f,      0.5f,     -0.5f,     -0.0f,
+                                       0x1p-140f, INFINITY, -INFINITY, NAN};
     sffn_threshold_fn *fn = ck->table->threshold.fn;
     size_t n;
     if (!ck_begin(ck, ck->table->threshold.name))
