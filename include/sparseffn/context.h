@@ -30,6 +30,9 @@ typedef struct sffn_allocator {
 /** Runs fn(arg, i) for every i in [0, n), in any order, on any threads, and returns when all are done. No two calls need to run at the same time. */
 typedef void (*sffn_parallel_for_fn)(void *user, uint32_t n, void (*fn)(void *arg, uint32_t i), void *arg);
 
+/** Progress of long work: done of total units of what is named. Return 0 to go on, anything else to stop with SFFN_ERR_INTERRUPTED. */
+typedef int32_t (*sffn_progress_fn)(void *user, const char *what, uint64_t done, uint64_t total);
+
 /** Whether to ask the system for 2 MiB pages for packed weights. */
 enum sffn_huge_pages {
     SFFN_HUGE_PAGES_AUTO = 0,  /**< transparent huge pages where allowed; the context reports what was obtained */

@@ -5,9 +5,6 @@
 #ifdef __cplusplus
 extern "C" {
 #endif
-/** Progress of long work: done of total units of what is named. Return 0 to go on, anything else to stop with SFFN_ERR_INTERRUPTED. */
-typedef int32_t (*sffn_progress_fn)(void *user, const char *what, uint64_t done, uint64_t total);
-
 typedef struct sffn_prepare_config {
     size_t struct_size;
     int32_t dtype;              /**< type of all matrices (2 dimensions, columns a multiple of its block): bf16, q8_0, q4_0, f16 or f32; -1: as they are.
