@@ -5,6 +5,9 @@
 #ifdef __cplusplus
 extern "C" {
 #endif
+/** What happens to a value that equals its threshold; the field disagrees. */
+enum sffn_tie { SFFN_TIE_DROP = 0, SFFN_TIE_KEEP = 1 };
+
 /**
  * For each of n_tokens tokens a subset of n_blocks blocks of block_size consecutive neurons; block_size 1 means neurons.
  * Mutable: one per thread while it is written; any number of readers afterwards. All memory is taken at creation.

@@ -30,8 +30,6 @@ enum sffn_rule {
     SFFN_RULE_ABS_SCORE = 2, /**< keep when |s_i| > t_i (or >=): CATS arXiv:2404.08763, CHESS arXiv:2409.01366 */
     SFFN_RULE_ABS_H = 3      /**< keep when |h_i| > t_i (or >=): CETT, arXiv:2402.03804; saves only the down rows */
 };
-/** What happens at equality; the field disagrees (methods: 0.3). */
-enum sffn_tie { SFFN_TIE_DROP = 0, SFFN_TIE_KEEP = 1 };
 
 typedef struct sffn_ffn_config {
     size_t struct_size;

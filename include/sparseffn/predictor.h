@@ -17,6 +17,12 @@ enum sffn_predictor_kind {
     SFFN_PREDICTOR_SCREENED_GATE = 0
 };
 
+/** How scores become a selection. A NaN score is kept in every case, so that it is seen. */
+enum sffn_decision {
+    SFFN_DECIDE_THRESHOLD = 0, /**< keep score_i > threshold_i (tie drop) or >= (tie keep); PowerInfer and NimbleEdge keep at equality */
+    SFFN_DECIDE_TOP_K = 1      /**< keep the top_k largest scores, NaN first; among equal ones those of the lowest neurons. Deja Vu, arXiv:2310.17157 */
+};
+
 typedef struct sffn_predictor_config {
     size_t struct_size;
     int32_t kind;             /**< enum sffn_predictor_kind */
@@ -24,15 +30,20 @@ typedef struct sffn_predictor_config {
     uint32_t d_ff;            /**< neurons */
     sffn_weights gate;        /**< screened gate: the gate, SFFN_LAYOUT_ROWS [d_ff][d_model], any type; only read during creation */
     const float *gate_bias;   /**< [d_ff] added to the scores, or NULL; copied */
+    int32_t decision;         /**< enum sffn_decision; default SFFN_DECIDE_THRESHOLD */
+    int32_t tie;              /**< enum sffn_tie, of SFFN_DECIDE_THRESHOLD; default SFFN_TIE_DROP */
     float threshold;          /**< a neuron passes when its score exceeds it; default 0. Use the layer's own gate threshold */
     const float *thresholds;  /**< [d_ff] per neuron, instead of threshold; NULL: none; copied */
     float margin;             /**< >= 0, in standard deviations of the 4-bit error; default 1.5; 0: the bare score decides */
+    uint32_t top_k;           /**< SFFN_DECIDE_TOP_K: 1..d_ff; margin then has no say */
+    uint32_t top_k_multiple;  /**< top_k is rounded up to a multiple of this, at most d_ff; default 1. Deja Vu uses 128 */
 } sffn_predictor_config;
 #define SFFN_PREDICTOR_CONFIG_INIT \
-    { sizeof(sffn_predictor_config), SFFN_PREDICTOR_SCREENED_GATE, 0u, 0u, SFFN_WEIGHTS_INIT, NULL, 0.0f, NULL, 1.5f }
+    { sizeof(sffn_predictor_config), SFFN_PREDICTOR_SCREENED_GATE, 0u, 0u, SFFN_WEIGHTS_INIT, NULL, SFFN_DECIDE_THRESHOLD, SFFN_TIE_DROP, \
+      0.0f, NULL, 1.5f, 0u, 1u }
 
 /**
- * @retval SFFN_ERR_INVALID_ARGUMENT  NULL, zero size, unknown kind, NaN threshold or margin
+ * @retval SFFN_ERR_INVALID_ARGUMENT  NULL, zero size, unknown kind, decision or tie, NaN threshold or margin, top_k out of range or with thresholds
  * @retval SFFN_ERR_SHAPE             d_model no multiple of 32 (screened gate)
  * @retval SFFN_ERR_UNSUPPORTED       a q4_0 gate: its 4-bit copy would cost as many bytes as the gate itself; a gate in SFFN_LAYOUT_COLUMNS
  * @retval SFFN_ERR_OUT_OF_MEMORY

@@ -134,15 +134,13 @@ sffn_status sffn_ffn_select(sffn_context *ctx, const sffn_ffn *ffn, const float 
     const sffn_status status = check_handles(ctx, ffn);
     if (status != SFFN_OK)
         return status;
-    const struct sffn_scorer *s = ffn->predictor ? &ffn->predictor->scorer
-                                  : ffn->router  ? &ffn->router->scorer
-                                                 : NULL;
+    const struct sffn_selector *s = sffn_ffn_selector(ffn);
     if (!s)
         return sffn_fail(ctx, SFFN_ERR_UNSUPPORTED,
                          "%s: the layer has neither predictor nor router", ffn->name);
     if (!active)
         return sffn_fail(ctx, SFFN_ERR_INVALID_ARGUMENT, "%s: active is NULL", ffn->name);
-    return sffn_scorer_call(ctx, s, select_x, s->m.n_cols, n_tokens, NULL, 0, active);
+    return sffn_selector_call(ctx, s, select_x, s->n_inputs, n_tokens, NULL, 0, active);
 }
 
 /* A plan for some stages: y is not written, but the planner wants to see it. */
@@ -182,6 +180,7 @@ sffn_status sffn_ffn_gate(sffn_context *ctx, const sffn_ffn *ffn, const float *x
     call.args.active_out = active_out;
     call.n_stages = 0;
     call.stages[call.n_stages++] = SFFN_STAGE_CLEAR;
+    call.select_stage = call.n_stages;
     if (active_in)
         call.stages[call.n_stages++] = SFFN_STAGE_SELECT;
     call.stages[call.n_stages++] = SFFN_STAGE_GATE;

@@ -70,17 +70,17 @@ static sffn_status check_config(const sffn_context *ctx, const sffn_ffn_config *
     if (c->predictor && c->router)
         return sffn_fail(ctx, SFFN_ERR_INVALID_ARGUMENT,
                          "%s: both predictor and router are set; a layer has one selector", name);
-    if (c->predictor && c->predictor->scorer.m.n_rows != c->d_ff)
+    if (c->predictor && c->predictor->selector.n_rows != c->d_ff)
         return sffn_fail(ctx, SFFN_ERR_SHAPE,
                          "%s: the predictor scores %u neurons; the layer has %u", name,
-                         (unsigned)c->predictor->scorer.m.n_rows, (unsigned)c->d_ff);
+                         (unsigned)c->predictor->selector.n_rows, (unsigned)c->d_ff);
     if (c->router) {
-        const struct sffn_scorer *s = &c->router->scorer;
-        if ((uint64_t)s->m.n_rows * s->block_size != c->d_ff)
+        const struct sffn_selector *s = &c->router->selector;
+        if ((uint64_t)s->n_rows * s->block_size != c->d_ff)
             return sffn_fail(
                 ctx, SFFN_ERR_SHAPE,
                 "%s: the router has %u experts of %u neurons; the layer has %u neurons", name,
-                (unsigned)s->m.n_rows, (unsigned)s->block_size, (unsigned)c->d_ff);
+                (unsigned)s->n_rows, (unsigned)s->block_size, (unsigned)c->d_ff);
     }
     return SFFN_OK;
 }
@@ -311,8 +311,7 @@ sffn_status sffn_ffn_get_info(const sffn_ffn *ffn, sffn_ffn_info *info)
     i.down_dtype = ffn->down.dtype;
     i.act_threshold = ffn->act_threshold;
     i.weight_bytes = ffn->weight_bytes;
-    i.selector_bytes = ffn->predictor ? sffn_scorer_weight_bytes(&ffn->predictor->scorer)
-                       : ffn->router  ? sffn_scorer_weight_bytes(&ffn->router->scorer)
-                                      : 0;
+    const struct sffn_selector *selector = sffn_ffn_selector(ffn);
+    i.selector_bytes = selector ? sffn_selector_weight_bytes(selector) : 0;
     return sffn_info_copy(ffn->ctx, "sffn_ffn_info", info, &i, sizeof(i));
 }

@@ -29,6 +29,12 @@ struct sffn_ffn {
     uint64_t weight_bytes;
 };
 
+/* The layer's predictor or router; NULL: none. */
+static inline const struct sffn_selector *sffn_ffn_selector(const struct sffn_ffn *ffn)
+{
+    return ffn->predictor ? &ffn->predictor->selector : ffn->router ? &ffn->router->selector : NULL;
+}
+
 /* ---- activation.c ---- */
 
 /* s = act(g). dReLU's up half is applied in the up stage. */
@@ -55,7 +61,7 @@ int sffn_gate_can_skip(const struct sffn_ffn *ffn);
 
 enum sffn_stage {
     SFFN_STAGE_CLEAR,   /* zero the optional full-width outputs */
-    SFFN_STAGE_SELECT,  /* predictor, router or the caller's set -> selected */
+    SFFN_STAGE_SELECT,  /* predictor, router or the caller's set -> selected; once per step of the selector */
     SFFN_STAGE_GATE,    /* selected -> active, with s */
     SFFN_STAGE_IMPORT,  /* the caller's set and s -> active */
     SFFN_STAGE_UP,      /* active -> nonzero, with h */
@@ -64,7 +70,7 @@ enum sffn_stage {
     SFFN_STAGE_DOWN,    /* nonzero -> partial sums */
     SFFN_STAGE_REDUCE   /* partial sums -> y */
 };
-#define SFFN_MAX_STAGES 6
+#define SFFN_MAX_STAGES (5 + SFFN_SELECT_MAX_STEPS)
 
 struct sffn_counters { /* of one thread, one cache line apart */
     uint64_t selected, selected_rows, active, active_rows, nonzero, nonzero_rows;
@@ -75,11 +81,11 @@ struct sffn_counters { /* of one thread, one cache line apart */
 struct sffn_workspace {
     struct sffn_counters *counters; /* [nth] */
     uint8_t *x;                     /* [nth][x_bytes]: quantised x */
-    uint8_t *scorer;                /* [nth][scorer_bytes] */
+    struct sffn_select_scratch select;
     float *values;                  /* [nth][2][SFFN_CHUNK * SFFN_TILE_TOKENS]: products on their way to a list */
     struct sffn_list selected, active, nonzero;
     struct sffn_axpy_scratch axpy;
-    size_t x_bytes, scorer_bytes;
+    size_t x_bytes;
 };
 #define SFFN_CHUNK 256 /* rows multiplied before they are decided */
 
@@ -93,6 +99,7 @@ struct sffn_call {
     float *s_out;        /* GATE: [n_tokens][d_ff] */
     enum sffn_stage stages[SFFN_MAX_STAGES];
     uint32_t n_stages;   /* per tile */
+    uint32_t select_stage; /* where the SELECT stages begin */
     uint32_t n_tiles;
 };
 

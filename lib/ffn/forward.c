@@ -87,8 +87,8 @@ static void clear_outputs(struct worker *w)
     }
 }
 
-/* selector -> selected */
-static void run_select(struct worker *w)
+/* one step of the selector -> selected */
+static void run_select(struct worker *w, uint32_t step)
 {
     const struct sffn_ffn_args *args = &w->call->args;
     if (w->call->select == SFFN_SELECT_ACTIVE) {
@@ -96,12 +96,19 @@ static void run_select(struct worker *w)
                            w->nth);
         return;
     }
-    const struct sffn_scorer *s = w->call->select == SFFN_SELECT_PREDICTOR
-                                      ? &w->ffn->predictor->scorer
-                                      : &w->ffn->router->scorer;
-    sffn_scorer_run(w->k, s, args->select_x + w->token * args->select_x_stride,
-                    args->select_x_stride, w->tile, NULL, 0, &w->w.selected, s->block_size,
-                    w->w.scorer + w->ith * w->w.scorer_bytes, w->ith, w->nth);
+    const struct sffn_selector *s = sffn_ffn_selector(w->ffn);
+    const struct sffn_selection run = {.k = w->k,
+                                       .x = args->select_x + w->token * args->select_x_stride,
+                                       .x_stride = args->select_x_stride,
+                                       .n_tokens = w->tile,
+                                       .scores = w->w.select.scores,
+                                       .scores_stride = s->n_rows,
+                                       .list = &w->w.selected,
+                                       .expand = s->block_size,
+                                       .scratch = w->w.select,
+                                       .ith = w->ith,
+                                       .nth = w->nth};
+    s->steps[step](s, &run);
 }
 
 /* Appends to a thread's own segment of a list. */
@@ -381,10 +388,8 @@ static void write_stats(const struct worker *w, uint32_t nth)
     s.touched_bytes = sum.selected_rows * ffn->gate.row_bytes +
                       (ffn->is_gated ? sum.active_rows * ffn->up.row_bytes : 0) +
                       sum.nonzero_rows * ffn->down.row_bytes / ffn->down.block_size;
-    if (w->call->select == SFFN_SELECT_PREDICTOR)
-        s.touched_bytes += w->call->n_tiles * sffn_scorer_weight_bytes(&ffn->predictor->scorer);
-    if (w->call->select == SFFN_SELECT_ROUTER)
-        s.touched_bytes += w->call->n_tiles * sffn_scorer_weight_bytes(&ffn->router->scorer);
+    if (w->call->select == SFFN_SELECT_PREDICTOR || w->call->select == SFFN_SELECT_ROUTER)
+        s.touched_bytes += w->call->n_tiles * sffn_selector_weight_bytes(sffn_ffn_selector(ffn));
     const uint64_t *ns = w->w.counters[0].stage_ns;
     s.select_ns = ns[SFFN_STAGE_SELECT];
     s.gate_ns = ns[SFFN_STAGE_GATE] + ns[SFFN_STAGE_DENSE_H];
@@ -395,14 +400,14 @@ static void write_stats(const struct worker *w, uint32_t nth)
     sffn_info_copy(ffn->ctx, "sffn_ffn_stats", w->call->args.stats, &s, sizeof(s));
 }
 
-static void run_stage(struct worker *w, enum sffn_stage stage)
+static void run_stage(struct worker *w, uint32_t stage)
 {
-    switch (stage) {
+    switch (w->call->stages[stage]) {
     case SFFN_STAGE_CLEAR:
         clear_outputs(w);
         break;
     case SFFN_STAGE_SELECT:
-        run_select(w);
+        run_select(w, stage - w->call->select_stage);
         break;
     case SFFN_STAGE_GATE:
         run_gate(w);
@@ -455,7 +460,7 @@ void sffn_call_run_phase(const struct sffn_kernels *k, const struct sffn_call *c
                 now - w.counters->mark_ns;
         w.counters->mark_ns = now;
     }
-    run_stage(&w, call->stages[stage]);
+    run_stage(&w, stage);
     if (is_timed && is_last)
         w.counters->stage_ns[call->stages[stage]] += sffn_now_ns() - w.counters->mark_ns;
     if (is_last && ith == 0 && call->args.stats)

@@ -67,6 +67,7 @@ sffn_status sffn_call_plan(const sffn_context *ctx, const struct sffn_ffn *ffn,
     call->s_in = NULL;
     call->s_out = NULL;
     call->n_stages = 0;
+    call->select_stage = 0;
     sffn_status status = sffn_config_copy(ctx, "sffn_ffn_args", args, sizeof(*args), public_args);
     if (status != SFFN_OK)
         return status;
@@ -86,20 +87,20 @@ sffn_status sffn_call_plan(const sffn_context *ctx, const struct sffn_ffn *ffn,
                          ffn->name, args->stats->struct_size);
     if ((status = resolve_select(ctx, ffn, call)) != SFFN_OK)
         return status;
-    const struct sffn_scorer *scorer = call->select == SFFN_SELECT_PREDICTOR
-                                           ? &ffn->predictor->scorer
-                                       : call->select == SFFN_SELECT_ROUTER ? &ffn->router->scorer
-                                                                            : NULL;
-    if (scorer && !args->select_x) {
-        if (scorer->m.n_cols != ffn->d_model)
+    const struct sffn_selector *selector =
+        call->select == SFFN_SELECT_PREDICTOR || call->select == SFFN_SELECT_ROUTER
+            ? sffn_ffn_selector(ffn)
+            : NULL;
+    if (selector && !args->select_x) {
+        if (selector->n_inputs != ffn->d_model)
             return sffn_fail(
                 ctx, SFFN_ERR_SHAPE,
                 "%s: args.select_x is NULL, and the selector's input has %u elements, not x's %u",
-                ffn->name, (unsigned)scorer->m.n_cols, (unsigned)ffn->d_model);
+                ffn->name, (unsigned)selector->n_inputs, (unsigned)ffn->d_model);
         args->select_x = args->x;
         args->select_x_stride = args->x_stride;
     }
-    if ((status = check_strides(ctx, ffn, args, scorer ? scorer->m.n_cols : 0)) != SFFN_OK)
+    if ((status = check_strides(ctx, ffn, args, selector ? selector->n_inputs : 0)) != SFFN_OK)
         return status;
     if (call->select == SFFN_SELECT_ACTIVE) {
         status = sffn_active_set_check(ctx, args->active, "args.active", ffn->d_ff, args->n_tokens);
@@ -126,7 +127,9 @@ sffn_status sffn_call_plan(const sffn_context *ctx, const struct sffn_ffn *ffn,
         /* One token's neurons are a list already. */
         const int is_list = call->select == SFFN_SELECT_ACTIVE && args->n_tokens == 1 &&
                             sffn_active_set_block_size(args->active) == 1;
-        if (call->select != SFFN_SELECT_GATE && !is_list)
+        const uint32_t n_steps = selector ? selector->n_steps : 1;
+        call->select_stage = n;
+        for (uint32_t i = 0; call->select != SFFN_SELECT_GATE && !is_list && i < n_steps; i++)
             stages[n++] = SFFN_STAGE_SELECT;
         stages[n++] = SFFN_STAGE_GATE;
         if (ffn->is_gated)
@@ -143,11 +146,8 @@ size_t sffn_workspace_layout(const struct sffn_ffn *ffn, uint32_t nth, struct sf
 {
     uint8_t *p = base;
     size_t used = 0;
-    const struct sffn_scorer *scorer = ffn->predictor ? &ffn->predictor->scorer
-                                       : ffn->router  ? &ffn->router->scorer
-                                                      : NULL;
+    const struct sffn_selector *selector = sffn_ffn_selector(ffn);
     const size_t x_bytes = sffn_x_scratch_bytes(ffn->d_model);
-    const size_t scorer_bytes = scorer ? (sffn_scorer_scratch_bytes(scorer) + 63) & ~(size_t)63 : 0;
 #define TAKE(field, count, size)                                                                   \
     do {                                                                                           \
         if (base)                                                                                  \
@@ -156,7 +156,6 @@ size_t sffn_workspace_layout(const struct sffn_ffn *ffn, uint32_t nth, struct sf
     } while (0)
     TAKE(counters, nth, sizeof(struct sffn_counters));
     TAKE(x, nth, x_bytes);
-    TAKE(scorer, nth, scorer_bytes);
     TAKE(values, nth, 2 * SFFN_CHUNK * SFFN_TILE_TOKENS * sizeof(float));
     TAKE(selected.rows, ffn->d_ff, sizeof(uint32_t));
     TAKE(selected.masks, ffn->d_ff, 1);
@@ -170,13 +169,15 @@ size_t sffn_workspace_layout(const struct sffn_ffn *ffn, uint32_t nth, struct sf
     TAKE(nonzero.values, ffn->d_ff, SFFN_TILE_TOKENS * sizeof(float));
     TAKE(nonzero.segments, nth, sizeof(struct sffn_segment));
 #undef TAKE
+    if (selector)
+        used += sffn_select_scratch_layout(selector, nth, base ? &w->select : NULL,
+                                           base ? p + used : NULL);
     used += sffn_axpy_scratch_layout(ffn->down.dtype, ffn->down.block_size, ffn->d_ff, ffn->d_model,
                                      nth, base ? &w->axpy : NULL, base ? p + used : NULL);
     if (base) {
         w->selected.values = NULL;
         w->selected.n_segments = w->active.n_segments = w->nonzero.n_segments = nth;
         w->x_bytes = x_bytes;
-        w->scorer_bytes = scorer_bytes;
     }
     return used;
 }

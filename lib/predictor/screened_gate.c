@@ -33,7 +33,7 @@ static sffn_status measure_errors(sffn_context *ctx, struct sffn_scorer *s,
 sffn_status sffn_screened_gate_init(sffn_context *ctx, struct sffn_predictor *p,
                                     const sffn_predictor_config *config)
 {
-    struct sffn_scorer *s = &p->scorer;
+    struct sffn_scorer *s = &p->selector.scorer;
     if (config->gate.dtype == SFFN_Q4_0)
         return sffn_fail(ctx, SFFN_ERR_UNSUPPORTED,
                          "screened gate: the gate is q4_0, and its 4-bit copy would cost as many "
@@ -65,5 +65,6 @@ sffn_status sffn_screened_gate_init(sffn_context *ctx, struct sffn_predictor *p,
     status = sffn_pack(ctx, &c, &plan, data, plan.row_bytes);
     if (status == SFFN_OK && config->margin > 0)
         status = measure_errors(ctx, s, &config->gate);
+    sffn_selector_add_step(&p->selector, sffn_select_linear);
     return status;
 }

@@ -53,10 +53,12 @@ sffn_status sffn_router_create(sffn_context *ctx, const sffn_router_config *conf
     if (!r)
         return sffn_fail(ctx, SFFN_ERR_OUT_OF_MEMORY, "the allocator returned NULL for a router");
     r->ctx = ctx;
-    struct sffn_scorer *s = &r->scorer;
+    struct sffn_selector *s = &r->selector;
+    s->n_inputs = c.d_model;
+    s->n_rows = c.n_experts;
     s->block_size = c.block_size;
     /* sigmoid(score) > threshold, without an exponential */
-    s->limit = (float)log((double)c.threshold / (1.0 - (double)c.threshold));
+    s->scorer.limit = (float)log((double)c.threshold / (1.0 - (double)c.threshold));
     size_t bytes;
     uint8_t *data = NULL;
     if (!sffn_checked_mul(plan.row_bytes, plan.n_stored_rows, &bytes) ||
@@ -64,12 +66,14 @@ sffn_status sffn_router_create(sffn_context *ctx, const sffn_router_config *conf
         status = sffn_fail(ctx, SFFN_ERR_OUT_OF_MEMORY,
                            "the allocator returned NULL for the router's weights");
     } else {
-        sffn_matmul_init(ctx, &s->m, &mc, &plan, data, plan.row_bytes, 0);
-        s->m.owned = data;
-        s->m.owned_bytes = bytes;
+        sffn_matmul_init(ctx, &s->scorer.m, &mc, &plan, data, plan.row_bytes, 0);
+        s->scorer.m.owned = data;
+        s->scorer.m.owned_bytes = bytes;
         status = sffn_pack(ctx, &mc, &plan, data, plan.row_bytes);
     }
-    s->bias = sffn_copy_floats(ctx, "bias", c.bias, c.n_experts, &status);
+    sffn_selector_add_step(s, sffn_select_linear);
+    sffn_selector_add_decision(s);
+    s->scorer.bias = sffn_copy_floats(ctx, "bias", c.bias, c.n_experts, &status);
     if (status != SFFN_OK) {
         sffn_router_destroy(r);
         return status;
@@ -82,7 +86,7 @@ void sffn_router_destroy(sffn_router *r)
 {
     if (!r)
         return;
-    sffn_scorer_fini(r->ctx, &r->scorer);
+    sffn_selector_fini(r->ctx, &r->selector);
     sffn_mem_free(r->ctx, r, sizeof(*r));
 }
 
@@ -92,10 +96,11 @@ sffn_status sffn_router_select(sffn_context *ctx, const sffn_router *r, const fl
 {
     if (!ctx || !r)
         return sffn_fail(ctx, SFFN_ERR_INVALID_ARGUMENT, "%s is NULL", ctx ? "router" : "ctx");
-    return sffn_scorer_call(ctx, &r->scorer, x, x_stride, n_tokens, scores, scores_stride, active);
+    return sffn_selector_call(ctx, &r->selector, x, x_stride, n_tokens, scores, scores_stride,
+                              active);
 }
 
 uint64_t sffn_router_weight_bytes(const sffn_router *r)
 {
-    return r ? sffn_scorer_weight_bytes(&r->scorer) : 0;
+    return r ? sffn_selector_weight_bytes(&r->selector) : 0;
 }

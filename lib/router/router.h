@@ -1,12 +1,12 @@
 /* router.h  A router as ffn/ sees it. */
 #ifndef SFFN_LIB_ROUTER_H
 #define SFFN_LIB_ROUTER_H
-#include "predictor/scorer.h"
+#include "predictor/selector.h"
 #include "sparseffn/router.h"
 
 struct sffn_router {
     const sffn_context *ctx;
-    struct sffn_scorer scorer; /* rows are experts, block_size neurons each */
+    struct sffn_selector selector; /* rows are experts, block_size neurons each */
 };
 
 #endif /* SFFN_LIB_ROUTER_H */

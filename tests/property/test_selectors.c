@@ -16,6 +16,7 @@ struct scene {
     sffn_ffn *ffn;
     sffn_predictor *predictor;
     sffn_router *router;
+    uint32_t top_k; /* of the predictor; 0: a threshold decides */
     float *x, *select_x, *selector_weights, *selector_bias;
     unsigned char *selector_source;
     uint32_t select_d, n_blocks, block_size;
@@ -79,6 +80,11 @@ static void scene_predictor(struct scene *scene, float margin, float threshold)
     config.gate_bias = scene->selector_bias;
     config.threshold = threshold;
     config.margin = margin;
+    if (scene->top_k > 0) {
+        config.decision = SFFN_DECIDE_TOP_K;
+        config.top_k = scene->top_k;
+        config.top_k_multiple = 8;
+    }
     sffn_predictor_destroy(scene->predictor);
     scene->predictor = NULL;
     CHECK_OK(ctx, sffn_predictor_create(ctx, &config, &scene->predictor));
@@ -354,6 +360,8 @@ static void with_selector(struct scene *scene, void **state, const char *test, i
     if (has_own_input)
         scene->select_x =
             draw_x(&scene->layer.memory, &scene->rng, scene->n_tokens, scene->select_d, 0);
+    if (has_predictor && rng_below(&scene->rng, 2))
+        scene->top_k = 1 + rng_below(&scene->rng, scene->spec.d_ff / 2);
     if (has_predictor)
         scene_predictor(scene, 1.5f, 0.0f);
     else

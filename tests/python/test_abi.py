@@ -131,6 +131,7 @@ ENUMS = {
     "sffn_select": (enums.Select, "SFFN_SELECT_"),
     "sffn_path": (enums.Path, "SFFN_PATH_"),
     "sffn_predictor_kind": (enums.PredictorKind, "SFFN_PREDICTOR_"),
+    "sffn_decision": (enums.Decision, "SFFN_DECIDE_"),
     "sffn_router_rule": (enums.RouterRule, "SFFN_ROUTER_"),
     "sffn_file_format": (enums.FileFormat, "SFFN_FILE_"),
     "sffn_meta_kind": (enums.MetaKind, "SFFN_META_"),

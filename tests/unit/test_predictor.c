@@ -46,6 +46,16 @@ static void config_errors(void **state)
     REFUSED(config.d_model = 63, SFFN_ERR_SHAPE, "d_model 63 32");
     REFUSED(config.gate.row_bytes = 255, SFFN_ERR_SHAPE, "row_bytes 255 256");
     REFUSED(config.gate.dtype = SFFN_Q4_0, SFFN_ERR_UNSUPPORTED, "q4_0");
+    REFUSED(config.decision = 2, SFFN_ERR_INVALID_ARGUMENT, "decision 2");
+    REFUSED(config.tie = 2, SFFN_ERR_INVALID_ARGUMENT, "tie 2");
+    REFUSED(config.decision = SFFN_DECIDE_TOP_K, SFFN_ERR_INVALID_ARGUMENT, "top_k 0 8");
+    REFUSED((config.decision = SFFN_DECIDE_TOP_K, config.top_k = 9), SFFN_ERR_INVALID_ARGUMENT,
+            "top_k 9 8");
+    REFUSED((config.decision = SFFN_DECIDE_TOP_K, config.top_k = 1, config.top_k_multiple = 0),
+            SFFN_ERR_INVALID_ARGUMENT, "top_k_multiple 0");
+    REFUSED((config.decision = SFFN_DECIDE_TOP_K, config.top_k = 1, thresholds[5] = 0,
+             config.thresholds = thresholds),
+            SFFN_ERR_INVALID_ARGUMENT, "thresholds TOP_K");
     sffn_predictor_config config = config_of(8, 64);
     sffn_predictor *predictor = (sffn_predictor *)(uintptr_t)1;
     config.gate.layout =
@@ -150,6 +160,78 @@ static void exact_rows_by_hand(void **state)
     }
 }
 
+/* What the top-k of these scores is: NaN first, then the largest, the lowest neurons among equals. */
+static int is_in_top_k(const float *scores, uint32_t n, uint32_t i, uint32_t k)
+{
+    uint32_t n_better = 0;
+    for (uint32_t j = 0; j < n; j++) {
+        const float a = scores[j], b = scores[i];
+        const int is_equal = a == b || (isnan(a) && isnan(b));
+        n_better += is_equal ? j < i : isnan(a) || a > b;
+    }
+    return n_better < k;
+}
+
+static void top_k(void **state)
+{
+    (void)state;
+    /* x picks column 0, and the gate's rows are 0: the biases are the scores */
+    static const float scores[][8] = {
+        {3, 1, 2, 2, 2, -1, 0, 5},
+        {-0.0f, 0.0f, -0.0f, 0.0f, -1, -2, -3, -4},
+        {1, 1, 1, 1, 1, 1, 1, 1},
+        {NAN, 1, -NAN, INFINITY, -INFINITY, 2, 3e-45f, -3e-45f},
+        {-1, -2, -3, -4, -1.0000001f, -1e38f, -1e-38f, -INFINITY},
+    };
+    static const uint32_t multiples[] = {1, 2, 3, 128};
+    memset(gate, 0, sizeof gate);
+    float x[64] = {1.0f};
+    for (size_t c = 0; c < sizeof scores / sizeof scores[0]; c++)
+        for (uint32_t k = 1; k <= 8; k++)
+            for (size_t m = 0; m < 4; m++) {
+                sffn_predictor_config config = config_of(8, 64);
+                config.gate_bias = scores[c];
+                config.decision = SFFN_DECIDE_TOP_K;
+                config.top_k = k;
+                config.top_k_multiple = multiples[m];
+                sffn_predictor *predictor = NULL;
+                sffn_active_set *set = make_set(ctx, NULL, 1, 8, 1);
+                CHECK_OK(ctx, sffn_predictor_create(ctx, &config, &predictor));
+                CHECK_OK(ctx, sffn_predictor_predict(ctx, predictor, x, 64, 1, NULL, 0, set));
+                const uint32_t rounded = (k + multiples[m] - 1) / multiples[m] * multiples[m];
+                for (uint32_t i = 0; i < 8; i++)
+                    CHECK_SAYS(sffn_active_set_contains(set, 0, i) ==
+                                   is_in_top_k(scores[c], 8, i, rounded),
+                               "scores %zu, k %u up to a multiple of %u: neuron %u", c, (unsigned)k,
+                               (unsigned)multiples[m], (unsigned)i);
+                sffn_active_set_destroy(set);
+                sffn_predictor_destroy(predictor);
+            }
+}
+
+static void tie(void **state)
+{
+    (void)state;
+    static const float biases[8] = {-1, 0, 1, 2, NAN, 1, -INFINITY, INFINITY};
+    memset(gate, 0, sizeof gate);
+    float x[64] = {0};
+    for (int32_t tie = SFFN_TIE_DROP; tie <= SFFN_TIE_KEEP; tie++) {
+        sffn_predictor_config config = config_of(8, 64);
+        config.gate_bias = biases;
+        config.threshold = 1.0f;
+        config.tie = tie;
+        sffn_predictor *predictor = NULL;
+        sffn_active_set *set = make_set(ctx, NULL, 1, 8, 1);
+        CHECK_OK(ctx, sffn_predictor_create(ctx, &config, &predictor));
+        CHECK_OK(ctx, sffn_predictor_predict(ctx, predictor, x, 64, 1, NULL, 0, set));
+        uint8_t bitmap;
+        CHECK_OK(ctx, sffn_active_set_get_bitmap(set, 0, &bitmap));
+        CHECK(bitmap == (tie == SFFN_TIE_KEEP ? 0xBC : 0x98));
+        sffn_active_set_destroy(set);
+        sffn_predictor_destroy(predictor);
+    }
+}
+
 /* The config, its arrays and the gate may go away after creation. */
 static void everything_is_copied(void **state)
 {
@@ -192,6 +274,8 @@ int main(void)
     CASE(&cases, weight_bytes_are_the_copys);
     CASE(&cases, exact_rows_by_hand);
     CASE(&cases, everything_is_copied);
+    CASE(&cases, top_k);
+    CASE(&cases, tie);
     sffn_status status = sffn_context_create(NULL, &ctx);
     int failed = status != SFFN_OK || cases_run(&cases, "predictor");
     sffn_context_destroy(ctx);

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from ._enums import (
     Activation,
+    Decision,
     DType,
     FileFormat,
     HugePages,
@@ -71,6 +72,7 @@ __all__ = [
     "ContextInfo",
     "DType",
     "DTypeError",
+    "Decision",
     "FFN",
     "FFNInfo",
     "FFNStats",

@@ -151,11 +151,15 @@ class sffn_predictor_config(Sized):
         ("d_ff", c_uint32),
         ("gate", sffn_weights),
         ("gate_bias", c_void_p),
+        ("decision", c_int32),
+        ("tie", c_int32),
         ("threshold", c_float),
         ("thresholds", c_void_p),
         ("margin", c_float),
+        ("top_k", c_uint32),
+        ("top_k_multiple", c_uint32),
     ]
-    _defaults_ = {"margin": 1.5}
+    _defaults_ = {"margin": 1.5, "top_k_multiple": 1}
 
 
 class sffn_router_config(Sized):

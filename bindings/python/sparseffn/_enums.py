@@ -85,6 +85,13 @@ class Path(IntEnum):
     DENSE_ONEDNN = 2
 
 
+class Decision(IntEnum):
+    """How scores become a selection."""
+
+    THRESHOLD = 0
+    TOP_K = 1
+
+
 class PredictorKind(IntEnum):
     """How a predictor scores neurons."""
 
