@@ -130,6 +130,13 @@ static int set_value(const struct arg_option *o, const char *name, const char *v
     errno = 0;
     if (o->kind == ARG_TEXT) {
         *(const char **)o->value = value;
+    } else if (o->kind == ARG_LIST) {
+        struct arg_list *list = o->value;
+        if (list->n == ARG_LIST_MAX) {
+            args_wrong("%s is given more than %d times", name, ARG_LIST_MAX);
+            return ARGS_WRONG;
+        }
+        list->items[list->n++] = value;
     } else if (o->kind == ARG_CHOICE) {
         if (!is_choice(o->operand, value)) {
             args_wrong("%s is '%s', expected %s", name, value, o->operand);

@@ -9,7 +9,14 @@ enum arg_kind {
     ARG_UINT,   /* value: uint32_t *, min..max */
     ARG_UINT64, /* value: uint64_t * */
     ARG_NUMBER, /* value: double *, min..max, finite */
-    ARG_CHOICE  /* value: const char **, one of the words of `operand`, separated by '|' */
+    ARG_CHOICE, /* value: const char **, one of the words of `operand`, separated by '|' */
+    ARG_LIST    /* value: struct arg_list *, one more entry each time the option is given */
+};
+
+enum { ARG_LIST_MAX = 16 };
+struct arg_list {
+    const char *items[ARG_LIST_MAX];
+    size_t n;
 };
 
 struct arg_option {

@@ -1,400 +1,341 @@
 /*
- * eval.c  What a layer's selection catches and loses, on the inputs that the dense model gives it.
- * For each token and layer, with S the neurons that the sparse call used, h the activations of the dense call:
- *   density            share of neurons that are truly active (the full gate decides)
- *   predicted density  share that the selector let through to the gate
- *   recall             share of the truly active neurons that were used
- *   CETT               || sum of h_i down_i over i not in S || / || y_dense ||: the error of what was skipped, no rounding in it
- *   relative error     || y_sparse - y_dense || / || y_dense ||, with rounding; over all tokens together
+ * eval.c  What selections catch, lose, read and cost, layer by layer, on the inputs that the dense model gives the layers; and what
+ * that does to the model's perplexity. measure.h defines the figures.
  */
+#include "eval.h"
+
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "args.h"
 #include "cli.h"
-#include "heldout.h"
-#include "json_out.h"
-#include "table.h"
+#include "mask_file.h"
 
-struct layer_sums {
-    double recall, cett; /* sums over tokens */
-    double error2, y2;
-    uint64_t n_tokens, n_selected, n_active, n_used, n_nonzero;
+struct run {
+    struct eval *e;
+    struct measure measure;
+    struct mask_file *mask; /* NULL: none */
+    size_t point;           /* that before_ffn() applies */
 };
 
-struct eval {
-    struct llama *llama;
-    int32_t select; /* of the sparse call: gate or predictor */
-    sffn_active_set *used, *truth;
-    float *h_dense, *h_sparse, *y_dense, *y_sparse; /* [LLAMA_MAX_BATCH][...] */
-    struct layer_sums *layers;
-};
-
-/* Square of || a - b ||; b may be NULL. */
-static double norm2(const float *a, const float *b, uint32_t n)
-{
-    double sum = 0.0;
-    for (uint32_t i = 0; i < n; i++) {
-        double value = (double)a[i] - (b != NULL ? (double)b[i] : 0.0);
-        sum += value * value;
-    }
-    return sum;
-}
-
-struct call {
-    int32_t select;
-    float *y, *h;
-    sffn_active_set *active;
-    sffn_ffn_stats stats;
-};
-
-static sffn_status run(struct eval *e, uint32_t i, const float *x, size_t n_tokens,
-                       struct call *call)
-{
-    static const sffn_ffn_stats no_stats = SFFN_FFN_STATS_INIT;
-    sffn_ffn_args args = SFFN_FFN_ARGS_INIT;
-    call->stats = no_stats;
-    args.x = x;
-    args.y = call->y;
-    args.h = call->h;
-    args.n_tokens = n_tokens;
-    args.select = call->select;
-    args.active_out = call->active;
-    args.stats = &call->stats;
-    return sffn_ffn_forward(e->llama->ctx, e->llama->layers[i].ffn, &args);
-}
-
-/* CETT of one token: what the neurons contribute that only the dense call has. Overwrites its h. */
-static sffn_status add_cett(struct eval *e, uint32_t i, size_t token, double y_norm2)
-{
-    const struct llama_layer *layer = &e->llama->layers[i];
-    uint32_t n = layer->config.d_ff, d = layer->config.d_model;
-    float *h = e->h_dense + token * n, *y = e->y_sparse + token * d;
-    const float *h_sparse = e->h_sparse + token * n;
-    sffn_status status = SFFN_OK;
-    int has_skipped = 0;
-    for (uint32_t j = 0; j < n; j++) {
-        if (h_sparse[j] != 0.0f)
-            h[j] = 0.0f;
-        has_skipped |= h[j] != 0.0f;
-    }
-    if (has_skipped && y_norm2 > 0.0) {
-        status = sffn_ffn_down(e->llama->ctx, layer->ffn, h, 1, NULL, y);
-        e->layers[i].cett += sqrt(norm2(y, layer->config.down_bias, d) / y_norm2);
-    }
-    return status;
-}
-
-static sffn_status measure(struct eval *e, uint32_t i, const float *x, size_t n_tokens)
-{
-    struct layer_sums *sums = &e->layers[i];
-    uint32_t d = e->llama->layers[i].config.d_model;
-    struct call dense = {SFFN_SELECT_DENSE, e->y_dense, e->h_dense, NULL, SFFN_FFN_STATS_INIT};
-    struct call exact = {SFFN_SELECT_GATE, e->y_sparse, e->h_sparse, e->truth, SFFN_FFN_STATS_INIT};
-    struct call chosen = {e->select, e->y_sparse, e->h_sparse, e->used, SFFN_FFN_STATS_INIT};
-    int is_exact = e->select == SFFN_SELECT_GATE;
-    sffn_status status = run(e, i, x, n_tokens, &dense);
-    if (status == SFFN_OK)
-        status = run(e, i, x, n_tokens, &exact);
-    if (status == SFFN_OK && is_exact)
-        chosen = exact;
-    else if (status == SFFN_OK) /* y_sparse and h_sparse are the chosen call's from here on */
-        status = run(e, i, x, n_tokens, &chosen);
-    for (size_t t = 0; status == SFFN_OK && t < n_tokens; t++) {
-        const float *y_dense = e->y_dense + t * d;
-        double recall = 1.0, y_norm2 = norm2(y_dense, NULL, d);
-        if (!is_exact)
-            status = sffn_active_set_recall(e->used, e->truth, t, &recall);
-        sums->recall += recall;
-        sums->error2 += norm2(e->y_sparse + t * d, y_dense, d);
-        sums->y2 += y_norm2;
-        if (status == SFFN_OK)
-            status = add_cett(e, i, t, y_norm2);
-    }
-    sums->n_tokens += n_tokens;
-    sums->n_active += exact.stats.n_active;
-    sums->n_selected += chosen.stats.n_selected;
-    sums->n_used += chosen.stats.n_active;
-    sums->n_nonzero += chosen.stats.n_nonzero;
-    return status;
-}
+/* ---------------------------------------------------------------- dense, with all layers measured */
 
 static int on_ffn(void *user, uint32_t layer, const float *x, const float *y, size_t n_tokens)
 {
-    struct eval *e = user;
-    sffn_status status = measure(e, layer, x, n_tokens);
+    struct run *run = user;
+    struct eval *e = run->e;
+    const struct llama_layer *l = &e->llama->layers[layer];
+    sffn_status status = measure_begin(&run->measure, l->ffn, x, n_tokens);
     (void)y;
-    return status == SFFN_OK ? 0 : cli_fail_status(e->llama->ctx, status, NULL);
-}
-
-static sffn_active_set *make_set(sffn_context *ctx, uint32_t n_blocks)
-{
-    sffn_active_set_config config = SFFN_ACTIVE_SET_CONFIG_INIT;
-    sffn_active_set *set = NULL;
-    sffn_status status;
-    config.n_blocks = n_blocks;
-    config.max_tokens = LLAMA_MAX_BATCH;
-    status = sffn_active_set_create(ctx, &config, &set);
+    for (size_t i = 0; status == SFFN_OK && i < e->selections.n; i++)
+        status = measure_add(&run->measure, &e->points[i].selectors, layer, l->config.down_bias,
+                             &e->points[i].sums[layer]);
     if (status != SFFN_OK)
-        cli_fail_status(ctx, status, NULL);
-    return set;
+        return cli_fail_status(e->llama->ctx, status, NULL);
+    return run->mask != NULL ? mask_file_add(run->mask, layer, run->measure.truth) : CLI_OK;
 }
 
-/* Perplexity dense with all layers measured on the way, then perplexity sparse. */
-static int run_eval(struct eval *e, const struct ids *ids, uint32_t window, int32_t bos,
-                    struct perplexity *dense, struct perplexity *sparse)
+static int run_dense(struct run *run, const struct ids *ids, int32_t bos)
+{
+    struct llama *m = run->e->llama;
+    int status;
+    m->select = SFFN_SELECT_DENSE;
+    m->on_ffn = on_ffn;
+    m->on_ffn_user = run;
+    status = heldout_perplexity(m, ids->data, ids->n, run->e->window, bos, "dense, layers measured",
+                                &run->e->dense);
+    m->on_ffn = NULL;
+    return status;
+}
+
+/* ---------------------------------------------------------------- with a selection */
+
+static sffn_status before_ffn(void *user, uint32_t layer, const float *x, size_t n_tokens,
+                              sffn_ffn_args *args)
+{
+    struct run *run = user;
+    return selector_run(run->e->llama->ctx, &run->e->points[run->point].selectors, layer, x,
+                        n_tokens, args);
+}
+
+static int run_sparse(struct run *run, const struct ids *ids, int32_t bos, size_t point)
+{
+    struct llama *m = run->e->llama;
+    char what[48];
+    int status;
+    run->point = point;
+    m->before_ffn = before_ffn;
+    m->before_ffn_user = run;
+    snprintf(what, sizeof what, "%.40s", run->e->points[point].selection->text);
+    status = heldout_perplexity(m, ids->data, ids->n, run->e->window, bos, what,
+                                &run->e->points[point].perplexity);
+    m->before_ffn = NULL;
+    return status;
+}
+
+/* ---------------------------------------------------------------- time */
+
+static int by_value(const void *a, const void *b)
+{
+    double x = *(const double *)a, y = *(const double *)b;
+    return (x > y) - (x < y);
+}
+
+/* Median time of each layer over tokens that come one by one, as in generation. */
+static int time_layers(struct llama *m, const struct ids *ids, uint32_t n, double *ns)
+{
+    uint32_t n_layers = m->info.n_layers;
+    double *times = cli_alloc((size_t)n * n_layers, sizeof *times);
+    int status = CLI_OK;
+    llama_reset(m);
+    for (uint32_t t = 0; status == CLI_OK && t < n; t++) {
+        memset(m->stats, 0, n_layers * sizeof *m->stats);
+        status = llama_eval(m, &ids->data[t], 1, 0, NULL);
+        for (uint32_t i = 0; i < n_layers; i++)
+            times[(size_t)i * n + t] = (double)m->stats[i].ns;
+        if (status == CLI_OK && cli_interrupted())
+            status = cli_fail("interrupted");
+    }
+    for (uint32_t i = 0; status == CLI_OK && i < n_layers; i++) {
+        qsort(times + (size_t)i * n, n, sizeof *times, by_value);
+        ns[i] = times[(size_t)i * n + n / 2];
+    }
+    free(times);
+    return status;
+}
+
+static int run_times(struct run *run, const struct ids *ids)
+{
+    struct eval *e = run->e;
+    struct llama *m = e->llama;
+    uint32_t n = e->n_timed, n_layers = m->info.n_layers;
+    double *ns = cli_alloc(n_layers, sizeof *ns);
+    int status;
+    m->select = SFFN_SELECT_DENSE;
+    status = time_layers(m, ids, n, e->dense_ns);
+    m->before_ffn = before_ffn;
+    m->before_ffn_user = run;
+    for (size_t p = 0; status == CLI_OK && p < e->selections.n; p++) {
+        run->point = p;
+        status = time_layers(m, ids, n, ns);
+        for (uint32_t i = 0; i < n_layers; i++) {
+            e->points[p].rows[i].ns = ns[i];
+            e->points[p].rows[i].dense_ns = e->dense_ns[i];
+        }
+    }
+    m->before_ffn = NULL;
+    free(ns);
+    return status;
+}
+
+/* ---------------------------------------------------------------- all of it */
+
+static void add_row(struct measure_row *sum, const struct measure_row *row, double weight)
+{
+    sum->density += row->density * weight;
+    sum->predicted_density += row->predicted_density * weight;
+    sum->recall += row->recall * weight;
+    sum->precision += row->precision * weight;
+    sum->cett += row->cett * weight;
+    sum->relative_error += row->relative_error * weight;
+    sum->bytes += row->bytes;
+    sum->dense_bytes += row->dense_bytes;
+    sum->ns += row->ns;
+    sum->dense_ns += row->dense_ns;
+}
+
+static int create_points(struct eval *e)
 {
     struct llama *m = e->llama;
-    uint32_t d_ff = 0;
+    uint32_t n_layers = m->info.n_layers;
+    const sffn_ffn_config **configs = cli_alloc(n_layers, sizeof *configs);
     int status = CLI_OK;
-    for (uint32_t i = 0; i < m->info.n_layers; i++) {
-        if (i != 0 && m->layers[i].config.d_ff != d_ff)
-            return cli_fail("layer %u has %u neurons, expected %u as in layer 0", (unsigned)i,
-                            (unsigned)m->layers[i].config.d_ff, (unsigned)d_ff);
-        d_ff = m->layers[i].config.d_ff;
+    e->points = cli_alloc(e->selections.n, sizeof *e->points);
+    e->dense_ns = cli_alloc(n_layers, sizeof *e->dense_ns);
+    for (uint32_t i = 0; status == CLI_OK && i < n_layers; i++) {
+        configs[i] = &m->layers[i].config;
+        if (configs[i]->d_ff != configs[0]->d_ff)
+            status = cli_fail("layer %u has %u neurons, expected %u as in layer 0", (unsigned)i,
+                              (unsigned)configs[i]->d_ff, (unsigned)configs[0]->d_ff);
     }
-    e->h_dense = cli_alloc(LLAMA_MAX_BATCH, d_ff * sizeof(float));
-    e->h_sparse = cli_alloc(LLAMA_MAX_BATCH, d_ff * sizeof(float));
-    e->y_dense = cli_alloc(LLAMA_MAX_BATCH, m->info.d_model * sizeof(float));
-    e->y_sparse = cli_alloc(LLAMA_MAX_BATCH, m->info.d_model * sizeof(float));
-    e->layers = cli_alloc(m->info.n_layers, sizeof *e->layers);
-    e->used = make_set(m->ctx, d_ff);
-    e->truth = make_set(m->ctx, d_ff);
-    if (e->used == NULL || e->truth == NULL)
-        status = CLI_FAILED;
-    if (status == CLI_OK) {
-        m->select = SFFN_SELECT_DENSE;
-        m->on_ffn = on_ffn;
-        m->on_ffn_user = e;
-        status =
-            heldout_perplexity(m, ids->data, ids->n, window, bos, "dense, layers measured", dense);
+    for (size_t p = 0; status == CLI_OK && p < e->selections.n; p++) {
+        e->points[p].selection = &e->selections.data[p];
+        e->points[p].sums = cli_alloc(n_layers, sizeof *e->points[p].sums);
+        e->points[p].rows = cli_alloc(n_layers, sizeof *e->points[p].rows);
+        status = selectors_create(m->ctx, e->points[p].selection, configs, n_layers,
+                                  LLAMA_MAX_BATCH, &e->points[p].selectors);
     }
-    if (status == CLI_OK) {
-        m->select = e->select;
-        m->on_ffn = NULL;
-        status = heldout_perplexity(m, ids->data, ids->n, window, bos, "sparse", sparse);
+    free(configs);
+    return status;
+}
+
+static int run_eval(struct eval *e, const struct ids *ids, int32_t bos, const char *record_path)
+{
+    struct llama *m = e->llama;
+    struct mask_file mask;
+    struct run run;
+    int status = create_points(e);
+    memset(&mask, 0, sizeof mask);
+    memset(&run, 0, sizeof run);
+    run.e = e;
+    if (status == CLI_OK)
+        status = measure_create(&run.measure, m->ctx, m->info.d_model, m->layers[0].config.d_ff,
+                                LLAMA_MAX_BATCH);
+    if (status == CLI_OK && record_path != NULL) {
+        run.mask = &mask;
+        status = mask_file_create(&mask, record_path, m->info.n_layers, m->layers[0].config.d_ff,
+                                  LLAMA_MAX_BATCH);
     }
+    if (status == CLI_OK)
+        status = run_dense(&run, ids, bos);
+    if (status == CLI_OK && record_path != NULL)
+        status = mask_file_finish(&mask);
+    for (size_t p = 0; status == CLI_OK && p < e->selections.n; p++) {
+        for (uint32_t i = 0; i < m->info.n_layers; i++)
+            measure_row(&e->points[p].sums[i], m->layers[i].ffn, &e->points[p].selectors.layers[i],
+                        &e->points[p].rows[i]);
+        if (!e->points[p].selection->is_curve)
+            status = run_sparse(&run, ids, bos, p);
+    }
+    if (status == CLI_OK && e->n_timed != 0)
+        status = run_times(&run, ids);
+    for (size_t p = 0; status == CLI_OK && p < e->selections.n; p++)
+        for (uint32_t i = 0; i < m->info.n_layers; i++)
+            add_row(&e->points[p].mean, &e->points[p].rows[i], 1.0 / m->info.n_layers);
+    measure_free(&run.measure);
+    mask_file_free(&mask);
     return status;
 }
 
 static void free_eval(struct eval *e)
 {
-    sffn_active_set_destroy(e->used);
-    sffn_active_set_destroy(e->truth);
-    free(e->h_dense);
-    free(e->h_sparse);
-    free(e->y_dense);
-    free(e->y_sparse);
-    free(e->layers);
+    for (size_t p = 0; e->points != NULL && p < e->selections.n; p++) {
+        selectors_free(&e->points[p].selectors);
+        free(e->points[p].sums);
+        free(e->points[p].rows);
+    }
+    free(e->points);
+    free(e->dense_ns);
+    llama_destroy(e->llama);
+    selections_free(&e->selections);
 }
 
-struct row {
-    double density, predicted_density, recall, cett, relative_error, bytes, dense_bytes;
+struct request {
+    const char *model_path, *text_path, *tokens_path, *isa, *record_path, *report_folder;
+    struct arg_list selects;
+    uint32_t n_tokens, window, n_threads, n_timed;
+    int json_wanted;
 };
 
-/* Means of one layer. The bytes are those of tokens that come one by one: a batch shares the rows that it reads. */
-static struct row row_of(const struct eval *e, uint32_t i)
+/* The ids of --text or --tokens, cut to --n-tokens. */
+static int read_ids(const struct request *q, sffn_context *ctx, const sffn_model *model,
+                    struct ids *ids, int32_t *bos)
 {
-    const struct layer_sums *s = &e->layers[i];
-    sffn_ffn_info info = SFFN_FFN_INFO_INIT;
-    double n = s->n_tokens != 0 ? (double)s->n_tokens : 1.0;
-    struct row row;
-    sffn_ffn_get_info(e->llama->layers[i].ffn, &info);
-    row.density = (double)s->n_active / n / info.d_ff;
-    row.predicted_density = (double)s->n_selected / n / info.d_ff;
-    row.recall = s->recall / n;
-    row.cett = s->cett / n;
-    row.relative_error = s->y2 > 0.0 ? sqrt(s->error2 / s->y2) : 0.0;
-    row.bytes =
-        (double)s->n_nonzero / n * (double)sffn_dtype_row_bytes(info.down_dtype, info.d_model);
-    if (info.is_gated)
-        row.bytes +=
-            (double)s->n_selected / n *
-                (double)sffn_dtype_row_bytes(info.gate_dtype, info.d_model) +
-            (double)s->n_used / n * (double)sffn_dtype_row_bytes(info.up_dtype, info.d_model);
-    else
-        row.bytes +=
-            (double)s->n_selected / n * (double)sffn_dtype_row_bytes(info.up_dtype, info.d_model);
-    if (e->select == SFFN_SELECT_PREDICTOR)
-        row.bytes += (double)info.selector_bytes;
-    row.dense_bytes = (double)info.weight_bytes;
-    return row;
-}
-
-static void add_row(struct row *sum, const struct row *row, double weight)
-{
-    sum->density += row->density * weight;
-    sum->predicted_density += row->predicted_density * weight;
-    sum->recall += row->recall * weight;
-    sum->cett += row->cett * weight;
-    sum->relative_error += row->relative_error * weight;
-    sum->bytes += row->bytes;
-    sum->dense_bytes += row->dense_bytes;
-}
-
-static void json_row(struct json *json, const struct row *row)
-{
-    json_number(json, "density", row->density);
-    json_number(json, "predicted_density", row->predicted_density);
-    json_number(json, "recall", row->recall);
-    json_number(json, "cett", row->cett);
-    json_number(json, "relative_error", row->relative_error);
-    json_number(json, "bytes", row->bytes);
-    json_number(json, "dense_bytes", row->dense_bytes);
-}
-
-static void table_row(struct table *table, const char *name, const struct row *row)
-{
-    char bytes[32], dense[32];
-    table_cell(table, "%s", name);
-    table_cell(table, "%.4f", row->density);
-    table_cell(table, "%.4f", row->predicted_density);
-    table_cell(table, "%.4f", row->recall);
-    table_cell(table, "%.3g", row->cett);
-    table_cell(table, "%.3g", row->relative_error);
-    table_cell(table, "%s", cli_bytes_text((uint64_t)row->bytes, bytes));
-    table_cell(table, "%s", cli_bytes_text((uint64_t)row->dense_bytes, dense));
-}
-
-static void report(const struct eval *e, const char *model_path, const char *select,
-                   uint32_t window, size_t n_tokens, const struct perplexity *dense,
-                   const struct perplexity *sparse, int json_wanted)
-{
-    struct row mean = {0, 0, 0, 0, 0, 0, 0};
-    uint32_t n_layers = e->llama->info.n_layers;
-    for (uint32_t i = 0; i < n_layers; i++) {
-        struct row row = row_of(e, i);
-        add_row(&mean, &row, 1.0 / n_layers);
+    sffn_model_info info = SFFN_MODEL_INFO_INIT;
+    sffn_model_get_info(model, &info);
+    *bos = -1;
+    if (q->tokens_path != NULL) {
+        if (heldout_read_tokens(q->tokens_path, info.n_vocab, ids) != CLI_OK)
+            return CLI_FAILED;
+    } else if (heldout_read_text(q->text_path, ctx, model, ids, bos) != CLI_OK) {
+        return CLI_FAILED;
     }
-    if (json_wanted) {
-        struct json json;
-        json_begin(&json, stdout);
-        json_text(&json, "name", "eval");
-        json_text(&json, "model", model_path);
-        json_text(&json, "select", select);
-        json_uint(&json, "n_tokens", n_tokens);
-        json_uint(&json, "n_predicted", dense->n_predicted);
-        json_uint(&json, "window", window);
-        json_number(&json, "perplexity_dense", dense->value);
-        json_number(&json, "perplexity_sparse", sparse->value);
-        json_row(&json, &mean);
-        json_array_begin(&json, "layers");
-        for (uint32_t i = 0; i < n_layers; i++) {
-            struct row row = row_of(e, i);
-            json_object_begin(&json, NULL);
-            json_uint(&json, "layer", i);
-            json_row(&json, &row);
-            json_object_end(&json);
-        }
-        json_array_end(&json);
-        json_end(&json);
-    } else {
-        struct table table;
-        char name[32];
-        table_begin(&table, "lrrrrrrr");
-        table_cells(&table,
-                    "layer|density|predicted|recall|CETT|rel. error|bytes/token|dense bytes");
-        for (uint32_t i = 0; i < n_layers; i++) {
-            struct row row = row_of(e, i);
-            snprintf(name, sizeof name, "%u", (unsigned)i);
-            table_row(&table, name, &row);
-        }
-        table_row(&table, "mean; sum of bytes", &mean);
-        table_end(&table, stdout, 1);
-        printf("\n%zu tokens in windows of %u, selection: %s\n", n_tokens, (unsigned)window,
-               select);
-        printf("perplexity  dense %.4f  sparse %.4f\n", dense->value, sparse->value);
-        printf("\ndensity: share of neurons that are truly active; predicted: share that the "
-               "selection lets through to the gate\n"
-               "recall: share of the truly active neurons that were used; CETT: |sum over the "
-               "skipped neurons| / |y|, mean over tokens\n"
-               "rel. error: |y sparse - y dense| / |y dense|, rounding included; bytes/token: "
-               "weights read when tokens come one by one\n");
+    if (q->n_tokens != 0 && ids->n > q->n_tokens)
+        ids->n = q->n_tokens;
+    if (ids->n + (*bos >= 0) < 2)
+        return cli_fail("'%s' has %zu tokens, expected at least 2",
+                        q->tokens_path != NULL ? q->tokens_path : q->text_path, ids->n);
+    return CLI_OK;
+}
+
+static int run_request(struct request *q, struct eval *e, sffn_context *ctx,
+                       const sffn_model *model, int argc, char **argv)
+{
+    struct llama_options options = {0, 0, NULL};
+    sffn_model_info info = SFFN_MODEL_INFO_INIT;
+    struct ids ids = {NULL, 0, 0};
+    int32_t bos;
+    int status;
+    sffn_model_get_info(model, &info);
+    if (info.n_context != 0 && q->window > info.n_context)
+        q->window = info.n_context;
+    status = read_ids(q, ctx, model, &ids, &bos);
+    if (status == CLI_OK) {
+        e->model_path = q->model_path;
+        e->text_path = q->tokens_path != NULL ? q->tokens_path : q->text_path;
+        e->window = q->window;
+        e->n_tokens = ids.n;
+        e->n_timed = q->n_timed;
+        if (e->n_timed > q->window)
+            e->n_timed = q->window;
+        if (e->n_timed > ids.n)
+            e->n_timed = (uint32_t)ids.n;
+        options.n_positions = q->window;
+        e->llama = llama_create(ctx, model, &options);
+        status = e->llama != NULL ? run_eval(e, &ids, bos, q->record_path) : CLI_FAILED;
     }
+    free(ids.data);
+    if (status == CLI_OK && q->report_folder != NULL)
+        status = eval_write_report(e, q->report_folder, argc, argv);
+    if (status == CLI_OK && q->json_wanted)
+        eval_print_json(e);
+    else if (status == CLI_OK)
+        eval_print_table(e);
+    return status;
 }
 
 int cmd_eval(int argc, char **argv)
 {
-    const char *model_path = NULL, *text_path = NULL, *tokens_path = NULL, *select = "gate",
-               *isa = NULL;
-    uint32_t n_tokens = 8192, window = 512, n_threads = 0;
-    int json_wanted = 0, status = CLI_FAILED;
+    struct request q = {.n_tokens = 8192, .window = 512, .n_timed = 64};
+    char notes[2048];
     /* clang-format off */
     const struct arg_option options[] = {
-        {"--text", 0, ARG_TEXT, &text_path, "FILE", "held-out text; each window starts with the model's bos token", 0, 0},
-        {"--tokens", 0, ARG_TEXT, &tokens_path, "FILE.json", "held-out token ids instead: [1, 2, ...] or {\"tokens\": [...]}", 0, 0},
-        {"--n-tokens", 'n', ARG_UINT, &n_tokens, "N", "how many tokens to run, from the start; default 8192, 0: all", 0, 4294967295.0},
-        {"--select", 0, ARG_CHOICE, &select, "gate|screen",
-         "gate: the full gate decides, exact (default); screen: a 4-bit\ncopy of the gate decides first", 0, 0},
-        {"--window", 0, ARG_UINT, &window, "N", "tokens that see each other; default 512, at most the model's\ncontext", 2, 1048576},
-        {"--threads", 't', ARG_UINT, &n_threads, "N", "0: all CPUs (default)", 0, 512},
-        {"--isa", 0, ARG_TEXT, &isa, "NAME", "use no kernels better than these; 'sffn info' lists them", 0, 0},
-        {"--json", 0, ARG_FLAG, &json_wanted, NULL, "one JSON object on standard output", 0, 0},
+        {"--text", 0, ARG_TEXT, &q.text_path, "FILE", "held-out text; each window starts with the model's bos token", 0, 0},
+        {"--tokens", 0, ARG_TEXT, &q.tokens_path, "FILE.json", "held-out token ids instead: [1, 2, ...] or {\"tokens\": [...]}", 0, 0},
+        {"--n-tokens", 'n', ARG_UINT, &q.n_tokens, "N", "how many tokens to run, from the start; default 8192, 0: all", 0, 4294967295.0},
+        {"--select", 0, ARG_LIST, &q.selects, "SEL", "a selection to measure, see below; may be given several times;\ndefault gate", 0, 0},
+        {"--window", 0, ARG_UINT, &q.window, "N", "tokens that see each other; default 512, at most the model's\ncontext", 2, 1048576},
+        {"--timed", 0, ARG_UINT, &q.n_timed, "N", "run N tokens one by one to time the layers; default 64, 0: no times", 0, 1048576},
+        {"--report", 0, ARG_TEXT, &q.report_folder, "DIR", "write DIR/index.html, with plots; selections with a knob also get\na curve over its usual values", 0, 0},
+        {"--record", 0, ARG_TEXT, &q.record_path, "FILE", "write which neurons were truly active, for each token and layer", 0, 0},
+        {"--threads", 't', ARG_UINT, &q.n_threads, "N", "0: all CPUs (default)", 0, 512},
+        {"--isa", 0, ARG_TEXT, &q.isa, "NAME", "use no kernels better than these; 'sffn info' lists them", 0, 0},
+        {"--json", 0, ARG_FLAG, &q.json_wanted, NULL, "one JSON object per selection on standard output, a line each", 0, 0},
     };
     const struct arg_spec spec = {"eval MODEL (--text FILE | --tokens FILE.json) [OPTION]...",
                                   "Runs a llama-architecture model over held-out text, dense and sparse, and reports per layer what the\n"
-                                  "sparse selection catches, loses and reads.",
-                                  "MODEL", &model_path, options, sizeof options / sizeof options[0],
-                                  "The layers are measured on the inputs that the dense model gives them; bytes are those of tokens that come\n"
-                                  "one by one."};
+                                  "sparse selections catch, lose, read and cost.",
+                                  "MODEL", &q.model_path, options, sizeof options / sizeof options[0], notes};
     /* clang-format on */
-    struct llama_options llama_options = {0, 0, 0};
     struct eval e;
-    struct ids ids = {NULL, 0, 0};
-    struct perplexity dense, sparse;
-    struct tokenizer *tokenizer = NULL;
-    sffn_model_info info = SFFN_MODEL_INFO_INIT;
     sffn_context *ctx;
     sffn_model *model;
-    int32_t bos = -1;
-    int parsed = args_parse(&spec, argc, argv);
+    int status = CLI_OK, parsed;
+    snprintf(
+        notes, sizeof notes,
+        "%s\n\nThe layers are measured on the inputs that the dense model gives them; bytes are "
+        "those of tokens that come\none by one.",
+        selection_help);
+    parsed = args_parse(&spec, argc, argv);
     if (parsed != ARGS_RUN)
         return parsed == ARGS_HELP ? CLI_OK : CLI_USAGE;
-    if ((text_path == NULL) == (tokens_path == NULL))
+    if ((q.text_path == NULL) == (q.tokens_path == NULL))
         return args_wrong("expected either --text FILE or --tokens FILE.json");
     memset(&e, 0, sizeof e);
+    if (q.selects.n == 0)
+        q.selects.items[q.selects.n++] = "gate";
+    for (size_t i = 0; status == CLI_OK && i < q.selects.n; i++)
+        status = selections_add(&e.selections, q.selects.items[i], q.report_folder != NULL);
+    if (status != CLI_OK) {
+        selections_free(&e.selections);
+        return status;
+    }
     cli_catch_interrupt();
-    ctx = cli_context(n_threads, isa);
-    model = ctx != NULL ? cli_open_model(ctx, model_path) : NULL;
-    if (model == NULL) {
-        sffn_context_destroy(ctx);
-        return CLI_FAILED;
-    }
-    sffn_model_get_info(model, &info);
-    if (info.n_context != 0 && window > info.n_context)
-        window = info.n_context;
-    if (tokens_path != NULL) {
-        status = heldout_read_tokens(tokens_path, info.n_vocab, &ids);
-    } else {
-        size_t n_bytes = 0;
-        char *text = cli_read_file(text_path, &n_bytes);
-        tokenizer = text != NULL ? tokenizer_create(ctx, model) : NULL;
-        if (tokenizer != NULL) {
-            bos = tokenizer_bos(tokenizer);
-            tokenizer_encode(tokenizer, text, n_bytes, 0, &ids);
-            status = CLI_OK;
-        }
-        free(text);
-    }
-    if (status == CLI_OK && n_tokens != 0 && ids.n > n_tokens)
-        ids.n = n_tokens;
-    if (status == CLI_OK && ids.n + (bos >= 0) < 2)
-        status = cli_fail("'%s' has %zu tokens, expected at least 2",
-                          tokens_path != NULL ? tokens_path : text_path, ids.n);
-    if (status == CLI_OK) {
-        llama_options.n_positions = window;
-        llama_options.has_screen = strcmp(select, "screen") == 0;
-        e.select = llama_options.has_screen ? SFFN_SELECT_PREDICTOR : SFFN_SELECT_GATE;
-        e.llama = llama_create(ctx, model, &llama_options);
-        status = e.llama != NULL ? run_eval(&e, &ids, window, bos, &dense, &sparse) : CLI_FAILED;
-    }
-    if (status == CLI_OK)
-        report(&e, model_path, select, window, ids.n, &dense, &sparse, json_wanted);
+    ctx = cli_context(q.n_threads, q.isa);
+    model = ctx != NULL ? cli_open_model(ctx, q.model_path) : NULL;
+    status = model != NULL ? run_request(&q, &e, ctx, model, argc, argv) : CLI_FAILED;
     free_eval(&e);
-    llama_destroy(e.llama);
-    tokenizer_destroy(tokenizer);
-    free(ids.data);
     sffn_model_close(model);
     sffn_context_destroy(ctx);
     return status;

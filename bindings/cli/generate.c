@@ -21,6 +21,7 @@ struct request {
     double temperature;
     uint64_t seed;
     int json_wanted, ignores_end, no_bos;
+    struct selections selections; /* what --select says; none without it */
 };
 
 /* What was measured in one stretch of llama_eval() calls. */
@@ -251,7 +252,7 @@ static int plan_positions(struct request *q, struct result *r, const struct toke
 static int run(struct request *q, sffn_context *ctx, const sffn_model *model,
                struct tokenizer *tokenizer)
 {
-    struct llama_options options = {0, 32, 0};
+    struct llama_options options = {0, 32, NULL};
     struct result r;
     struct llama *m = NULL;
     sffn_model_info info = SFFN_MODEL_INFO_INIT;
@@ -265,7 +266,8 @@ static int run(struct request *q, sffn_context *ctx, const sffn_model *model,
         status = plan_positions(q, &r, tokenizer, context, &options.n_positions);
     if (q->perplexity_path != NULL && window > options.n_positions)
         options.n_positions = window;
-    options.has_screen = q->select != NULL && strcmp(q->select, "screen") == 0;
+    if (q->selections.n != 0 && strcmp(q->selections.data[0].kind, "gate") != 0)
+        options.selection = &q->selections.data[0];
     if (status == CLI_OK) {
         m = llama_create(ctx, model, &options);
         status = m != NULL ? CLI_OK : CLI_FAILED;
@@ -273,7 +275,7 @@ static int run(struct request *q, sffn_context *ctx, const sffn_model *model,
     if (status == CLI_OK) {
         m->select = strcmp(q->ffn, "dense") == 0 ? SFFN_SELECT_DENSE
                     : q->select == NULL          ? SFFN_SELECT_DEFAULT
-                    : options.has_screen         ? SFFN_SELECT_PREDICTOR
+                    : options.selection != NULL  ? SFFN_SELECT_PREDICTOR
                                                  : SFFN_SELECT_GATE;
         if (q->prompt != NULL)
             status = generate(m, tokenizer, q, &r);
@@ -299,14 +301,14 @@ static int run(struct request *q, sffn_context *ctx, const sffn_model *model,
 
 int cmd_generate(int argc, char **argv)
 {
-    struct request q = {NULL, NULL, "sparse", NULL, NULL, NULL, NOT_SAID, 0, 0.0, 0, 0, 0, 0};
+    struct request q = {.ffn = "sparse", .n_tokens = NOT_SAID};
+    char notes[2048];
     /* clang-format off */
     const struct arg_option options[] = {
         {"--prompt", 'p', ARG_TEXT, &q.prompt, "TEXT", "text to continue; control tokens such as <s> are recognised in it", 0, 0},
         {"--n-tokens", 'n', ARG_UINT, &q.n_tokens, "N", "how many tokens to generate; default 64, or what the context\nhas room for", 0, 1048576},
         {"--ffn", 0, ARG_CHOICE, &q.ffn, "dense|sparse", "how the feed-forward layers run; default sparse", 0, 0},
-        {"--select", 0, ARG_CHOICE, &q.select, "gate|screen",
-         "sparse: gate: the full gate decides, exact; screen: a 4-bit copy\nof the gate decides first. Default: the model's own selector, else gate", 0, 0},
+        {"--select", 0, ARG_TEXT, &q.select, "SEL", "sparse: who decides which neurons run, see below. Default: the\nmodel's own selector, else gate", 0, 0},
         {"--threads", 't', ARG_UINT, &q.n_threads, "N", "0: all CPUs (default)", 0, 512},
         {"--temperature", 0, ARG_NUMBER, &q.temperature, "T", "0: always the most likely token (default)", 0, 100},
         {"--seed", 0, ARG_UINT64, &q.seed, "S", "of the random numbers; default 0", 0, 0},
@@ -320,18 +322,28 @@ int cmd_generate(int argc, char **argv)
                                   "Continues a text with a llama-architecture GGUF model. The text goes to standard output, figures to\n"
                                   "standard error.",
                                   "MODEL", &q.model_path, options, sizeof options / sizeof options[0],
-                                  "Density, FFN share and bytes are of the generated tokens. Perplexity windows start with the model's bos token."};
+                                  notes};
     /* clang-format on */
     struct tokenizer *tokenizer;
     sffn_context *ctx;
     sffn_model *model;
-    int status = CLI_FAILED, parsed = args_parse(&spec, argc, argv);
+    int status = CLI_FAILED, parsed;
+    snprintf(
+        notes, sizeof notes,
+        "%s\n\nDensity, FFN share and bytes are of the generated tokens. Perplexity windows start "
+        "with the model's bos token.",
+        selection_help);
+    parsed = args_parse(&spec, argc, argv);
     if (parsed != ARGS_RUN)
         return parsed == ARGS_HELP ? CLI_OK : CLI_USAGE;
     if (q.prompt == NULL && q.perplexity_path == NULL)
         return args_wrong("expected --prompt TEXT, --perplexity FILE, or both");
     if (q.select != NULL && strcmp(q.ffn, "dense") == 0)
         return args_wrong("--select %s is for --ffn sparse, not dense", q.select);
+    if (q.select != NULL && selections_add(&q.selections, q.select, 0) != CLI_OK)
+        return CLI_USAGE;
+    if (q.selections.n > 1)
+        return args_wrong("--select %s is a list, expected one selection", q.select);
     cli_catch_interrupt();
     ctx = cli_context(q.n_threads, q.isa);
     model = ctx != NULL ? cli_open_model(ctx, q.model_path) : NULL;
@@ -341,5 +353,6 @@ int cmd_generate(int argc, char **argv)
     tokenizer_destroy(tokenizer);
     sffn_model_close(model);
     sffn_context_destroy(ctx);
+    selections_free(&q.selections);
     return status;
 }

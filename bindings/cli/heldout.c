@@ -55,6 +55,22 @@ int heldout_read_tokens(const char *path, uint32_t n_vocab, struct ids *ids)
     return CLI_OK;
 }
 
+int heldout_read_text(const char *path, sffn_context *ctx, const sffn_model *model, struct ids *ids,
+                      int32_t *bos)
+{
+    size_t n_bytes = 0;
+    char *text = cli_read_file(path, &n_bytes);
+    struct tokenizer *tokenizer = text != NULL ? tokenizer_create(ctx, model) : NULL;
+    int status = tokenizer != NULL ? CLI_OK : CLI_FAILED;
+    if (tokenizer != NULL) {
+        *bos = tokenizer_bos(tokenizer);
+        tokenizer_encode(tokenizer, text, n_bytes, 0, ids);
+    }
+    tokenizer_destroy(tokenizer);
+    free(text);
+    return status;
+}
+
 /* -log softmax(logits)[target] */
 static double negative_log_likelihood(const float *logits, uint32_t n, int32_t target)
 {

@@ -7,6 +7,9 @@
 
 /* Ids from JSON: a list, or an object whose "tokens" is one. CLI_FAILED after an error line. */
 int heldout_read_tokens(const char *path, uint32_t n_vocab, struct ids *ids);
+/* Ids of a text, by the model's own tokenizer, and its bos token, or -1. CLI_FAILED after an error line. */
+int heldout_read_text(const char *path, sffn_context *ctx, const sffn_model *model, struct ids *ids,
+                      int32_t *bos);
 
 /*
  * exp of the mean negative log-likelihood. The tokens are cut into windows that do not overlap, each run from an empty

@@ -95,13 +95,16 @@ static sffn_status run_ffn(struct llama *m, uint32_t i, size_t n)
     sffn_ffn_args args = SFFN_FFN_ARGS_INIT;
     struct llama_layer_stats *sum = &m->stats[i];
     uint64_t start_ns = cli_now_ns(), ns;
-    sffn_status status;
+    sffn_status status = SFFN_OK;
     args.x = m->x_norm;
     args.y = m->y;
     args.n_tokens = n;
     args.select = m->select;
     args.stats = &stats;
-    status = sffn_ffn_forward(m->ctx, m->layers[i].ffn, &args);
+    if (m->before_ffn != NULL)
+        status = m->before_ffn(m->before_ffn_user, i, m->x_norm, n, &args);
+    if (status == SFFN_OK)
+        status = sffn_ffn_forward(m->ctx, m->layers[i].ffn, &args);
     ns = cli_now_ns() - start_ns;
     m->ffn_ns += ns;
     sum->ns += ns;

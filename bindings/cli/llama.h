@@ -6,7 +6,7 @@
 #define SFFN_CLI_LLAMA_H
 #include <stddef.h>
 #include <stdint.h>
-#include "sparseffn/sparseffn.h"
+#include "selection.h"
 
 enum { LLAMA_MAX_BATCH = 64 }; /* tokens that run through a layer together */
 
@@ -14,7 +14,8 @@ struct llama_options {
     uint32_t
         n_positions; /* of the key-value cache: prompt and generated tokens; at most the model's context */
     uint32_t dense_tokens; /* see sffn_ffn_config; 0: batches stay sparse, however long */
-    int has_screen;        /* 1: gives each layer a screened-gate predictor */
+    const struct selection
+        *selection; /* gives each layer the predictor that it names; NULL: none */
 };
 
 /* Sums over the FFN calls of one layer. */
@@ -25,7 +26,7 @@ struct llama_layer_stats {
 struct llama_layer {
     float *attn_norm, *ffn_norm; /* [d_model] */
     sffn_matmul *q, *k, *v, *o;
-    sffn_predictor *screen; /* NULL: none */
+    sffn_predictor *predictor; /* NULL: none */
     sffn_ffn *ffn;
     sffn_ffn_config config; /* as it was made; pointers into the model */
 };
@@ -46,7 +47,11 @@ struct llama {
 
     int32_t select;                  /* enum sffn_select of the FFN; may change between calls */
     struct llama_layer_stats *stats; /* per layer; memset to 0 to start anew */
-    uint64_t ffn_ns;                 /* time in sffn_ffn_forward() */
+    uint64_t ffn_ns;                 /* time of the FFN calls, before_ffn included */
+    /* Called before each FFN call with its input, to change how it is called, for example to select early. NULL: none. */
+    sffn_status (*before_ffn)(void *user, uint32_t layer, const float *x, size_t n_tokens,
+                              sffn_ffn_args *args);
+    void *before_ffn_user;
     /* Called after each FFN call with its input and output; anything but 0 stops llama_eval(). NULL: none. */
     int (*on_ffn)(void *user, uint32_t layer, const float *x, const float *y, size_t n_tokens);
     void *on_ffn_user;

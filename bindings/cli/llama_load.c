@@ -75,22 +75,11 @@ static int load_ffn(struct llama *m, uint32_t i, const struct llama_options *opt
     layer->config = defaults;
     status = sffn_model_layer_config(m->model, i, &layer->config);
     layer->config.dense_tokens = options->dense_tokens;
-    if (status == SFFN_OK && options->has_screen) {
-        int32_t activation = layer->config.activation;
-        if (activation == SFFN_ACT_SILU || activation == SFFN_ACT_GELU_ERF ||
-            activation == SFFN_ACT_GELU_TANH)
-            return cli_fail(
-                "layer %u has activation %s, expected one with exact zeros for --select screen",
-                (unsigned)i, sffn_activation_name(activation));
-        sffn_predictor_config screen = SFFN_PREDICTOR_CONFIG_INIT;
-        screen.d_model = layer->config.d_model;
-        screen.d_ff = layer->config.d_ff;
-        screen.gate = layer->config.gate.data != NULL ? layer->config.gate : layer->config.up;
-        screen.gate_bias =
-            layer->config.gate.data != NULL ? layer->config.gate_bias : layer->config.up_bias;
-        screen.threshold = layer->config.act_threshold;
-        status = sffn_predictor_create(m->ctx, &screen, &layer->screen);
-        layer->config.predictor = layer->screen;
+    if (status == SFFN_OK && options->selection != NULL) {
+        layer->predictor = selection_predictor(m->ctx, options->selection, i, &layer->config);
+        if (layer->predictor == NULL)
+            return CLI_FAILED;
+        layer->config.predictor = layer->predictor;
     }
     if (status == SFFN_OK)
         status = sffn_ffn_create(m->ctx, &layer->config, &layer->ffn);
@@ -251,7 +240,7 @@ void llama_destroy(struct llama *m)
         sffn_matmul_destroy(layer->v);
         sffn_matmul_destroy(layer->o);
         sffn_ffn_destroy(layer->ffn);
-        sffn_predictor_destroy(layer->screen);
+        sffn_predictor_destroy(layer->predictor);
     }
     if (m->output != m->embedding)
         sffn_matmul_destroy(m->output);

@@ -1,0 +1,287 @@
+#include "selection.h"
+
+#include <math.h>
+#include <stddef.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "args.h"
+#include "cli.h"
+
+const char selection_help[] =
+    "Selections (SEL), who decides which neurons run:\n"
+    "  gate                 the full gate, exact for activations with true zeros\n"
+    "  screen[,margin=M]    a 4-bit copy of the gate first, then the gate among those let through; "
+    "M in standard\n"
+    "                       deviations of the copy's error (1.5)\n"
+    "A value may be a list, margin=0:1:2, which gives one result per value.";
+
+static const struct kind {
+    const char *name, *keys; /* words with blanks between */
+    const char *curve;       /* the knob and its usual values; NULL: none */
+} kinds[] = {
+    {"gate", "", NULL},
+    {"screen", "margin", "margin=0:0.5:1:2:3"},
+};
+
+static const struct key {
+    const char *name;
+    size_t offset; /* of a double in struct selection */
+    double min, max;
+    int is_whole;
+} keys[] = {
+    {"margin", offsetof(struct selection, margin), 0.0, 100.0, 0},
+};
+
+enum { N_KINDS = sizeof kinds / sizeof kinds[0], N_KEYS = sizeof keys / sizeof keys[0] };
+
+static int has_word(const char *words, const char *word, size_t n)
+{
+    while (*words != '\0') {
+        size_t length = strcspn(words, " ");
+        if (length == n && memcmp(words, word, n) == 0)
+            return 1;
+        words += length + (words[length] == ' ');
+    }
+    return 0;
+}
+
+static char *copy_text(const char *text, size_t n)
+{
+    char *copy = cli_alloc(n + 1, 1);
+    memcpy(copy, text, n);
+    return copy;
+}
+
+/* One value of a key, n bytes. */
+static int set_key(struct selection *s, const struct key *key, const char *value, size_t n,
+                   const char *text)
+{
+    char number[32], *end;
+    double parsed;
+    snprintf(number, sizeof number, "%.*s", (int)(n < 31 ? n : 31), value);
+    parsed = strtod(number, &end);
+    if (number[0] == '\0' || *end != '\0' || !(parsed >= key->min && parsed <= key->max) ||
+        (key->is_whole && parsed != floor(parsed)))
+        return args_wrong("'%s': %s is '%s', expected a %snumber from %g to %g", text, key->name,
+                          number, key->is_whole ? "whole " : "", key->min, key->max);
+    memcpy((char *)s + key->offset, &parsed, sizeof parsed);
+    return CLI_OK;
+}
+
+static const struct key *find_key(const char *name, size_t n)
+{
+    for (size_t i = 0; i < N_KEYS; i++)
+        if (strlen(keys[i].name) == n && memcmp(keys[i].name, name, n) == 0)
+            return &keys[i];
+    return NULL;
+}
+
+static void add(struct selections *all, const struct selection *s)
+{
+    cli_grow(&all->data, &all->capacity, all->n, sizeof *all->data);
+    all->data[all->n++] = *s;
+}
+
+static int same_point(const struct selection *a, const struct selection *b)
+{
+    for (size_t i = 0; i < N_KEYS; i++) {
+        double x, y;
+        memcpy(&x, (const char *)a + keys[i].offset, sizeof x);
+        memcpy(&y, (const char *)b + keys[i].offset, sizeof y);
+        if (x != y && !(isnan(x) && isnan(y)))
+            return 0;
+    }
+    return 1;
+}
+
+/* Adds `base` with key = each of the values "v:v:v". */
+static int add_list(struct selections *all, const struct selection *base, const struct key *key,
+                    const char *values, size_t n, const char *text)
+{
+    for (size_t at = 0; at <= n;) {
+        size_t length = 0;
+        struct selection s = *base;
+        char name[64];
+        int is_known = 0;
+        while (at + length < n && values[at + length] != ':')
+            length++;
+        if (set_key(&s, key, values + at, length, text) != CLI_OK)
+            return CLI_USAGE;
+        snprintf(name, sizeof name, "%s=%.*s", key->name, (int)(length < 31 ? length : 31),
+                 values + at);
+        for (size_t i = 0; i < all->n; i++)
+            is_known |= all->data[i].series == s.series && same_point(&all->data[i], &s);
+        if (!is_known) {
+            size_t n_text = strlen(base->text) + strlen(name) + 2;
+            s.point_text = copy_text(name, strlen(name));
+            s.text = cli_alloc(n_text, 1);
+            snprintf(s.text, n_text, "%s,%s", base->text, name);
+            add(all, &s);
+        }
+        at += length + 1;
+    }
+    return CLI_OK;
+}
+
+int selections_add(struct selections *all, const char *text, int with_curve)
+{
+    struct selection s;
+    const struct kind *kind = NULL;
+    const struct key *list_key = NULL;
+    const char *list = NULL;
+    size_t n = strcspn(text, ","), n_list = 0, n_known = 0;
+    int status = CLI_OK;
+    char known[256] = "", single[256];
+    memset(&s, 0, sizeof s);
+    for (size_t i = 0; i < N_KINDS; i++) {
+        if (strlen(kinds[i].name) == n && memcmp(kinds[i].name, text, n) == 0)
+            kind = &kinds[i];
+        n_known += (size_t)snprintf(known + n_known, sizeof known - n_known, "%s%s",
+                                    i != 0 ? "|" : "", kinds[i].name);
+    }
+    if (kind == NULL)
+        return args_wrong("--select is '%s', expected %s", text, known);
+    s.kind = kind->name;
+    s.series = all->n != 0 ? all->data[all->n - 1].series + 1 : 0;
+    for (size_t i = 0; i < N_KEYS; i++) {
+        double none = NAN;
+        memcpy((char *)&s + keys[i].offset, &none, sizeof none);
+    }
+    snprintf(single, sizeof single, "%s", kind->name);
+    while (text[n] == ',') {
+        const char *pair = text + n + 1;
+        size_t length = strcspn(pair, ","), n_name = strcspn(pair, "=,");
+        const struct key *key = find_key(pair, n_name);
+        if (key == NULL || pair[n_name] != '=' || !has_word(kind->keys, pair, n_name))
+            return args_wrong("'%s': '%.*s', expected KEY=VALUE with a key of %s: %s", text,
+                              (int)length, pair, kind->name,
+                              kind->keys[0] != '\0' ? kind->keys : "it has none");
+        if (memchr(pair, ':', length) != NULL) {
+            if (list != NULL)
+                return args_wrong("'%s' has two lists of values, expected one at most", text);
+            list_key = key;
+            list = pair + n_name + 1;
+            n_list = length - n_name - 1;
+        } else {
+            size_t used = strlen(single);
+            if (set_key(&s, key, pair + n_name + 1, length - n_name - 1, text) != CLI_OK)
+                return CLI_USAGE;
+            snprintf(single + used, sizeof single - used, ",%.*s", (int)length, pair);
+        }
+        n += 1 + length;
+    }
+    s.text = copy_text(single, strlen(single));
+    s.point_text = copy_text("", 0);
+    if (list != NULL) {
+        status = add_list(all, &s, list_key, list, n_list, text);
+        free(s.text);
+        free(s.point_text);
+        return status;
+    }
+    add(all, &s);
+    if (with_curve && kind->curve != NULL) {
+        struct selection curve = s;
+        size_t n_name = strcspn(kind->curve, "=");
+        curve.is_curve = 1;
+        status = add_list(all, &curve, find_key(kind->curve, n_name), kind->curve + n_name + 1,
+                          strlen(kind->curve + n_name + 1), text);
+    }
+    return status;
+}
+
+void selections_free(struct selections *all)
+{
+    for (size_t i = 0; i < all->n; i++) {
+        free(all->data[i].text);
+        free(all->data[i].point_text);
+    }
+    free(all->data);
+}
+
+/* ---------------------------------------------------------------- at run time */
+
+sffn_predictor *selection_predictor(sffn_context *ctx, const struct selection *selection,
+                                    uint32_t layer, const sffn_ffn_config *config)
+{
+    sffn_predictor_config screen = SFFN_PREDICTOR_CONFIG_INIT;
+    sffn_predictor *predictor = NULL;
+    sffn_status status;
+    int32_t activation = config->activation;
+    char what[64];
+    if (activation == SFFN_ACT_SILU || activation == SFFN_ACT_GELU_ERF ||
+        activation == SFFN_ACT_GELU_TANH) {
+        cli_fail("layer %u has activation %s, expected one with exact zeros for --select %s",
+                 (unsigned)layer, sffn_activation_name(activation), selection->kind);
+        return NULL;
+    }
+    screen.d_model = config->d_model;
+    screen.d_ff = config->d_ff;
+    screen.gate = config->gate.data != NULL ? config->gate : config->up;
+    screen.gate_bias = config->gate.data != NULL ? config->gate_bias : config->up_bias;
+    screen.threshold = config->act_threshold;
+    if (!isnan(selection->margin))
+        screen.margin = (float)selection->margin;
+    status = sffn_predictor_create(ctx, &screen, &predictor);
+    snprintf(what, sizeof what, "layer %u, --select %s", (unsigned)layer, selection->kind);
+    if (status != SFFN_OK)
+        cli_fail_status(ctx, status, what);
+    return predictor;
+}
+
+int selectors_create(sffn_context *ctx, const struct selection *selection,
+                     const sffn_ffn_config *const *layers, uint32_t n_layers, uint32_t max_tokens,
+                     struct selectors *out)
+{
+    memset(out, 0, sizeof *out);
+    out->n_layers = n_layers;
+    out->d_model = n_layers != 0 ? layers[0]->d_model : 0;
+    out->layers = cli_alloc(n_layers, sizeof *out->layers);
+    for (uint32_t i = 0; i < n_layers; i++) {
+        struct selector *selector = &out->layers[i];
+        selector->select = SFFN_SELECT_GATE;
+        if (strcmp(selection->kind, "gate") == 0)
+            continue;
+        selector->select = SFFN_SELECT_ACTIVE;
+        selector->predictor = selection_predictor(ctx, selection, i, layers[i]);
+        if (selector->predictor == NULL)
+            return CLI_FAILED;
+        if (out->set == NULL) {
+            sffn_active_set_config config = SFFN_ACTIVE_SET_CONFIG_INIT;
+            sffn_status status;
+            config.n_blocks = layers[i]->d_ff;
+            config.max_tokens = max_tokens;
+            status = sffn_active_set_create(ctx, &config, &out->set);
+            if (status != SFFN_OK)
+                return cli_fail_status(ctx, status, NULL);
+        }
+    }
+    return CLI_OK;
+}
+
+void selectors_free(struct selectors *selectors)
+{
+    for (uint32_t i = 0; selectors->layers != NULL && i < selectors->n_layers; i++)
+        sffn_predictor_destroy(selectors->layers[i].predictor);
+    sffn_active_set_destroy(selectors->set);
+    free(selectors->layers);
+    memset(selectors, 0, sizeof *selectors);
+}
+
+sffn_status selector_run(sffn_context *ctx, const struct selectors *selectors, uint32_t layer,
+                         const float *x, size_t n_tokens, sffn_ffn_args *args)
+{
+    const struct selector *selector = &selectors->layers[layer];
+    args->select = selector->select;
+    if (selector->predictor == NULL)
+        return SFFN_OK;
+    args->active = selectors->set;
+    return sffn_predictor_predict(ctx, selector->predictor, x, selectors->d_model, n_tokens, NULL,
+                                  0, selectors->set);
+}
+
+uint64_t selector_bytes(const struct selector *selector)
+{
+    return selector->predictor != NULL ? sffn_predictor_weight_bytes(selector->predictor) : 0;
+}

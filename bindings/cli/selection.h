@@ -1,0 +1,60 @@
+/*
+ * selection.h  Who decides which neurons of a layer run, as a command line says it: "KIND[,KEY=VALUE]...", for example
+ * "gate" or "screen,margin=1". A list of values, "margin=0:1:2", means one selection per value: the points of a curve.
+ */
+#ifndef SFFN_CLI_SELECTION_H
+#define SFFN_CLI_SELECTION_H
+#include "sparseffn/sparseffn.h"
+
+/* One point: every value is single. */
+struct selection {
+    char *text; /* "screen,margin=1" */
+    char *
+        point_text; /* the value that differs from its neighbours: "margin=1"; "" when there is one point only */
+    const char *kind; /* static */
+    size_t series;    /* points from one command line text have the same number */
+    int is_curve;     /* 1: nobody asked for it, it is there to draw a curve */
+    double margin;    /* NAN: the library's default */
+};
+
+struct selections {
+    struct selection *data;
+    size_t n, capacity;
+};
+
+/*
+ * Adds what `text` says. with_curve: a selection that has a knob and no list of values gets further points with the usual values of
+ * that knob. CLI_USAGE after an error line that names the part that is wrong.
+ */
+int selections_add(struct selections *all, const char *text, int with_curve);
+void selections_free(struct selections *all);
+/* The kinds and their keys, for help texts: one line each. */
+extern const char selection_help[];
+
+/* What a selection needs at run time in one layer. */
+struct selector {
+    int32_t
+        select; /* enum sffn_select of the call; SFFN_SELECT_ACTIVE: selector_run() makes the set */
+    sffn_predictor *predictor;
+};
+/* Of all layers of a model. */
+struct selectors {
+    uint32_t n_layers, d_model;
+    struct selector *layers;
+    sffn_active_set *set; /* what selector_run() found last; NULL when no layer needs one */
+};
+
+/* Makes a predictor of layer `layer`, which `config` describes. NULL after an error line. */
+sffn_predictor *selection_predictor(sffn_context *ctx, const struct selection *selection,
+                                    uint32_t layer, const sffn_ffn_config *config);
+/* CLI_OK, or CLI_FAILED after an error line; free in both cases. */
+int selectors_create(sffn_context *ctx, const struct selection *selection,
+                     const sffn_ffn_config *const *layers, uint32_t n_layers, uint32_t max_tokens,
+                     struct selectors *out);
+void selectors_free(struct selectors *selectors);
+/* Decides early, and puts into args how the layer is to be called. */
+sffn_status selector_run(sffn_context *ctx, const struct selectors *selectors, uint32_t layer,
+                         const float *x, size_t n_tokens, sffn_ffn_args *args);
+/* Bytes that one decision reads. */
+uint64_t selector_bytes(const struct selector *selector);
+#endif /* SFFN_CLI_SELECTION_H */
