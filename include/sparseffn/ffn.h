@@ -58,14 +58,17 @@ typedef struct sffn_ffn_config {
     uint32_t dense_tokens;       /**< SFFN_SELECT_DEFAULT runs batches of at least this many tokens dense (through oneDNN when the context uses it), where a gate or a
                                       predictor would select; never against a router or a handed-in set. 0: never. Default 32 */
     const char *name;            /**< for error texts and the log, e.g. "blk.3"; copied; NULL: "ffn" */
+    int32_t select;              /**< the layer's plan, enum sffn_select but not ACTIVE: what SFFN_SELECT_DEFAULT of a call means. DENSE, GATE, PREDICTOR or ROUTER;
+                                      DEFAULT (default): the predictor, else the router, else the gate */
 } sffn_ffn_config;
 #define SFFN_FFN_CONFIG_INIT \
     { sizeof(sffn_ffn_config), 0u, 0u, SFFN_WEIGHTS_INIT, SFFN_WEIGHTS_INIT, SFFN_WEIGHTS_INIT, NULL, NULL, NULL, SFFN_ACT_RELU, SFFN_TIE_KEEP, \
-      0.0f, SFFN_RULE_NONE, SFFN_TIE_DROP, 0.0f, NULL, SFFN_STORAGE_COPY, -1, 1u, NULL, NULL, 1.0f, 32u, NULL }
+      0.0f, SFFN_RULE_NONE, SFFN_TIE_DROP, 0.0f, NULL, SFFN_STORAGE_COPY, -1, 1u, NULL, NULL, 1.0f, 32u, NULL, SFFN_SELECT_DEFAULT }
 
 /**
  * Packs a layer; the up and down rows of one neuron are stored next to each other. Reserves @p ctx's scratch for it.
- * @retval SFFN_ERR_INVALID_ARGUMENT  NULL, zero size, unknown enum, NaN or negative threshold, dReLU without gate, both predictor and router
+ * @retval SFFN_ERR_INVALID_ARGUMENT  NULL, zero size, unknown enum, NaN or negative threshold, dReLU without gate, both predictor and router,
+ *                                    a plan (select) without its selector
  * @retval SFFN_ERR_SHAPE             sizes of weights, predictor or router don't fit
  * @retval SFFN_ERR_DTYPE, SFFN_ERR_UNSUPPORTED, SFFN_ERR_OUT_OF_MEMORY
  * Since 0.1.
@@ -80,8 +83,8 @@ SFFN_API size_t sffn_ffn_query_scratch(const sffn_context *ctx, const sffn_ffn *
 
 /** Who decides which neurons run, per call. */
 enum sffn_select {
-    SFFN_SELECT_DEFAULT = 0,   /**< args.active, else the layer's predictor, else its router, else gate-first exact. Dense for long prompts (dense_tokens), and
-                                    when neither activation nor rule can make zeros */
+    SFFN_SELECT_DEFAULT = 0,   /**< args.active, else the layer's plan (sffn_ffn_config.select), else its predictor, its router, or gate-first exact. Dense for long
+                                    prompts (dense_tokens), and when neither activation nor rule can make zeros */
     SFFN_SELECT_DENSE = 1,     /**< everything runs, the post-gate rule is not applied: the dense layer of the same weights */
     SFFN_SELECT_GATE = 2,      /**< gate-first: the full gate product decides. Exact for activations with true zeros */
     SFFN_SELECT_PREDICTOR = 3, /**< the layer's predictor, then the gate among those let through */

@@ -75,10 +75,46 @@ SFFN_API size_t sffn_model_meta_count(const sffn_model *model, const char *key);
  * live as long as the model. @p config must have been initialised; fields the file does not decide keep their values.
  * @retval SFFN_ERR_NOT_FOUND  layer out of range or a tensor is missing; the text has its name
  * @retval SFFN_ERR_SHAPE      a tensor's size contradicts the metadata
- * @retval SFFN_ERR_UNSUPPORTED an activation or type without kernels; the text names it
+ * @retval SFFN_ERR_UNSUPPORTED an activation or type without kernels; the text names it. `sffn prepare` converts Q4_1, Q5_0, Q5_1, Q4_K, Q5_K and Q6_K
+ * @retval SFFN_ERR_FORMAT     a malformed rule (keys sffn.rule*, tensor blk.N.sffn_rule.threshold); the text has key or tensor, offset and reason
  * Since 0.1.
  */
 SFFN_API sffn_status sffn_model_layer_config(const sffn_model *model, uint32_t layer, sffn_ffn_config *config);
+
+/**
+ * The layer's predictor, as a config that sffn_predictor_create() takes. Pointers lead into the file and live as long as the model. Sources: our keys
+ * sffn.predictor.* with the tensors blk.N.sffn_predictor*; a screened gate has no tensors of its own and is made from the layer's gate.
+ * @p config must have been initialised; fields the file does not decide keep their values.
+ * @retval SFFN_ERR_NOT_FOUND   the layer has no predictor, or is out of range
+ * @retval SFFN_ERR_FORMAT      an array of the wrong length or kind, an unknown name, a NaN threshold, a missing tensor; the text has key or tensor, offset
+ *                              and reason
+ * @retval SFFN_ERR_SHAPE       a tensor does not fit this layer
+ * @retval SFFN_ERR_UNSUPPORTED a type without kernels
+ * Since 0.1.
+ */
+SFFN_API sffn_status sffn_model_layer_predictor_config(const sffn_model *model, uint32_t layer, sffn_predictor_config *config);
+/** The same for the layer's router: keys sffn.router.*, tensors blk.N.sffn_router*. Since 0.1. */
+SFFN_API sffn_status sffn_model_layer_router_config(const sffn_model *model, uint32_t layer, sffn_router_config *config);
+/** The layer's plan, key sffn.plan: enum sffn_select; SFFN_SELECT_DEFAULT when the file has none. @retval SFFN_ERR_FORMAT, SFFN_ERR_NOT_FOUND. Since 0.1. */
+SFFN_API sffn_status sffn_model_layer_plan(const sffn_model *model, uint32_t layer, int32_t *select);
+/**
+ * Where the layer's neurons were before preparation, tensor blk.N.sffn_permutation: the file's neuron i was neuron permutation[i]. Rows in the file are
+ * already permuted; a layer runs without knowing.
+ * @param[out] permutation  [d_ff]; untouched on error
+ * @retval SFFN_ERR_NOT_FOUND  never permuted;  SFFN_ERR_FORMAT  no permutation;  SFFN_ERR_SHAPE. Since 0.1.
+ */
+SFFN_API sffn_status sffn_model_layer_permutation(const sffn_model *model, uint32_t layer, uint32_t *permutation);
+
+/**
+ * Makes layer @p layer with the selector that its plan names (without a plan: its predictor, else its router, if it has one) and with the plan as meaning
+ * of SFFN_SELECT_DEFAULT: sffn_ffn_forward() with default arguments then does what the file says. The layer owns its selector.
+ * @param config  what the file does not decide: storage, dtype, block_size, max_density, dense_tokens, name (NULL: "blk.N"). A predictor, router or select
+ *                set here is used in place of the file's. NULL: defaults
+ * @retval as sffn_model_layer_config(), the selectors' configs and creation, and sffn_ffn_create()
+ * Selectors that want another input than x (see their config's input) get it by sffn_ffn_args.select_x. Since 0.1.
+ */
+SFFN_API sffn_status sffn_ffn_create_from_model(sffn_context *ctx, const sffn_model *model, uint32_t layer, const sffn_ffn_config *config,
+                                                sffn_ffn **ffn);
 #ifdef __cplusplus
 }
 #endif

@@ -16,7 +16,8 @@ static sffn_status check_enums(const sffn_context *ctx, const sffn_ffn_config *c
                  {"act_tie", c->act_tie, 2},
                  {"rule", c->rule, SFFN_RULE_ABS_H + 1},
                  {"rule_tie", c->rule_tie, 2},
-                 {"storage", c->storage, 2}};
+                 {"storage", c->storage, 2},
+                 {"select", c->select, SFFN_SELECT_ROUTER + 1}};
     for (size_t i = 0; i < sizeof(enums) / sizeof(*enums); i++)
         if (enums[i].value < 0 || enums[i].value >= enums[i].count)
             return sffn_fail(ctx, SFFN_ERR_INVALID_ARGUMENT, "%s: %s is %d; expected 0..%d", name,
@@ -70,6 +71,10 @@ static sffn_status check_config(const sffn_context *ctx, const sffn_ffn_config *
     if (c->predictor && c->router)
         return sffn_fail(ctx, SFFN_ERR_INVALID_ARGUMENT,
                          "%s: both predictor and router are set; a layer has one selector", name);
+    if ((c->select == SFFN_SELECT_PREDICTOR && !c->predictor) ||
+        (c->select == SFFN_SELECT_ROUTER && !c->router))
+        return sffn_fail(ctx, SFFN_ERR_INVALID_ARGUMENT, "%s: select is %d, but %s is NULL", name,
+                         (int)c->select, c->select == SFFN_SELECT_ROUTER ? "router" : "predictor");
     if (c->predictor && c->predictor->selector.n_rows != c->d_ff)
         return sffn_fail(ctx, SFFN_ERR_SHAPE,
                          "%s: the predictor scores %u neurons; the layer has %u", name,
@@ -220,6 +225,7 @@ sffn_status sffn_ffn_create(sffn_context *ctx, const sffn_ffn_config *config, sf
     ffn->rule_threshold = c.rule_threshold;
     ffn->predictor = c.predictor;
     ffn->router = c.router;
+    ffn->select = c.select;
     ffn->max_density = c.max_density;
     ffn->dense_tokens = c.dense_tokens;
     status = pack_layer(ctx, ffn, &c);
@@ -242,8 +248,10 @@ sffn_status sffn_ffn_create(sffn_context *ctx, const sffn_ffn_config *config, sf
              ffn->is_gated ? sffn_dtype_name(ffn->gate.dtype) : "none",
              sffn_dtype_name(ffn->is_gated ? ffn->up.dtype : ffn->gate.dtype),
              sffn_dtype_name(ffn->down.dtype),
-             c.predictor ? "predictor"
-             : c.router  ? "router"
+             c.select == SFFN_SELECT_DENSE  ? "none: dense by plan"
+             : c.select == SFFN_SELECT_GATE ? "gate by plan"
+             : c.predictor                  ? "predictor"
+             : c.router                     ? "router"
              : sffn_gate_can_skip(ffn)
                  ? "gate"
                  : "none: dense, because this activation has no zeros and no rule is set");
@@ -260,6 +268,8 @@ void sffn_ffn_destroy(sffn_ffn *ffn)
     sffn_matmul_fini(&ffn->up);
     sffn_matmul_fini(&ffn->down);
     sffn_mem_free_weights(ctx, ffn->arena, ffn->arena_bytes);
+    sffn_predictor_destroy(ffn->owned_predictor);
+    sffn_router_destroy(ffn->owned_router);
     sffn_mem_free(ctx, ffn->gate_bias, ffn->d_ff * sizeof(float));
     sffn_mem_free(ctx, ffn->up_bias, ffn->d_ff * sizeof(float));
     sffn_mem_free(ctx, ffn->down_bias, ffn->d_model * sizeof(float));

@@ -24,6 +24,9 @@ struct sffn_ffn {
     float *rule_thresholds;
     const struct sffn_predictor *predictor;
     const struct sffn_router *router;
+    struct sffn_predictor *owned_predictor; /* those that were made for this layer alone, or NULL */
+    struct sffn_router *owned_router;
+    int32_t select; /* what SFFN_SELECT_DEFAULT means */
     float max_density;
     uint32_t dense_tokens;
     uint64_t weight_bytes;

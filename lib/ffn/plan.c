@@ -9,10 +9,11 @@ static sffn_status resolve_select(const sffn_context *ctx, const struct sffn_ffn
     const sffn_ffn_args *args = &call->args;
     int32_t select = args->select;
     if (select == SFFN_SELECT_DEFAULT) {
-        select = args->active     ? SFFN_SELECT_ACTIVE
-                 : ffn->predictor ? SFFN_SELECT_PREDICTOR
-                 : ffn->router    ? SFFN_SELECT_ROUTER
-                                  : SFFN_SELECT_GATE;
+        select = args->active                         ? SFFN_SELECT_ACTIVE
+                 : ffn->select != SFFN_SELECT_DEFAULT ? ffn->select
+                 : ffn->predictor                     ? SFFN_SELECT_PREDICTOR
+                 : ffn->router                        ? SFFN_SELECT_ROUTER
+                                                      : SFFN_SELECT_GATE;
         /* Long prompts touch nearly every neuron. A caller's set or a router's choice is not ours to widen. */
         const int is_long = ffn->dense_tokens > 0 && args->n_tokens >= ffn->dense_tokens;
         if ((is_long && (select == SFFN_SELECT_GATE || select == SFFN_SELECT_PREDICTOR)) ||

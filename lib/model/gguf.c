@@ -495,3 +495,13 @@ double sffn_gguf_load_float(const struct sffn_file *file, uint32_t type, size_t 
     memcpy(&value, &bits, sizeof(value));
     return value;
 }
+
+int sffn_gguf_string(const struct sffn_file *file, size_t at, const char **text, size_t *bytes)
+{
+    const uint64_t n = sffn_load_u64(file->data + at);
+    if (n > file->bytes - at - 8)
+        return 0;
+    *text = (const char *)file->data + at + 8;
+    *bytes = (size_t)n;
+    return 1;
+}

@@ -20,6 +20,9 @@ sffn_status sffn_gguf_parse(const struct sffn_file *file, struct sffn_arena *are
 int64_t sffn_gguf_load_int(const struct sffn_file *file, uint32_t type, size_t at,
                            int *is_too_large);
 double sffn_gguf_load_float(const struct sffn_file *file, uint32_t type, size_t at);
+/* The bytes of the string at `at`. Its length is read again from the mapping, so it is checked again: 0 when the
+ * file has changed. */
+int sffn_gguf_string(const struct sffn_file *file, size_t at, const char **text, size_t *bytes);
 /* Bytes of one value of a fixed-size kind, 0 for strings, arrays and unknown ones. */
 size_t sffn_gguf_kind_bytes(uint32_t type);
 

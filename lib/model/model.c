@@ -142,7 +142,7 @@ static sffn_status rename_tensors(sffn_model *model)
 
 /* ---- GGUF's hyper-parameters ---- */
 
-static const struct sffn_meta *arch_meta(const sffn_model *model, const char *suffix)
+const struct sffn_meta *sffn_model_arch_meta(const sffn_model *model, const char *suffix)
 {
     char key[192];
     snprintf(key, sizeof(key), "%s.%s", model->info.architecture, suffix);
@@ -153,7 +153,7 @@ static const struct sffn_meta *arch_meta(const sffn_model *model, const char *su
  * their first. */
 static sffn_status take_u32(const sffn_model *model, const char *suffix, uint32_t *value)
 {
-    const struct sffn_meta *meta = arch_meta(model, suffix);
+    const struct sffn_meta *meta = sffn_model_arch_meta(model, suffix);
     if (!meta || (meta->kind == SFFN_META_ARRAY && meta->n == 0))
         return SFFN_OK;
     const int is_array = meta->kind == SFFN_META_ARRAY;
@@ -184,21 +184,10 @@ static sffn_status take_float_key(const struct sffn_meta *meta, float *value)
     return SFFN_OK;
 }
 
-/* The bytes of a string value. Its length is read again from the mapping, so it is checked
- * again. */
-static int string_at(const struct sffn_file *file, size_t at, const char **text, size_t *bytes)
-{
-    const uint64_t n = sffn_load_u64(file->data + at);
-    if (n > file->bytes - at - 8)
-        return 0;
-    *text = (const char *)file->data + at + 8;
-    *bytes = (size_t)n;
-    return 1;
-}
-
 static int gguf_text(const struct sffn_meta *meta, const char **text, size_t *bytes)
 {
-    return meta && meta->kind == SFFN_META_STRING && string_at(meta->file, meta->at, text, bytes);
+    return meta && meta->kind == SFFN_META_STRING &&
+           sffn_gguf_string(meta->file, meta->at, text, bytes);
 }
 
 /* What the FFN of an architecture computes when no key says so. Only where there is no doubt. */
@@ -249,7 +238,7 @@ static sffn_status take_gguf_activation(sffn_model *model)
     size_t bytes = 0;
     struct sffn_quoted quoted;
     const struct sffn_meta *own = sffn_model_meta(model, "sffn.activation");
-    const struct sffn_meta *meta = own ? own : arch_meta(model, "hidden_activation");
+    const struct sffn_meta *meta = own ? own : sffn_model_arch_meta(model, "hidden_activation");
     if (!meta) {
         info->activation =
             activation_of(info->architecture, sffn_gguf_is_powerinfer(&model->files[0]));
@@ -353,10 +342,10 @@ static sffn_status take_gguf_info(sffn_model *model)
     for (size_t i = 0; i < sizeof(sizes) / sizeof(sizes[0]) && status == SFFN_OK; i++)
         status = take_u32(model, sizes[i].suffix, sizes[i].value);
     if (status == SFFN_OK)
-        status = take_float_key(arch_meta(model, "attention.layer_norm_rms_epsilon"),
+        status = take_float_key(sffn_model_arch_meta(model, "attention.layer_norm_rms_epsilon"),
                                 &info->rms_norm_eps);
     if (status == SFFN_OK)
-        status = take_float_key(arch_meta(model, "rope.freq_base"), &info->rope_theta);
+        status = take_float_key(sffn_model_arch_meta(model, "rope.freq_base"), &info->rope_theta);
     if (status != SFFN_OK)
         return status;
     if (!info->n_kv_heads)
@@ -415,34 +404,44 @@ static void take_info_of_tensors(sffn_model *model)
     info->n_meta = model->parts.n_metas;
 }
 
-static int is_ffn_bias(const char *name)
+/* The vectors that layer, predictor and router configs point to. */
+static int is_config_vector(const char *name)
 {
+    static const char *const parts[] = {"ffn_gate.bias",          "ffn_up.bias",
+                                        "ffn_down.bias",          "sffn_rule.threshold",
+                                        "sffn_router.bias",       "sffn_predictor.threshold",
+                                        "sffn_predictor_w1.bias", "sffn_predictor_w2.bias"};
     uint32_t layer;
     const char *rest;
-    return sffn_model_layer_of(name, &layer, &rest) &&
-           (strcmp(rest, "ffn_gate.bias") == 0 || strcmp(rest, "ffn_up.bias") == 0 ||
-            strcmp(rest, "ffn_down.bias") == 0);
+    if (!sffn_model_layer_of(name, &layer, &rest))
+        return 0;
+    for (size_t i = 0; i < sizeof(parts) / sizeof(parts[0]); i++)
+        if (strcmp(rest, parts[i]) == 0)
+            return 1;
+    return 0;
 }
 
-/* Layer configs want biases as aligned floats; files may have them in 16 bits or anywhere. Done
- * at opening, so that a model never changes. */
-static sffn_status copy_biases(sffn_model *model)
+/* Configs want vectors as aligned floats; files may have them in 16 bits or anywhere. Done at
+ * opening, so that a model never changes. */
+static sffn_status copy_vectors(sffn_model *model)
 {
-    model->biases = sffn_arena_alloc(&model->arena, model->parts.n_tensors, sizeof(*model->biases));
-    if (!model->biases)
+    model->vectors =
+        sffn_arena_alloc(&model->arena, model->parts.n_tensors, sizeof(*model->vectors));
+    if (!model->vectors)
         return sffn_no_memory(model->ctx, model->path);
     for (size_t i = 0; i < model->parts.n_tensors; i++) {
         const struct sffn_tensor *tensor = &model->parts.tensors[i];
         const int32_t dtype = tensor->type->dtype;
-        if (!is_ffn_bias(tensor->name) || tensor->n_dims != 1 || dtype < 0 || tensor->bytes == 0)
+        if (!is_config_vector(tensor->name) || tensor->n_dims != 1 || dtype < 0 ||
+            tensor->bytes == 0)
             continue;
         if (dtype == SFFN_F32 && (uintptr_t)tensor->data % sizeof(float) == 0)
             continue;
         const size_t n = (size_t)tensor->dims[0]; /* its bytes are in the file, so n fits */
-        model->biases[i] = sffn_arena_alloc(&model->arena, n, sizeof(float));
-        if (!model->biases[i])
+        model->vectors[i] = sffn_arena_alloc(&model->arena, n, sizeof(float));
+        if (!model->vectors[i])
             return sffn_no_memory(model->ctx, model->path);
-        const sffn_status status = sffn_dtype_to_f32(dtype, tensor->data, n, model->biases[i]);
+        const sffn_status status = sffn_dtype_to_f32(dtype, tensor->data, n, model->vectors[i]);
         if (status != SFFN_OK)
             return sffn_fail(model->ctx, status, "%s: tensor '%s' cannot be converted", model->path,
                              tensor->name);
@@ -609,7 +608,7 @@ static sffn_status finish(sffn_model *model)
         status = take_gguf_info(model);
     if (status == SFFN_OK) {
         take_info_of_tensors(model);
-        status = copy_biases(model);
+        status = copy_vectors(model);
     }
     return status;
 }
@@ -901,147 +900,8 @@ sffn_status sffn_model_get_string(const sffn_model *model, const char *key, size
         *text = sffn_json_text(value.meta->json, value.node, bytes);
         return SFFN_OK;
     }
-    if (!string_at(value.meta->file, value.at, text, bytes))
+    if (!sffn_gguf_string(value.meta->file, value.at, text, bytes))
         return sffn_file_fail(value.meta->file, SFFN_ERR_FORMAT, value.at,
                               "the file changed while it was open");
     return SFFN_OK;
-}
-
-/* ---- layers ---- */
-
-struct layer {
-    const sffn_model *model;
-    uint32_t number;
-    sffn_status status; /* of the first failure */
-};
-
-static const struct sffn_tensor *layer_tensor(const struct layer *layer, const char *part)
-{
-    char name[64];
-    snprintf(name, sizeof(name), "blk.%u.%s", (unsigned)layer->number, part);
-    return sffn_model_tensor(layer->model, name);
-}
-
-/* Checks a matrix of n_rows x n_cols (0: any) and fills `weights`; returns its tensor. */
-static const struct sffn_tensor *take_matrix(struct layer *layer, const char *part,
-                                             uint32_t *n_rows, uint32_t *n_cols, int is_needed,
-                                             sffn_weights *weights)
-{
-    const sffn_model *model = layer->model;
-    if (layer->status != SFFN_OK)
-        return NULL;
-    const struct sffn_tensor *tensor = layer_tensor(layer, part);
-    if (!tensor) {
-        if (is_needed)
-            layer->status = sffn_fail(model->ctx, SFFN_ERR_NOT_FOUND, "%s: no tensor 'blk.%u.%s'",
-                                      model->path, (unsigned)layer->number, part);
-        return NULL;
-    }
-    if (tensor->n_dims != 2 || tensor->dims[0] == 0 || tensor->dims[1] == 0 ||
-        tensor->dims[0] > UINT32_MAX || tensor->dims[1] > UINT32_MAX ||
-        (*n_rows && tensor->dims[0] != *n_rows) || (*n_cols && tensor->dims[1] != *n_cols)) {
-        layer->status = sffn_fail(
-            model->ctx, SFFN_ERR_SHAPE,
-            "%s: tensor '%s' has %u dimensions, %llu x %llu; expected a matrix of %u x %u (0: any)",
-            model->path, tensor->name, (unsigned)tensor->n_dims,
-            (unsigned long long)tensor->dims[0], (unsigned long long)tensor->dims[1],
-            (unsigned)*n_rows, (unsigned)*n_cols);
-        return NULL;
-    }
-    if (tensor->type->dtype < 0) {
-        layer->status = sffn_fail(model->ctx, SFFN_ERR_UNSUPPORTED,
-                                  "%s: tensor '%s' has type %s, for which there are no kernels: "
-                                  "sffn_prepare() converts it",
-                                  model->path, tensor->name, tensor->type->name);
-        return NULL;
-    }
-    *n_rows = (uint32_t)tensor->dims[0];
-    *n_cols = (uint32_t)tensor->dims[1];
-    weights->data = tensor->data;
-    weights->dtype = tensor->type->dtype;
-    weights->layout = SFFN_LAYOUT_ROWS;
-    weights->row_bytes = 0;
-    return tensor;
-}
-
-static void take_bias(struct layer *layer, const char *part, uint32_t n, const float **bias)
-{
-    const sffn_model *model = layer->model;
-    const struct sffn_tensor *tensor = layer->status == SFFN_OK ? layer_tensor(layer, part) : NULL;
-    if (!tensor)
-        return;
-    if (tensor->n_dims != 1 || tensor->dims[0] != n)
-        layer->status = sffn_fail(
-            model->ctx, SFFN_ERR_SHAPE,
-            "%s: tensor '%s' has %u dimensions, %llu elements in the first; expected %u elements",
-            model->path, tensor->name, (unsigned)tensor->n_dims,
-            (unsigned long long)tensor->dims[0], (unsigned)n);
-    else if (tensor->type->dtype < 0)
-        layer->status = sffn_fail(model->ctx, SFFN_ERR_UNSUPPORTED, "%s: tensor '%s' has type %s",
-                                  model->path, tensor->name, tensor->type->name);
-    else if (model->biases[tensor - model->parts.tensors])
-        *bias = model->biases[tensor - model->parts.tensors];
-    else
-        *bias = (const float *)(const void *)tensor->data; /* aligned, see copy_biases() */
-}
-
-/* d_ff of one layer where the metadata have an array of them; else the common one. */
-static uint32_t layer_d_ff(const sffn_model *model, uint32_t layer)
-{
-    const struct sffn_meta *meta =
-        model->info.format == SFFN_FILE_GGUF ? arch_meta(model, "feed_forward_length") : NULL;
-    if (!meta || meta->kind != SFFN_META_ARRAY)
-        return model->info.d_ff;
-    int64_t value = 0;
-    int is_too_large = 0;
-    if (layer < meta->n && meta->element_kind == SFFN_META_INT)
-        value = sffn_gguf_load_int(meta->file, meta->element_type,
-                                   meta->at + layer * sffn_gguf_kind_bytes(meta->element_type),
-                                   &is_too_large);
-    return value > 0 && value <= UINT32_MAX && !is_too_large ? (uint32_t)value : 0;
-}
-
-sffn_status sffn_model_layer_config(const sffn_model *model, uint32_t layer_number,
-                                    sffn_ffn_config *out)
-{
-    if (!model)
-        return sffn_fail(NULL, SFFN_ERR_INVALID_ARGUMENT, "model is NULL");
-    const sffn_model_info *info = &model->info;
-    sffn_ffn_config config = SFFN_FFN_CONFIG_INIT;
-    const sffn_status status =
-        sffn_config_copy(model->ctx, "sffn_ffn_config", &config, sizeof(config), out);
-    if (status != SFFN_OK)
-        return status;
-    if (layer_number >= info->n_layers)
-        return sffn_fail(model->ctx, SFFN_ERR_NOT_FOUND, "%s: layer %u of %u", model->path,
-                         (unsigned)layer_number, (unsigned)info->n_layers);
-    if (model->unknown_activation)
-        return sffn_fail(model->ctx, SFFN_ERR_UNSUPPORTED, "%s: activation '%s' is unknown",
-                         model->path, model->unknown_activation);
-
-    struct layer layer = {model, layer_number, SFFN_OK};
-    const sffn_weights none = SFFN_WEIGHTS_INIT;
-    uint32_t d_model = info->d_model, d_ff = layer_d_ff(model, layer_number);
-    config.gate = config.up = config.down = none;
-    config.gate_bias = config.up_bias = config.down_bias = NULL;
-    take_matrix(&layer, "ffn_up.weight", &d_ff, &d_model, 1, &config.up);
-    take_matrix(&layer, "ffn_gate.weight", &d_ff, &d_model, model->is_gated, &config.gate);
-    /* Neuron-major down rows, ours and PowerInfer's, are the better ones when a file has both. */
-    if (!take_matrix(&layer, "ffn_down_t.weight", &d_ff, &d_model, 0, &config.down)) {
-        take_matrix(&layer, "ffn_down.weight", &d_model, &d_ff, 1, &config.down);
-        config.down.layout = SFFN_LAYOUT_COLUMNS;
-    }
-    take_bias(&layer, "ffn_gate.bias", d_ff, &config.gate_bias);
-    take_bias(&layer, "ffn_up.bias", d_ff, &config.up_bias);
-    take_bias(&layer, "ffn_down.bias", d_model, &config.down_bias);
-    if (layer.status != SFFN_OK)
-        return layer.status;
-    config.d_model = d_model;
-    config.d_ff = d_ff;
-    if (info->activation >= 0) {
-        config.activation = info->activation;
-        config.act_threshold = info->act_threshold;
-        config.act_tie = info->act_tie;
-    }
-    return sffn_info_copy(model->ctx, "sffn_ffn_config", out, &config, sizeof(config));
 }

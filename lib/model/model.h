@@ -14,7 +14,8 @@ struct sffn_model {
     size_t n_files;
     struct sffn_parts parts;
     struct sffn_name_entry *meta_order, *name_order, *file_name_order; /* for look-up */
-    float **biases; /* per tensor: f32 copy of an FFN bias that cannot be used in place, or NULL */
+    float **
+        vectors; /* per tensor: f32 copy of a config's vector that cannot be used in place, or NULL */
     const char *unknown_activation; /* the file names one that we don't know; else NULL */
     int is_gated;                   /* some layer has a gate, so all must */
     const struct sffn_json *config; /* of a Hugging Face folder; else NULL */
@@ -28,6 +29,8 @@ sffn_status sffn_model_open_memory(sffn_context *ctx, const char *name, const vo
 /* Look-ups that are allowed to find nothing, without an error text. */
 const struct sffn_tensor *sffn_model_tensor(const sffn_model *model, const char *name);
 const struct sffn_meta *sffn_model_meta(const sffn_model *model, const char *key);
+/* The key "<architecture>.<suffix>". */
+const struct sffn_meta *sffn_model_arch_meta(const sffn_model *model, const char *suffix);
 
 /* 1 for GGUF architectures whose q and k rows llama.cpp's converter reorders, so that
  * neighbouring pairs rotate. */

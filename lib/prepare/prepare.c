@@ -11,10 +11,13 @@
 #include "model/model.h"
 #include "prepare/dequantise.h"
 #include "prepare/gguf_write.h"
+#include "prepare/selectors.h"
 #include "prepare/tokenizer.h"
 
 #define CHUNK_BYTES  ((size_t)4 << 20) /* of output held in memory, as long as a row is smaller */
 #define GROUP        64 /* neurons transposed together: a cache line and more of every source row */
+/* The same with a permutation, where each group decodes whole source rows: fewer decodings, 4 MiB per thread. */
+#define ORDER_GROUP  256
 #define MAX_SETTINGS ((size_t)16 << 20)
 
 /* What becomes of one tensor. */
@@ -30,9 +33,12 @@ struct plan {
     const struct sffn_tensor_type *type;
     enum how how;
     uint32_t n_heads; /* > 0: rows go into GGUF's llama order */
+    const uint32_t
+        *order; /* or: row i of the output is row (HOW_TRANSPOSE: column) order[i] of the source */
     uint32_t n_dims;
     uint64_t dims[4]; /* of the output */
     size_t n_rows, n_cols, row_bytes;
+    size_t source_row_bytes; /* distance of the source's rows */
     size_t bytes;
 };
 
@@ -42,6 +48,7 @@ struct preparation {
     sffn_prepare_config config;
     struct sffn_arena arena;
     struct sffn_gguf_writer writer;
+    struct sffn_results results;
     struct plan *plans;
     size_t n_plans;
     int32_t file_type;    /* for general.file_type, or -1 */
@@ -50,15 +57,6 @@ struct preparation {
 };
 
 /* ---- what becomes of each tensor ---- */
-
-static const struct sffn_tensor_type *type_of(int32_t dtype)
-{
-    static const uint32_t numbers[SFFN_DTYPE_COUNT_] = {
-        [SFFN_F32] = SFFN_GGML_F32,   [SFFN_F16] = SFFN_GGML_F16,   [SFFN_BF16] = SFFN_GGML_BF16,
-        [SFFN_Q8_0] = SFFN_GGML_Q8_0, [SFFN_Q4_0] = SFFN_GGML_Q4_0,
-    };
-    return sffn_gguf_type(numbers[dtype]);
-}
 
 static int ends_with(const char *text, const char *end)
 {
@@ -79,6 +77,10 @@ static const struct sffn_tensor_type *choose_type(const struct preparation *p,
 {
     const struct sffn_tensor_type *source = tensor->type;
     const int is_integer = source->ggml >= SFFN_GGML_I8 && source->ggml <= SFFN_GGML_I64;
+    uint32_t layer;
+    const char *part;
+    const int is_selector =
+        sffn_model_layer_of(tensor->name, &layer, &part) && sffn_is_selector_part(part);
     if (!sffn_can_dequantise(source)) {
         if (!is_transposed && (p->config.dtype < 0 || is_integer || source->ggml == SFFN_GGML_F64))
             return source;
@@ -89,20 +91,20 @@ static const struct sffn_tensor_type *choose_type(const struct preparation *p,
     }
     /* Types without kernels would be of no use in a prepared file: those we can decode become
      * q8_0. */
-    int32_t dtype = p->config.dtype >= 0 ? p->config.dtype
-                    : source->dtype >= 0 ? source->dtype
-                                         : (int32_t)SFFN_Q8_0;
+    int32_t dtype = p->config.dtype >= 0 && !is_selector ? p->config.dtype
+                    : source->dtype >= 0                 ? source->dtype
+                                                         : (int32_t)SFFN_Q8_0;
     const int is_embedding = strcmp(tensor->name, "token_embd.weight") == 0 ||
                              strcmp(tensor->name, "output.weight") == 0;
     if (dtype == SFFN_Q4_0 && source->dtype != SFFN_Q4_0 && is_embedding &&
         p->config.keep_embeddings)
         dtype = SFFN_Q8_0;
     if (n_cols % sffn_dtype_block_size(dtype) == 0)
-        return type_of(dtype);
+        return sffn_type_of_dtype(dtype);
     /* Rows that blocks do not fit: stay as they are, if that can be. */
     if (source->dtype >= 0 && n_cols % source->block == 0)
         return source;
-    return type_of(SFFN_F16);
+    return sffn_type_of_dtype(SFFN_F16);
 }
 
 static sffn_status plan_heads(const struct preparation *p, struct plan *plan)
@@ -129,15 +131,48 @@ static sffn_status plan_heads(const struct preparation *p, struct plan *plan)
     return SFFN_OK;
 }
 
+/* The new order of a tensor whose rows (of ffn_down: columns) are neurons. */
+static sffn_status plan_order(const struct preparation *p, const struct sffn_tensor *tensor,
+                              struct plan *plan)
+{
+    static const char *const by_neuron[] = {"ffn_gate.weight",   "ffn_up.weight", "ffn_down.weight",
+                                            "ffn_down_t.weight", "ffn_gate.bias", "ffn_up.bias"};
+    static const char *const others[] = {"ffn_down.bias", "ffn_norm.weight", "ffn_norm.bias",
+                                         "ffn_pre_norm.weight", "ffn_post_norm.weight"};
+    uint32_t layer;
+    const char *part;
+    if (!sffn_model_layer_of(tensor->name, &layer, &part) || layer >= p->results.n_layers ||
+        !p->results.layers[layer].order)
+        return SFFN_OK;
+    for (size_t i = 0; i < sizeof(others) / sizeof(others[0]); i++)
+        if (strcmp(part, others[i]) == 0)
+            return SFFN_OK;
+    for (size_t i = 0; i < sizeof(by_neuron) / sizeof(by_neuron[0]); i++)
+        if (strcmp(part, by_neuron[i]) == 0)
+            plan->order = p->results.layers[layer].order;
+    if (strncmp(part, "ffn_", 4) != 0)
+        return SFFN_OK;
+    const uint64_t n = tensor->dims[strcmp(part, "ffn_down.weight") == 0];
+    if (!plan->order || n != p->results.layers[layer].d_ff)
+        return sffn_fail(p->ctx, plan->order ? SFFN_ERR_SHAPE : SFFN_ERR_UNSUPPORTED,
+                         "%s: tensor '%s' of %llu neurons: layers[%u].permutation %s",
+                         p->model->path, tensor->name, (unsigned long long)n, (unsigned)layer,
+                         plan->order ? "has another length" : "does not know how to reorder it");
+    return SFFN_OK;
+}
+
 static sffn_status plan_tensor(struct preparation *p, const struct sffn_tensor *tensor,
                                struct plan *plan)
 {
     const struct sffn_tensor_type *source = tensor->type;
     char name[SFFN_HF_MAX_NAME];
     uint32_t layer = 0;
-    *plan =
-        (struct plan){tensor, tensor->name, source, HOW_COPY, 0, tensor->n_dims, {0, 0, 0, 0}, 0, 0,
-                      0,      tensor->bytes};
+    *plan = (struct plan){.source = tensor,
+                          .name = tensor->name,
+                          .type = source,
+                          .how = HOW_COPY,
+                          .n_dims = tensor->n_dims,
+                          .bytes = tensor->bytes};
     memcpy(plan->dims, tensor->dims, sizeof(plan->dims));
     const size_t name_bytes = strlen(tensor->name);
     if (name_bytes == 0 || name_bytes > SFFN_GGUF_MAX_NAME) {
@@ -151,13 +186,15 @@ static sffn_status plan_tensor(struct preparation *p, const struct sffn_tensor *
                          "%s: tensor '%s' of type %s with %zu bytes has no place in a GGUF file",
                          p->model->path, tensor->name, source->name, tensor->bytes);
     sffn_status status = plan_heads(p, plan);
+    if (status == SFFN_OK)
+        status = plan_order(p, tensor, plan);
     if (status != SFFN_OK)
         return status;
     if (tensor->n_dims == 1) {
         const int is_half = source->dtype == SFFN_F16 || source->dtype == SFFN_BF16;
-        if (!is_half && !plan->n_heads)
+        if (!is_half && !plan->n_heads && !plan->order)
             return SFFN_OK;
-        plan->type = is_half ? type_of(SFFN_F32) : source;
+        plan->type = is_half ? sffn_type_of_dtype(SFFN_F32) : source;
         plan->dims[1] = 1; /* rows of one column; not written, n_dims stays 1 */
         if (source->block != 1)
             return sffn_fail(p->ctx, SFFN_ERR_UNSUPPORTED,
@@ -181,7 +218,7 @@ static sffn_status plan_tensor(struct preparation *p, const struct sffn_tensor *
             return SFFN_ERR_UNSUPPORTED;
         if (is_transposed)
             plan->how = HOW_TRANSPOSE;
-        else if (plan->type == source && !plan->n_heads)
+        else if (plan->type == source && !plan->n_heads && !plan->order)
             return SFFN_OK;
     } else {
         return SFFN_OK;
@@ -198,8 +235,51 @@ static sffn_status plan_tensor(struct preparation *p, const struct sffn_tensor *
     plan->n_rows = (size_t)plan->dims[0];
     plan->n_cols = (size_t)plan->dims[1];
     plan->row_bytes = (size_t)row_bytes;
+    plan->source_row_bytes =
+        (size_t)((plan->how == HOW_TRANSPOSE ? plan->n_rows : plan->n_cols) / source->block) *
+        (source->bits / 8);
     plan->bytes = (size_t)bytes;
     return SFFN_OK;
+}
+
+/* A tensor that comes from the caller: as it is, but for the order and distance of its rows. */
+static void plan_new(const struct sffn_new_tensor *new, struct plan *plan)
+{
+    const struct sffn_tensor *tensor = &new->tensor;
+    const uint64_t n_cols = tensor->n_dims == 2 ? tensor->dims[1] : 1;
+    *plan = (struct plan){.source = tensor,
+                          .name = tensor->name,
+                          .type = tensor->type,
+                          .how = HOW_COPY,
+                          .order = new->order,
+                          .n_dims = tensor->n_dims,
+                          .n_rows = (size_t)tensor->dims[0],
+                          .n_cols = (size_t)n_cols,
+                          .bytes = tensor->bytes};
+    memcpy(plan->dims, tensor->dims, sizeof(plan->dims));
+    plan->row_bytes = tensor->bytes / plan->n_rows;
+    plan->source_row_bytes = new->row_bytes ? new->row_bytes : plan->row_bytes;
+    if (new->order || plan->source_row_bytes != plan->row_bytes)
+        plan->how = HOW_ROWS;
+}
+
+/* With results of the caller's, the source's selectors are left out; a permutation stays when there is no new one. */
+static int is_left_out(const struct preparation *p, const char *name)
+{
+    uint32_t layer;
+    const char *part;
+    if (!p->results.layers || !sffn_model_layer_of(name, &layer, &part))
+        return 0;
+    if (sffn_is_selector_part(part))
+        return 1;
+    if (layer >= p->results.n_layers || !p->results.layers[layer].order)
+        return 0;
+    if (strcmp(part, "ffn_down.weight") == 0) { /* of two forms of down one is enough to reorder */
+        char transposed[64];
+        snprintf(transposed, sizeof(transposed), "blk.%u.ffn_down_t.weight", (unsigned)layer);
+        return sffn_model_tensor(p->model, transposed) != NULL;
+    }
+    return strcmp(part, "sffn_permutation") == 0;
 }
 
 /* llama.cpp's number for the type that most elements of matrices have, or -1. */
@@ -234,7 +314,11 @@ static int32_t find_file_type(const struct preparation *p)
 static sffn_status plan_all(struct preparation *p)
 {
     const struct sffn_parts *parts = &p->model->parts;
-    p->plans = sffn_arena_alloc(&p->arena, parts->n_tensors, sizeof(*p->plans));
+    sffn_status status = sffn_results_take(p->ctx, p->model, &p->config, &p->arena, &p->results);
+    if (status != SFFN_OK)
+        return status;
+    p->plans =
+        sffn_arena_alloc(&p->arena, parts->n_tensors + p->results.n_tensors, sizeof(*p->plans));
     if (!p->plans)
         return sffn_no_memory(p->ctx, p->model->path);
     for (size_t i = 0; i < parts->n_tensors; i++) {
@@ -242,8 +326,10 @@ static sffn_status plan_all(struct preparation *p)
         if (p->model->info.format != SFFN_FILE_GGUF &&
             ends_with(parts->tensors[i].name, ".rotary_emb.inv_freq"))
             continue;
+        if (is_left_out(p, parts->tensors[i].name))
+            continue;
         struct plan *plan = &p->plans[p->n_plans++];
-        const sffn_status status = plan_tensor(p, &parts->tensors[i], plan);
+        status = plan_tensor(p, &parts->tensors[i], plan);
         if (status != SFFN_OK)
             return status;
         p->total += plan->bytes;
@@ -251,6 +337,10 @@ static sffn_status plan_all(struct preparation *p)
             p->is_retyped = 1;
     }
     p->file_type = find_file_type(p);
+    for (size_t i = 0; i < p->results.n_tensors; i++) {
+        plan_new(&p->results.tensors[i], &p->plans[p->n_plans]);
+        p->total += p->plans[p->n_plans++].bytes;
+    }
     return SFFN_OK;
 }
 
@@ -294,6 +384,11 @@ static sffn_status write_own_keys(struct preparation *p)
     for (start = end; start > 0 && p->model->path[start - 1] != '/';)
         start--;
     sffn_gguf_write_text(w, "sffn.source", p->model->path + start, end - start);
+    if (p->config.command)
+        write_text(w, "sffn.prepare.command", p->config.command);
+    if (p->config.notes)
+        write_text(w, "sffn.prepare.notes", p->config.notes);
+    sffn_results_write_keys(&p->results, w);
     return w->status;
 }
 
@@ -304,6 +399,10 @@ static int is_replaced(const struct preparation *p, const char *key)
     for (size_t i = 0; i < sizeof(own) / sizeof(own[0]); i++)
         if (strcmp(own[i], key) == 0)
             return 1;
+    if ((p->config.command && strcmp(key, "sffn.prepare.command") == 0) ||
+        (p->config.notes && strcmp(key, "sffn.prepare.notes") == 0) ||
+        (p->results.layers && sffn_is_selector_key(key)))
+        return 1;
     return strcmp(key, "general.file_type") == 0 && p->is_retyped && p->file_type >= 0;
 }
 
@@ -446,12 +545,13 @@ struct job {
     size_t first, n; /* rows of the output in this chunk */
     float *scratch;
     size_t scratch_floats; /* per thread */
-    size_t source_row_bytes;
 };
 
 /* Rows of one head: (half, pair) -> (pair, half), so that neighbours rotate together. */
 static size_t source_row(const struct plan *plan, size_t row)
 {
+    if (plan->order)
+        return plan->order[row];
     if (!plan->n_heads)
         return row;
     const size_t head_rows = plan->n_rows / plan->n_heads;
@@ -476,7 +576,7 @@ static void convert_rows(void *arg, uint32_t phase, uint32_t ith, uint32_t nth)
     (void)phase;
     for (size_t i = begin; i < end; i++) {
         const uint8_t *row =
-            plan->source->data + source_row(plan, job->first + i) * job->source_row_bytes;
+            plan->source->data + source_row(plan, job->first + i) * plan->source_row_bytes;
         uint8_t *out = job->out + i * plan->row_bytes;
         if (plan->type == plan->source->type || plan->type->ggml == plan->source->type->ggml) {
             memcpy(out, row, plan->row_bytes);
@@ -489,20 +589,30 @@ static void convert_rows(void *arg, uint32_t phase, uint32_t ith, uint32_t nth)
 
 static size_t group_of(const struct plan *plan)
 {
-    return plan->source->type->block > GROUP ? plan->source->type->block : GROUP;
+    return plan->order                         ? ORDER_GROUP
+           : plan->source->type->block > GROUP ? plan->source->type->block
+                                               : GROUP;
 }
 
-/* Columns [first, first + n) of the source as rows at `out`; types of the same elements keep
- * their bits. */
+/* Columns [first, first + n) of the source, or those that `order` names, as rows at `out`; types of the same
+ * elements keep their bits. */
 static void transpose_raw(const struct job *job, size_t first, size_t n, uint8_t *out)
 {
     const struct plan *plan = job->plan;
     const size_t size = plan->type->bits / 8;
     for (size_t j = 0; j < plan->n_cols; j++) {
-        const uint8_t *source = plan->source->data + j * job->source_row_bytes + first * size;
-        for (size_t i = 0; i < n; i++)
-            memcpy(out + i * plan->row_bytes + j * size, source + i * size, size);
+        const uint8_t *source = plan->source->data + j * plan->source_row_bytes;
+        for (size_t i = 0; i < n; i++) {
+            const size_t column = plan->order ? plan->order[first + i] : first + i;
+            memcpy(out + i * plan->row_bytes + j * size, source + column * size, size);
+        }
     }
+}
+
+/* Floats of a source row that are decoded for one group. */
+static size_t piece_of(const struct plan *plan)
+{
+    return plan->order ? plan->n_rows : group_of(plan);
 }
 
 static void transpose_decoded(const struct job *job, size_t first, size_t n, float *scratch,
@@ -510,14 +620,15 @@ static void transpose_decoded(const struct job *job, size_t first, size_t n, flo
 {
     const struct plan *plan = job->plan;
     const struct sffn_tensor_type *type = plan->source->type;
-    float *piece = scratch, *tile = scratch + group_of(plan);
+    const size_t start = plan->order ? 0 : first, n_decoded = plan->order ? plan->n_rows : n;
+    float *piece = scratch, *tile = scratch + piece_of(plan);
     for (size_t j = 0; j < plan->n_cols; j++) {
         sffn_dequantise(type,
-                        plan->source->data + j * job->source_row_bytes +
-                            first / type->block * (type->bits / 8),
-                        n, piece);
+                        plan->source->data + j * plan->source_row_bytes +
+                            start / type->block * (type->bits / 8),
+                        n_decoded, piece);
         for (size_t i = 0; i < n; i++)
-            tile[i * plan->n_cols + j] = piece[i];
+            tile[i * plan->n_cols + j] = piece[plan->order ? plan->order[first + i] : i];
     }
     for (size_t i = 0; i < n; i++)
         encode(plan, tile + i * plan->n_cols, out + i * plan->row_bytes);
@@ -568,10 +679,7 @@ static sffn_status convert_tensor(struct preparation *p, const struct plan *plan
     const uint32_t n_threads = sffn_context_n_threads(p->ctx);
     const int is_transposed = plan->how == HOW_TRANSPOSE;
     const size_t group = is_transposed ? group_of(plan) : 1;
-    struct job job = {plan, NULL, 0, 0, NULL, plan->n_cols, 0};
-    const uint64_t source_cols = is_transposed ? plan->n_rows : plan->n_cols;
-    job.source_row_bytes =
-        (size_t)(source_cols / plan->source->type->block) * (plan->source->type->bits / 8);
+    struct job job = {plan, NULL, 0, 0, NULL, plan->n_cols};
 
     /* Chunks have whole groups, and work for every thread. */
     size_t rows = CHUNK_BYTES / plan->row_bytes / group * group;
@@ -584,7 +692,7 @@ static sffn_status convert_tensor(struct preparation *p, const struct plan *plan
     int fits = sffn_checked_mul(rows, plan->row_bytes, &out_bytes);
     if (is_transposed)
         fits = fits && sffn_checked_mul(tile_rows, plan->n_cols, &job.scratch_floats) &&
-               sffn_checked_add(job.scratch_floats, group, &job.scratch_floats);
+               sffn_checked_add(job.scratch_floats, piece_of(plan), &job.scratch_floats);
     fits = fits && sffn_checked_mul(job.scratch_floats, sizeof(float), &scratch_bytes) &&
            sffn_checked_mul(scratch_bytes, n_threads, &scratch_bytes);
     job.out = fits ? sffn_mem_alloc(p->ctx, out_bytes) : NULL;

@@ -57,6 +57,7 @@ static void init_macros(void **state)
     INIT(sffn_ffn_info, SFFN_FFN_INFO_INIT);
     INIT(sffn_model_info, SFFN_MODEL_INFO_INIT);
     INIT(sffn_tensor_info, SFFN_TENSOR_INFO_INIT);
+    INIT(sffn_prepare_layer, SFFN_PREPARE_LAYER_INIT);
     INIT(sffn_prepare_config, SFFN_PREPARE_CONFIG_INIT);
 }
 
@@ -95,7 +96,8 @@ static void defaults(void **state)
           ffn.rule_threshold == 0.0f && !ffn.rule_thresholds);
     CHECK(ffn.storage == SFFN_STORAGE_COPY && ffn.dtype == -1 && ffn.block_size == 1 &&
           !ffn.predictor && !ffn.router);
-    CHECK(ffn.max_density == 1.0f && ffn.dense_tokens == 32 && !ffn.name);
+    CHECK(ffn.max_density == 1.0f && ffn.dense_tokens == 32 && !ffn.name &&
+          ffn.select == SFFN_SELECT_DEFAULT);
     const sffn_ffn_args args = SFFN_FFN_ARGS_INIT;
     CHECK(!args.x && !args.y && args.n_tokens == 0 && !args.select_x &&
           args.select == SFFN_SELECT_DEFAULT);

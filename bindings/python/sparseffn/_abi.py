@@ -202,6 +202,7 @@ class sffn_ffn_config(Sized):
         ("max_density", c_float),
         ("dense_tokens", c_uint32),
         ("name", c_char_p),
+        ("select", c_int32),
     ]
     _defaults_ = {"act_tie": 1, "dtype": -1, "block_size": 1, "max_density": 1.0, "dense_tokens": 32}
     d_model: int
@@ -343,6 +344,20 @@ class sffn_tensor_info(Sized):
     bytes: int
 
 
+class sffn_prepare_layer(Sized):
+    _fields_ = [
+        ("struct_size", c_size_t),
+        ("plan", c_int32),
+        ("rule", c_int32),
+        ("rule_tie", c_int32),
+        ("rule_threshold", c_float),
+        ("rule_thresholds", c_void_p),
+        ("predictor", c_void_p),  # sffn_predictor_config
+        ("router", c_void_p),  # sffn_router_config
+        ("permutation", c_void_p),
+    ]
+
+
 class sffn_prepare_config(Sized):
     _fields_ = [
         ("struct_size", c_size_t),
@@ -351,6 +366,10 @@ class sffn_prepare_config(Sized):
         ("act_threshold", c_float),
         ("progress", progress_fn),
         ("progress_user", c_void_p),
+        ("layers", c_void_p),  # sffn_prepare_layer
+        ("n_layers", c_uint32),
+        ("command", c_char_p),
+        ("notes", c_char_p),
     ]
     _defaults_ = {"dtype": -1, "keep_embeddings": 1, "act_threshold": -1.0}
     progress: Any
@@ -472,6 +491,11 @@ FUNCTIONS: dict[str, tuple[Any, list[Any]]] = {
     "sffn_model_get_string": (_status, [_handle, c_char_p, c_size_t, _out, POINTER(c_size_t)]),
     "sffn_model_meta_count": (c_size_t, [_handle, c_char_p]),
     "sffn_model_layer_config": (_status, [_handle, c_uint32, POINTER(sffn_ffn_config)]),
+    "sffn_model_layer_predictor_config": (_status, [_handle, c_uint32, POINTER(sffn_predictor_config)]),
+    "sffn_model_layer_router_config": (_status, [_handle, c_uint32, POINTER(sffn_router_config)]),
+    "sffn_model_layer_plan": (_status, [_handle, c_uint32, POINTER(c_int32)]),
+    "sffn_model_layer_permutation": (_status, [_handle, c_uint32, _array]),
+    "sffn_ffn_create_from_model": (_status, [_handle, _handle, c_uint32, POINTER(sffn_ffn_config), _out]),
     "sffn_prepare": (_status, [_handle, _handle, c_char_p, POINTER(sffn_prepare_config)]),
 }
 
@@ -491,5 +515,6 @@ STRUCTS: tuple[type[Structure], ...] = (
     sffn_ffn_info,
     sffn_model_info,
     sffn_tensor_info,
+    sffn_prepare_layer,
     sffn_prepare_config,
 )

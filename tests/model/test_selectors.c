@@ -1,0 +1,783 @@
+/* Selectors, rules, plans and permutations: what sffn_prepare() writes comes back, layers run with
+ * it, and a file that has them wrong is told so. */
+#include <math.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <cmocka.h>
+
+#include "build.h"
+#include "model/model.h"
+
+enum { D_MODEL = 32, D_FF = 64, LAYERS = 2 }; /* g_valid()'s */
+
+static sffn_context *ctx;
+static struct heap heap;
+static const char *folder;
+
+static int set_up(void **state)
+{
+    (void)state;
+    ctx = heap_context(&heap, 2);
+    folder = folder_make();
+    return 0;
+}
+
+static int tear_down(void **state)
+{
+    (void)state;
+    sffn_context_destroy(ctx);
+    assert_int_equal(heap.live, 0);
+    folder_remove(folder);
+    return 0;
+}
+
+#define OK(call)                                                                                   \
+    do {                                                                                           \
+        if ((call) != SFFN_OK)                                                                     \
+            fail_msg("%s: %s", #call, sffn_context_last_error(ctx));                               \
+    } while (0)
+#define ERROR(call, wanted, words)                                                                 \
+    do {                                                                                           \
+        const sffn_status status_ = (call);                                                        \
+        if (status_ != (wanted) || !strstr(sffn_context_last_error(ctx), words))                   \
+            fail_msg("%s: %s: \"%s\", expected %s: \"%s\"", #call, sffn_status_name(status_),      \
+                     sffn_context_last_error(ctx), sffn_status_name(wanted), words);               \
+    } while (0)
+
+/* ---- sources ---- */
+
+static sffn_model *open_buf(const struct buf *b, const char *name)
+{
+    sffn_model *m = NULL;
+    file_write(path_of(folder, name), b->data, b->n);
+    OK(sffn_model_open(ctx, path_of(folder, name), &m));
+    return m;
+}
+
+static sffn_model *open_valid(void)
+{
+    struct buf b = {NULL, 0, 0};
+    g_valid(&b);
+    sffn_model *m = open_buf(&b, "source.gguf");
+    b_free(&b);
+    return m;
+}
+
+static sffn_model *prepare(const sffn_model *source, const char *name,
+                           const sffn_prepare_config *config)
+{
+    sffn_model *m = NULL;
+    OK(sffn_prepare(ctx, source, path_of(folder, name), config));
+    OK(sffn_model_open(ctx, path_of(folder, name), &m));
+    return m;
+}
+
+static float value(size_t i)
+{
+    return (float)(int)(i * 2654435761u % 401) / 200.0f - 1.0f;
+}
+
+static void shuffle(uint32_t *order, uint32_t seed)
+{
+    for (uint32_t i = 0; i < D_FF; i++)
+        order[i] = i;
+    for (uint32_t i = D_FF - 1; i > 0; i--) {
+        seed = seed * 1664525u + 1013904223u;
+        const uint32_t j = (seed >> 8) % (i + 1), swapped = order[i];
+        order[i] = order[j];
+        order[j] = swapped;
+    }
+}
+
+static float thresholds[D_FF], router_weights[2 * D_MODEL], router_bias[2];
+static uint32_t orders[LAYERS][D_FF];
+
+/* Layer 0: a predictor, thresholds and a permutation. Layer 1: a router and a rule. */
+static void make_results(sffn_prepare_layer layers[LAYERS], sffn_predictor_config *predictor,
+                         sffn_router_config *router)
+{
+    const sffn_prepare_layer init = SFFN_PREPARE_LAYER_INIT;
+    const sffn_predictor_config predictor_init = SFFN_PREDICTOR_CONFIG_INIT;
+    const sffn_router_config router_init = SFFN_ROUTER_CONFIG_INIT;
+    for (uint32_t i = 0; i < D_FF; i++)
+        thresholds[i] = value(i + 7) / 8;
+    for (uint32_t i = 0; i < 2 * D_MODEL; i++)
+        router_weights[i] = value(i + 99);
+    router_bias[0] = 0.125f, router_bias[1] = -0.25f;
+    shuffle(orders[0], 1);
+    shuffle(orders[1], 2);
+    *predictor = predictor_init;
+    predictor->d_model = D_MODEL;
+    predictor->d_ff = D_FF;
+    predictor->threshold = 0.25f;
+    predictor->thresholds = thresholds;
+    predictor->margin = 0.75f;
+    predictor->tie = SFFN_TIE_KEEP;
+    predictor->top_k = 7;
+    predictor->top_k_multiple = 4;
+    *router = router_init;
+    router->d_model = D_MODEL;
+    router->n_experts = 2;
+    router->threshold = 0.375f;
+    router->weights.data = router_weights;
+    router->bias = router_bias;
+    layers[0] = layers[1] = init;
+    layers[0].plan = SFFN_SELECT_PREDICTOR;
+    layers[0].predictor = predictor;
+    layers[0].permutation = orders[0];
+    layers[1].plan = SFFN_SELECT_ROUTER;
+    layers[1].router = router;
+    layers[1].rule = SFFN_RULE_ABS_H;
+    layers[1].rule_tie = SFFN_TIE_KEEP;
+    layers[1].rule_threshold = 0.0625f;
+    layers[1].rule_thresholds = thresholds;
+}
+
+static sffn_prepare_config config_with(const sffn_prepare_layer *layers)
+{
+    sffn_prepare_config config = SFFN_PREPARE_CONFIG_INIT;
+    config.layers = layers;
+    config.n_layers = LAYERS;
+    config.command = "prepare source.gguf";
+    config.notes = "for a test";
+    return config;
+}
+
+static const void *tensor_data(const sffn_model *m, const char *name)
+{
+    sffn_tensor_info t = SFFN_TENSOR_INFO_INIT;
+    OK(sffn_model_find_tensor(m, name, &t));
+    return t.data;
+}
+
+static void check_text(const sffn_model *m, const char *key, size_t i, const char *expected)
+{
+    const char *text;
+    size_t bytes;
+    OK(sffn_model_get_string(m, key, i, &text, &bytes));
+    if (bytes != strlen(expected) || memcmp(text, expected, bytes) != 0)
+        fail_msg("%s[%zu] is '%.*s', expected '%s'", key, i, (int)bytes, text, expected);
+}
+
+/* ---- out and in ---- */
+
+static void comes_back(void **state)
+{
+    (void)state;
+    sffn_prepare_layer layers[LAYERS];
+    sffn_predictor_config predictor, read = SFFN_PREDICTOR_CONFIG_INIT;
+    sffn_router_config router, read_router = SFFN_ROUTER_CONFIG_INIT;
+    sffn_ffn_config ffn = SFFN_FFN_CONFIG_INIT;
+    uint32_t order[D_FF];
+    int32_t plan = -1;
+    make_results(layers, &predictor, &router);
+    const sffn_prepare_config config = config_with(layers);
+    sffn_model *source = open_valid(), *m = prepare(source, "out.gguf", &config);
+    check_text(m, "sffn.prepare.command", 0, "prepare source.gguf");
+    check_text(m, "sffn.prepare.notes", 0, "for a test");
+    check_text(m, "sffn.plan", 0, "predictor");
+    check_text(m, "sffn.plan", 1, "router");
+    check_text(m, "sffn.rule", 0, "none");
+    check_text(m, "sffn.rule", 1, "abs_h");
+    check_text(m, "sffn.predictor.kind", 0, "screened_gate");
+    check_text(m, "sffn.predictor.kind", 1, "none");
+    check_text(m, "sffn.router.rule", 0, "none");
+    check_text(m, "sffn.router.rule", 1, "sigmoid");
+
+    OK(sffn_model_layer_plan(m, 0, &plan));
+    assert_int_equal(plan, SFFN_SELECT_PREDICTOR);
+    OK(sffn_model_layer_predictor_config(m, 0, &read));
+    assert_true(read.kind == SFFN_PREDICTOR_SCREENED_GATE && read.threshold == 0.25f &&
+                read.margin == 0.75f && read.decision == SFFN_DECIDE_THRESHOLD &&
+                read.tie == SFFN_TIE_KEEP && read.top_k == 7 && read.top_k_multiple == 4 &&
+                read.d_model == D_MODEL && read.d_ff == D_FF);
+    for (uint32_t i = 0; i < D_FF; i++)
+        assert_true(read.thresholds[i] == thresholds[orders[0][i]]);
+    assert_ptr_equal(read.gate.data, tensor_data(m, "blk.0.ffn_gate.weight"));
+    ERROR(sffn_model_layer_predictor_config(m, 1, &read), SFFN_ERR_NOT_FOUND,
+          "layer 1 has no predictor");
+    OK(sffn_model_layer_permutation(m, 0, order));
+    assert_memory_equal(order, orders[0], sizeof(order));
+    ERROR(sffn_model_layer_permutation(m, 1, order), SFFN_ERR_NOT_FOUND,
+          "layer 1 has no permutation");
+
+    OK(sffn_model_layer_plan(m, 1, &plan));
+    assert_int_equal(plan, SFFN_SELECT_ROUTER);
+    OK(sffn_model_layer_router_config(m, 1, &read_router));
+    assert_true(read_router.rule == SFFN_ROUTER_SIGMOID && read_router.threshold == 0.375f &&
+                read_router.block_size == 32 && read_router.n_experts == 2 &&
+                read_router.d_model == D_MODEL);
+    assert_memory_equal(read_router.weights.data, router_weights, sizeof(router_weights));
+    assert_memory_equal(read_router.bias, router_bias, sizeof(router_bias));
+    ERROR(sffn_model_layer_router_config(m, 0, &read_router), SFFN_ERR_NOT_FOUND,
+          "layer 0 has no router");
+    OK(sffn_model_layer_config(m, 1, &ffn));
+    assert_true(ffn.rule == SFFN_RULE_ABS_H && ffn.rule_tie == SFFN_TIE_KEEP &&
+                ffn.rule_threshold == 0.0625f);
+    assert_memory_equal(ffn.rule_thresholds, thresholds, sizeof(thresholds));
+    OK(sffn_model_layer_config(m, 0, &ffn));
+    assert_true(ffn.rule == SFFN_RULE_NONE && !ffn.rule_thresholds);
+
+    /* Rows of all three matrices moved together, bit for bit. */
+    const float *gate = tensor_data(source, "blk.0.ffn_gate.weight"),
+                *new_gate = tensor_data(m, "blk.0.ffn_gate.weight");
+    const float *up = tensor_data(source, "blk.0.ffn_up.weight"),
+                *new_up = tensor_data(m, "blk.0.ffn_up.weight");
+    const float *down = tensor_data(source, "blk.0.ffn_down.weight"),
+                *new_down = tensor_data(m, "blk.0.ffn_down_t.weight");
+    for (uint32_t i = 0; i < D_FF; i++) {
+        const uint32_t old = orders[0][i];
+        assert_memory_equal(new_gate + i * D_MODEL, gate + old * D_MODEL, D_MODEL * sizeof(float));
+        assert_memory_equal(new_up + i * D_MODEL, up + old * D_MODEL, D_MODEL * sizeof(float));
+        for (uint32_t j = 0; j < D_MODEL; j++)
+            assert_true(new_down[i * D_MODEL + j] == down[j * D_FF + old]);
+    }
+
+    /* Prepared again without results: everything stays. With others: what was there goes, and permutations add up. */
+    sffn_model *again = prepare(m, "again.gguf", NULL);
+    check_text(again, "sffn.prepare.command", 0, "prepare source.gguf");
+    check_text(again, "sffn.plan", 1, "router");
+    sffn_model_info info = SFFN_MODEL_INFO_INIT, info_again = SFFN_MODEL_INFO_INIT;
+    OK(sffn_model_get_info(m, &info));
+    OK(sffn_model_get_info(again, &info_again));
+    assert_true(info.n_tensors == info_again.n_tensors && info.n_meta == info_again.n_meta);
+    OK(sffn_model_layer_predictor_config(again, 0, &read));
+    assert_true(read.thresholds[0] == thresholds[orders[0][0]]);
+    const sffn_prepare_layer none = SFFN_PREPARE_LAYER_INIT;
+    layers[0] = layers[1] = none;
+    layers[0].permutation = orders[1];
+    sffn_model *third = prepare(m, "third.gguf", &config);
+    OK(sffn_model_layer_permutation(third, 0, order));
+    for (uint32_t i = 0; i < D_FF; i++)
+        assert_int_equal(order[i], orders[0][orders[1][i]]);
+    OK(sffn_model_layer_plan(third, 0, &plan));
+    assert_int_equal(plan, SFFN_SELECT_DEFAULT);
+    assert_int_equal(sffn_model_meta_count(third, "sffn.predictor.kind"), 0);
+    ERROR(sffn_model_layer_router_config(third, 1, &read_router), SFFN_ERR_NOT_FOUND, "no router");
+    /* A layer without a new permutation keeps the old one. */
+    layers[0].permutation = NULL;
+    sffn_model *fourth = prepare(m, "fourth.gguf", &config);
+    OK(sffn_model_layer_permutation(fourth, 0, order));
+    assert_memory_equal(order, orders[0], sizeof(order));
+    sffn_model *all[] = {fourth, third, again, m, source};
+    for (size_t i = 0; i < 5; i++)
+        sffn_model_close(all[i]);
+}
+
+/* A permuted layer computes the source's values: f32 sums in another order, bounded by the number of terms. */
+static void permuted_layers(void **state)
+{
+    (void)state;
+    sffn_prepare_layer layers[LAYERS];
+    sffn_predictor_config predictor;
+    sffn_router_config router;
+    float x[3 * D_MODEL], y[2][3 * D_MODEL], h[2][3 * D_FF];
+    for (size_t i = 0; i < 3 * D_MODEL; i++)
+        x[i] = value(i + 5);
+    static const int32_t types[] = {-1, SFFN_F16, SFFN_BF16, SFFN_Q8_0, SFFN_Q4_0};
+    sffn_model *source = open_valid();
+    for (size_t type = 0; type < sizeof(types) / sizeof(types[0]); type++) {
+        make_results(layers, &predictor, &router);
+        layers[0].plan = layers[1].plan = SFFN_SELECT_GATE;
+        layers[1].permutation = orders[1];
+        layers[1].rule = SFFN_RULE_NONE;
+        sffn_prepare_config config = config_with(layers);
+        config.dtype = types[type];
+        sffn_model *models[2];
+        models[1] = prepare(source, "permuted.gguf", &config);
+        layers[0].permutation = layers[1].permutation = NULL;
+        models[0] = prepare(source, "plain.gguf", &config);
+        for (uint32_t layer = 0; layer < LAYERS; layer++) {
+            for (int i = 0; i < 2; i++) {
+                sffn_ffn *ffn = NULL;
+                sffn_ffn_args args = SFFN_FFN_ARGS_INIT;
+                OK(sffn_ffn_create_from_model(ctx, models[i], layer, NULL, &ffn));
+                args.x = x, args.y = y[i], args.h = h[i], args.n_tokens = 3;
+                OK(sffn_ffn_forward(ctx, ffn, &args));
+                sffn_ffn_destroy(ffn);
+            }
+            for (size_t t = 0; t < 3; t++) {
+                float largest = 0;
+                for (size_t i = 0; i < D_FF; i++) {
+                    assert_true(h[1][t * D_FF + i] == h[0][t * D_FF + orders[layer][i]]);
+                    largest = fmaxf(largest, fabsf(h[0][t * D_FF + i]));
+                }
+                /* Two orders of D_FF fused multiply-adds, each off by at most D_FF * 2^-24 of the sum of |h * down|;
+                 * |down| <= 1, and 9/8 when it was rounded. */
+                const float bound = 2 * D_FF * 0x1p-24f * (D_FF * largest * 1.125f);
+                for (size_t i = 0; i < D_MODEL; i++)
+                    assert_true(fabsf(y[0][t * D_MODEL + i] - y[1][t * D_MODEL + i]) <= bound);
+            }
+        }
+        sffn_model_close(models[0]);
+        sffn_model_close(models[1]);
+    }
+    sffn_model_close(source);
+}
+
+/* One call makes a layer that does what the plan says. */
+static void ready_layers(void **state)
+{
+    (void)state;
+    sffn_prepare_layer layers[LAYERS];
+    sffn_predictor_config predictor;
+    sffn_router_config router;
+    make_results(layers, &predictor, &router);
+    sffn_prepare_config config = config_with(layers);
+    sffn_model *source = open_valid(), *m = prepare(source, "ready.gguf", &config);
+    float x[D_MODEL], y[2][D_MODEL];
+    for (size_t i = 0; i < D_MODEL; i++)
+        x[i] = value(i + 3);
+    for (uint32_t layer = 0; layer < LAYERS; layer++) {
+        sffn_ffn *ready = NULL, *by_hand = NULL;
+        sffn_predictor *p = NULL;
+        sffn_router *r = NULL;
+        sffn_predictor_config pc = SFFN_PREDICTOR_CONFIG_INIT;
+        sffn_router_config rc = SFFN_ROUTER_CONFIG_INIT;
+        sffn_ffn_config c = SFFN_FFN_CONFIG_INIT;
+        sffn_ffn_info info = SFFN_FFN_INFO_INIT;
+        OK(sffn_ffn_create_from_model(ctx, m, layer, NULL, &ready));
+        OK(sffn_ffn_get_info(ready, &info));
+        assert_true(info.has_predictor == (layer == 0) && info.has_router == (layer == 1));
+        if (layer == 0) {
+            OK(sffn_model_layer_predictor_config(m, layer, &pc));
+            OK(sffn_predictor_create(ctx, &pc, &p));
+        } else {
+            OK(sffn_model_layer_router_config(m, layer, &rc));
+            OK(sffn_router_create(ctx, &rc, &r));
+        }
+        OK(sffn_model_layer_config(m, layer, &c));
+        c.predictor = p;
+        c.router = r;
+        OK(sffn_ffn_create(ctx, &c, &by_hand));
+        const sffn_ffn *both[] = {ready, by_hand};
+        sffn_ffn_stats stats[2] = {SFFN_FFN_STATS_INIT, SFFN_FFN_STATS_INIT};
+        for (int i = 0; i < 2; i++) {
+            sffn_ffn_args args = SFFN_FFN_ARGS_INIT;
+            args.x = x, args.y = y[i], args.n_tokens = 1, args.stats = &stats[i];
+            OK(sffn_ffn_forward(ctx, both[i], &args));
+        }
+        assert_memory_equal(y[0], y[1], sizeof(y[0]));
+        assert_true(stats[0].n_selected == stats[1].n_selected && stats[0].n_selected < D_FF);
+        sffn_ffn_destroy(ready);
+        sffn_ffn_destroy(by_hand);
+        sffn_predictor_destroy(p);
+        sffn_router_destroy(r);
+    }
+    sffn_model_close(m);
+
+    /* Plans without a selector. The caller's own choice comes first. */
+    layers[0].plan = SFFN_SELECT_DENSE;
+    layers[1].plan = SFFN_SELECT_GATE;
+    m = prepare(source, "plans.gguf", &config);
+    for (uint32_t layer = 0; layer < LAYERS; layer++) {
+        for (int32_t select = SFFN_SELECT_DEFAULT; select <= SFFN_SELECT_GATE; select++) {
+            sffn_ffn *ffn = NULL;
+            sffn_ffn_config c = SFFN_FFN_CONFIG_INIT;
+            sffn_ffn_info info = SFFN_FFN_INFO_INIT;
+            sffn_ffn_stats stats = SFFN_FFN_STATS_INIT;
+            sffn_ffn_args args = SFFN_FFN_ARGS_INIT;
+            c.select = select;
+            OK(sffn_ffn_create_from_model(ctx, m, layer, &c, &ffn));
+            OK(sffn_ffn_get_info(ffn, &info));
+            assert_true(!info.has_predictor && !info.has_router);
+            args.x = x, args.y = y[0], args.n_tokens = 1, args.stats = &stats;
+            OK(sffn_ffn_forward(ctx, ffn, &args));
+            const int is_dense =
+                select == SFFN_SELECT_DENSE || (select == SFFN_SELECT_DEFAULT && layer == 0);
+            assert_int_equal(stats.path, is_dense ? SFFN_PATH_DENSE : SFFN_PATH_SPARSE);
+            sffn_ffn_destroy(ffn);
+        }
+    }
+    /* Bad arguments, and no memory at any point. */
+    sffn_ffn *ffn = (sffn_ffn *)m;
+    ERROR(sffn_ffn_create_from_model(ctx, NULL, 0, NULL, &ffn), SFFN_ERR_INVALID_ARGUMENT,
+          "model is NULL");
+    ERROR(sffn_ffn_create_from_model(ctx, m, 0, NULL, NULL), SFFN_ERR_INVALID_ARGUMENT,
+          "ffn is NULL");
+    ERROR(sffn_ffn_create_from_model(ctx, m, 2, NULL, &ffn), SFFN_ERR_NOT_FOUND, "layer 2 of 2");
+    assert_null(ffn);
+    sffn_model_close(m);
+    layers[0].plan = SFFN_SELECT_PREDICTOR;
+    m = prepare(source, "memory.gguf", &config);
+    OK(sffn_ffn_create_from_model(ctx, m, 0, NULL,
+                                  &ffn)); /* the context's scratch has its size now */
+    sffn_ffn_destroy(ffn);
+    const size_t live = heap.live;
+    for (size_t n = 1;; n++) {
+        heap_mark(&heap);
+        heap.fail_at = n;
+        const sffn_status status = sffn_ffn_create_from_model(ctx, m, 0, NULL, &ffn);
+        heap.fail_at = 0;
+        if (status == SFFN_OK)
+            break;
+        assert_int_equal(status, SFFN_ERR_OUT_OF_MEMORY);
+        assert_null(ffn);
+        assert_int_equal(heap.live, live);
+        assert_true(n < 100);
+    }
+    sffn_ffn_destroy(ffn);
+    sffn_model_close(m);
+    sffn_model_close(source);
+}
+
+/* ---- wrong results ---- */
+
+static void refuses_results(void **state)
+{
+    (void)state;
+    sffn_prepare_layer layers[LAYERS];
+    sffn_predictor_config predictor;
+    sffn_router_config router;
+    sffn_model *source = open_valid();
+    const char *path = path_of(folder, "no.gguf");
+    float bad[D_FF] = {0};
+    sffn_prepare_config config = config_with(layers);
+#define REFUSES(change, status, words)                                                             \
+    do {                                                                                           \
+        make_results(layers, &predictor, &router);                                                 \
+        change;                                                                                    \
+        ERROR(sffn_prepare(ctx, source, path, &config), status, words);                            \
+        assert_false(file_is_there(path));                                                         \
+    } while (0)
+    REFUSES(layers[1].plan = SFFN_SELECT_ACTIVE, SFFN_ERR_INVALID_ARGUMENT,
+            "layers[1]: the value 5 of sffn.plan");
+    REFUSES(layers[0].predictor = NULL, SFFN_ERR_INVALID_ARGUMENT,
+            "layers[0].plan is 'predictor', but that is NULL");
+    REFUSES(layers[1].router = NULL, SFFN_ERR_INVALID_ARGUMENT,
+            "layers[1].plan is 'router', but that is NULL");
+    REFUSES(layers[0].rule = 99, SFFN_ERR_INVALID_ARGUMENT, "the value 99 of sffn.rule");
+    REFUSES(layers[0].rule_tie = 2, SFFN_ERR_INVALID_ARGUMENT, "the value 2 of sffn.rule_tie");
+    REFUSES(layers[1].rule_threshold = NAN, SFFN_ERR_INVALID_ARGUMENT,
+            "layers[1]: sffn.rule_threshold is NaN");
+    REFUSES((bad[63] = NAN, layers[1].rule_thresholds = bad), SFFN_ERR_INVALID_ARGUMENT,
+            "layers[1].rule_thresholds[63] is NaN");
+    REFUSES(predictor.kind = 77, SFFN_ERR_INVALID_ARGUMENT,
+            "layers[0].predictor: the value 77 of sffn.predictor.kind");
+    REFUSES(predictor.margin = NAN, SFFN_ERR_INVALID_ARGUMENT, "sffn.predictor.margin is NaN");
+    REFUSES(predictor.thresholds = bad, SFFN_ERR_INVALID_ARGUMENT,
+            "layers[0].predictor->thresholds[63] is NaN");
+    REFUSES(predictor.d_ff = 65, SFFN_ERR_SHAPE,
+            "layers[0].predictor->d_ff is 65; the layer's d_ff is 64");
+    REFUSES(predictor.d_model = 64, SFFN_ERR_SHAPE, "predictor->d_model is 64");
+    REFUSES(predictor.struct_size = 3, SFFN_ERR_INVALID_ARGUMENT, "sffn_predictor_config");
+    REFUSES(router.n_experts = 3, SFFN_ERR_SHAPE,
+            "layers[1].router->n_experts * block_size is 96; the layer's d_ff is 64");
+    REFUSES(router.d_model = 31, SFFN_ERR_SHAPE, "router->d_model is 31");
+    REFUSES(router.rule = 9, SFFN_ERR_INVALID_ARGUMENT, "the value 9 of sffn.router.rule");
+    REFUSES(router.weights.data = NULL, SFFN_ERR_INVALID_ARGUMENT,
+            "layers[1].router->weights: data is NULL");
+    REFUSES(router.weights.layout = SFFN_LAYOUT_COLUMNS, SFFN_ERR_INVALID_ARGUMENT, "layout");
+    REFUSES(router.weights.dtype = 5, SFFN_ERR_INVALID_ARGUMENT, "dtype is unknown");
+    REFUSES(router.weights.row_bytes = 127, SFFN_ERR_SHAPE, "router->weights is 127");
+    REFUSES(orders[0][5] = 64, SFFN_ERR_INVALID_ARGUMENT,
+            "layers[0].permutation[5] is 64; expected");
+    REFUSES(orders[0][5] = orders[0][4], SFFN_ERR_INVALID_ARGUMENT,
+            " again; expected each of 0..63");
+    REFUSES(layers[0].struct_size = 4, SFFN_ERR_INVALID_ARGUMENT, "struct_size");
+    REFUSES(layers[1].struct_size -= 8, SFFN_ERR_INVALID_ARGUMENT, "layers[1].struct_size");
+    config.n_layers = 3;
+    REFUSES((void)0, SFFN_ERR_SHAPE, "n_layers is 3; ");
+    config.n_layers = 0;
+    REFUSES((void)0, SFFN_ERR_SHAPE, "n_layers is 0; ");
+    sffn_model_close(source);
+}
+
+/* Rows further apart than packed, and an older caller's smaller structs. */
+static void strides(void **state)
+{
+    (void)state;
+    sffn_prepare_layer layers[LAYERS];
+    sffn_predictor_config predictor;
+    sffn_router_config router, read = SFFN_ROUTER_CONFIG_INIT;
+    float wide[2 * 40];
+    make_results(layers, &predictor, &router);
+    for (int i = 0; i < 80; i++)
+        wide[i] = i % 40 < D_MODEL ? router_weights[i / 40 * D_MODEL + i % 40] : NAN;
+    router.weights.data = wide;
+    router.weights.row_bytes = 40 * sizeof(float);
+    struct {
+        unsigned char bytes[2][offsetof(sffn_prepare_layer, permutation)];
+    } old;
+    layers[0].permutation = NULL;
+    for (int i = 0; i < 2; i++) {
+        layers[i].struct_size = sizeof(old.bytes[i]);
+        memcpy(old.bytes[i], &layers[i], sizeof(old.bytes[i]));
+    }
+    const sffn_prepare_config config = config_with((const void *)&old);
+    sffn_model *source = open_valid(), *m = prepare(source, "strides.gguf", &config);
+    OK(sffn_model_layer_router_config(m, 1, &read));
+    assert_memory_equal(read.weights.data, router_weights, sizeof(router_weights));
+    sffn_model_close(m);
+    sffn_model_close(source);
+}
+
+/* ---- wrong files ---- */
+
+static const uint64_t vector[] = {D_FF}, short_vector[] = {D_FF - 1}, experts[] = {D_MODEL, 2},
+                      narrow[] = {16, 2}, three[] = {D_MODEL, 3};
+
+/* A layer and, as its fourth tensor, `name`. */
+static void g_layer(struct buf *b, void (*keys)(struct buf *), uint64_t n_keys, const char *name,
+                    uint32_t n_dims, const uint64_t *ne, uint32_t type, const void *data, size_t n)
+{
+    static const uint64_t gate[] = {D_MODEL, D_FF};
+    static const char *const parts[] = {"ffn_gate", "ffn_up", "ffn_down_t"};
+    char full[64];
+    g_head(b, 3, 3 + (name != NULL), 4 + n_keys);
+    g_key_text(b, "general.architecture", "llama");
+    g_key_text(b, "sffn.activation", "relu");
+    g_key_u32(b, "sffn.act_tie", 1);
+    g_key_f32(b, "sffn.act_threshold", 0);
+    if (keys)
+        keys(b);
+    for (uint64_t i = 0; i < 3; i++) {
+        snprintf(full, sizeof(full), "blk.0.%s.weight", parts[i]);
+        g_tensor(b, full, 2, gate, 0, i * D_MODEL * D_FF * 4);
+    }
+    if (name) {
+        snprintf(full, sizeof(full), "blk.0.%s", name);
+        g_tensor(b, full, n_dims, ne, type, 3 * D_MODEL * D_FF * 4);
+    }
+    b_pad(b, 32);
+    for (size_t i = 0; i < 3 * D_MODEL * D_FF; i++)
+        b_f32(b, value(i));
+    b_raw(b, data, n);
+}
+
+#define KEY_NAME(function, key, text)                                                              \
+    static void function(struct buf *b)                                                            \
+    {                                                                                              \
+        g_key_array(b, key, K_STRING, 1), b_text(b, text);                                         \
+    }
+KEY_NAME(plan_unknown, "sffn.plan", "gats")
+KEY_NAME(plan_empty, "sffn.plan", "")
+KEY_NAME(plan_predictor, "sffn.plan", "predictor")
+KEY_NAME(rule_unknown, "sffn.rule", "abs")
+KEY_NAME(rule_score, "sffn.rule", "score")
+KEY_NAME(kind_unknown, "sffn.predictor.kind", "oracle")
+KEY_NAME(kind_screen, "sffn.predictor.kind", "screened_gate")
+KEY_NAME(router_unknown, "sffn.router.rule", "softmax")
+KEY_NAME(router_sigmoid, "sffn.router.rule", "sigmoid")
+static void plan_scalar(struct buf *b)
+{
+    g_key_text(b, "sffn.plan", "gate");
+}
+static void plan_long(struct buf *b)
+{
+    g_key_array(b, "sffn.plan", K_STRING, 2), b_text(b, "gate"), b_text(b, "gate");
+}
+static void plan_none(struct buf *b)
+{
+    g_key_array(b, "sffn.plan", K_STRING, 0);
+}
+static void plan_ints(struct buf *b)
+{
+    g_key_array(b, "sffn.plan", K_I32, 1), b_u32(b, 2);
+}
+static void threshold_nan(struct buf *b)
+{
+    kind_screen(b);
+    g_key_array(b, "sffn.predictor.threshold", K_F32, 1), b_f32(b, NAN);
+}
+static void threshold_text(struct buf *b)
+{
+    kind_screen(b);
+    g_key_array(b, "sffn.predictor.threshold", K_STRING, 1), b_text(b, "0");
+}
+static void block_negative(struct buf *b)
+{
+    router_sigmoid(b);
+    g_key_array(b, "sffn.router.block_size", K_I32, 1), b_u32(b, (uint32_t)-32);
+}
+static void block_huge(struct buf *b)
+{
+    router_sigmoid(b);
+    g_key_array(b, "sffn.router.block_size", K_U64, 1), b_u64(b, UINT64_MAX);
+}
+
+static sffn_status ask_plan(const sffn_model *m)
+{
+    int32_t plan;
+    return sffn_model_layer_plan(m, 0, &plan);
+}
+static sffn_status ask_layer(const sffn_model *m)
+{
+    sffn_ffn_config c = SFFN_FFN_CONFIG_INIT;
+    return sffn_model_layer_config(m, 0, &c);
+}
+static sffn_status ask_predictor(const sffn_model *m)
+{
+    sffn_predictor_config c = SFFN_PREDICTOR_CONFIG_INIT;
+    return sffn_model_layer_predictor_config(m, 0, &c);
+}
+static sffn_status ask_router(const sffn_model *m)
+{
+    sffn_router_config c = SFFN_ROUTER_CONFIG_INIT;
+    return sffn_model_layer_router_config(m, 0, &c);
+}
+static sffn_status ask_permutation(const sffn_model *m)
+{
+    uint32_t order[D_FF];
+    return sffn_model_layer_permutation(m, 0, order);
+}
+static sffn_status ask_ready(const sffn_model *m)
+{
+    sffn_ffn *ffn = NULL;
+    const sffn_status status = sffn_ffn_create_from_model(ctx, m, 0, NULL, &ffn);
+    sffn_ffn_destroy(ffn);
+    return status;
+}
+
+static void refuses_files(void **state)
+{
+    (void)state;
+    float nan_vector[D_FF] = {0};
+    int32_t twice[D_FF], outside[D_FF], negative[D_FF];
+    nan_vector[3] = NAN;
+    for (int32_t i = 0; i < D_FF; i++)
+        twice[i] = outside[i] = negative[i] = D_FF - 1 - i;
+    twice[9] = twice[8];
+    outside[0] = D_FF;
+    negative[D_FF - 1] = -1;
+    const struct {
+        const char *name; /* of the tensor, or NULL */
+        uint32_t n_dims;
+        const uint64_t *ne;
+        uint32_t type;
+        const void *data;
+        size_t n;
+        void (*keys)(struct buf *);
+        uint64_t n_keys;
+        sffn_status (*ask)(const sffn_model *);
+        sffn_status status;
+        const char *words;
+    } bad[] = {
+        {NULL, 0, NULL, 0, NULL, 0, plan_unknown, 1, ask_plan, SFFN_ERR_FORMAT,
+         "sffn.plan of layer 0 is 'gats', which is unknown"},
+        {NULL, 0, NULL, 0, NULL, 0, plan_empty, 1, ask_plan, SFFN_ERR_FORMAT,
+         "sffn.plan of layer 0 is ''"},
+        {NULL, 0, NULL, 0, NULL, 0, plan_scalar, 1, ask_plan, SFFN_ERR_FORMAT,
+         "key 'sffn.plan' is no array of 1 strings, one per layer"},
+        {NULL, 0, NULL, 0, NULL, 0, plan_long, 1, ask_plan, SFFN_ERR_FORMAT, "no array of 1"},
+        {NULL, 0, NULL, 0, NULL, 0, plan_none, 1, ask_plan, SFFN_ERR_FORMAT, "no array of 1"},
+        {NULL, 0, NULL, 0, NULL, 0, plan_ints, 1, ask_plan, SFFN_ERR_FORMAT, "no array of 1"},
+        {NULL, 0, NULL, 0, NULL, 0, plan_unknown, 1, ask_ready, SFFN_ERR_FORMAT, "'gats'"},
+        {NULL, 0, NULL, 0, NULL, 0, rule_unknown, 1, ask_layer, SFFN_ERR_FORMAT,
+         "sffn.rule of layer 0 is 'abs'"},
+        {NULL, 0, NULL, 0, NULL, 0, kind_unknown, 1, ask_predictor, SFFN_ERR_FORMAT,
+         "sffn.predictor.kind of layer 0 is 'oracle'"},
+        {NULL, 0, NULL, 0, NULL, 0, kind_unknown, 1, ask_ready, SFFN_ERR_FORMAT, "'oracle'"},
+        {NULL, 0, NULL, 0, NULL, 0, threshold_nan, 2, ask_predictor, SFFN_ERR_FORMAT,
+         "sffn.predictor.threshold of layer 0 is NaN"},
+        {NULL, 0, NULL, 0, NULL, 0, threshold_text, 2, ask_predictor, SFFN_ERR_FORMAT,
+         "key 'sffn.predictor.threshold' is no array of 1 floats"},
+        {NULL, 0, NULL, 0, NULL, 0, router_unknown, 1, ask_router, SFFN_ERR_FORMAT,
+         "sffn.router.rule of layer 0 is 'softmax'"},
+        {NULL, 0, NULL, 0, NULL, 0, block_negative, 2, ask_router, SFFN_ERR_FORMAT,
+         "sffn.router.block_size of layer 0 is no number"},
+        {NULL, 0, NULL, 0, NULL, 0, block_huge, 2, ask_router, SFFN_ERR_FORMAT,
+         "sffn.router.block_size of layer 0 is no number"},
+        {"sffn_predictor.threshold", 1, short_vector, 0, nan_vector, 4 * (D_FF - 1), kind_screen, 1,
+         ask_predictor, SFFN_ERR_SHAPE,
+         "tensor 'blk.0.sffn_predictor.threshold' has 1 dimensions, 63 elements"},
+        {"sffn_predictor.threshold", 1, vector, 0, nan_vector, 4 * D_FF, kind_screen, 1,
+         ask_predictor, SFFN_ERR_FORMAT,
+         "tensor 'blk.0.sffn_predictor.threshold' has NaN as element 3"},
+        {"sffn_predictor.threshold", 1, vector, 26, twice, 4 * D_FF, kind_screen, 1, ask_predictor,
+         SFFN_ERR_UNSUPPORTED, "has type I32, for which there are no kernels"},
+        {"sffn_rule.threshold", 1, vector, 0, nan_vector, 4 * D_FF, rule_score, 1, ask_layer,
+         SFFN_ERR_FORMAT, "tensor 'blk.0.sffn_rule.threshold' has NaN as element 3"},
+        {"sffn_rule.threshold", 2, experts, 0, nan_vector, 4 * D_FF, rule_score, 1, ask_layer,
+         SFFN_ERR_SHAPE, "tensor 'blk.0.sffn_rule.threshold' has 2 dimensions"},
+        {"sffn_router.weight", 2, three, 0, twice, 4 * 96, router_sigmoid, 1, ask_router,
+         SFFN_ERR_SHAPE, "has 3 experts of 32 neurons; the layer has 64 neurons"},
+        {"sffn_router.weight", 2, narrow, 0, twice, 4 * 32, router_sigmoid, 1, ask_router,
+         SFFN_ERR_SHAPE, "tensor 'blk.0.sffn_router.weight' has 2 dimensions, 2 x 16"},
+        {"sffn_permutation", 1, vector, 26, twice, 4 * D_FF, NULL, 0, ask_permutation,
+         SFFN_ERR_FORMAT,
+         "tensor 'blk.0.sffn_permutation' is no permutation: element 9 is 55, for the second time"},
+        {"sffn_permutation", 1, vector, 26, outside, 4 * D_FF, NULL, 0, ask_permutation,
+         SFFN_ERR_FORMAT, "is no permutation: element 0 is 64"},
+        {"sffn_permutation", 1, vector, 26, negative, 4 * D_FF, NULL, 0, ask_permutation,
+         SFFN_ERR_FORMAT, "is no permutation: element 63 is -1"},
+        {"sffn_permutation", 1, short_vector, 26, twice, 4 * (D_FF - 1), NULL, 0, ask_permutation,
+         SFFN_ERR_SHAPE, "expected 64 elements of I32"},
+        {"sffn_permutation", 1, vector, 0, nan_vector, 4 * D_FF, NULL, 0, ask_permutation,
+         SFFN_ERR_SHAPE, "has type F32"},
+    };
+    for (size_t i = 0; i < sizeof(bad) / sizeof(bad[0]); i++) {
+        struct buf b = {NULL, 0, 0};
+        const size_t n = bad[i].n < sizeof(twice) ? bad[i].n : sizeof(twice);
+        g_layer(&b, bad[i].keys, bad[i].n_keys, bad[i].name, bad[i].n_dims, bad[i].ne, bad[i].type,
+                bad[i].data, n);
+        b_fill(&b, bad[i].n - n);
+        sffn_model *m = open_buf(&b, "bad.gguf");
+        ERROR(bad[i].ask(m), bad[i].status, bad[i].words);
+        ERROR(bad[i].ask(m), bad[i].status, "bad.gguf: offset ");
+        sffn_model_close(m);
+        b_free(&b);
+    }
+    /* What is promised but missing has no offset. */
+    struct buf b = {NULL, 0, 0};
+    g_layer(&b, router_sigmoid, 1, NULL, 0, NULL, 0, NULL, 0);
+    sffn_model *m = open_buf(&b, "bad.gguf");
+    ERROR(ask_router(m), SFFN_ERR_FORMAT, "no tensor 'blk.0.sffn_router.weight'");
+    ERROR(ask_ready(m), SFFN_ERR_FORMAT, "no tensor 'blk.0.sffn_router.weight'");
+    ERROR(ask_predictor(m), SFFN_ERR_NOT_FOUND, "layer 0 has no predictor");
+    ERROR(sffn_model_layer_plan(m, 1, NULL), SFFN_ERR_NOT_FOUND, "layer 1 of 1");
+    ERROR(sffn_model_layer_plan(m, 0, NULL), SFFN_ERR_INVALID_ARGUMENT, "select is NULL");
+    ERROR(sffn_model_layer_permutation(m, 0, NULL), SFFN_ERR_INVALID_ARGUMENT,
+          "permutation is NULL");
+    assert_int_equal(sffn_model_layer_plan(NULL, 0, NULL), SFFN_ERR_INVALID_ARGUMENT);
+    assert_int_equal(sffn_model_layer_predictor_config(NULL, 0, NULL), SFFN_ERR_INVALID_ARGUMENT);
+    ERROR(sffn_model_layer_predictor_config(m, 0, NULL), SFFN_ERR_INVALID_ARGUMENT,
+          "sffn_predictor_config is NULL");
+    ERROR(sffn_model_layer_router_config(m, 0, NULL), SFFN_ERR_INVALID_ARGUMENT,
+          "sffn_router_config is NULL");
+    sffn_model_close(m);
+    b_free(&b);
+    g_layer(&b, plan_predictor, 1, NULL, 0, NULL, 0, NULL, 0);
+    m = open_buf(&b, "bad.gguf");
+    ERROR(ask_ready(m), SFFN_ERR_FORMAT, "the plan of layer 0 is 'predictor', but it has none");
+    sffn_model_close(m);
+    b_free(&b);
+}
+
+/* The words come to the context that the caller used, also when another one opened the model. */
+static void words_in_both_contexts(void **state)
+{
+    (void)state;
+    struct heap other_heap;
+    sffn_context *other = heap_context(&other_heap, 1);
+    struct buf b = {NULL, 0, 0};
+    sffn_ffn *ffn;
+    g_layer(&b, plan_unknown, 1, NULL, 0, NULL, 0, NULL, 0);
+    sffn_model *m = open_buf(&b, "bad.gguf");
+    assert_int_equal(sffn_ffn_create_from_model(other, m, 0, NULL, &ffn), SFFN_ERR_FORMAT);
+    assert_non_null(strstr(sffn_context_last_error(other), "'gats'"));
+    sffn_model_close(m);
+    b_free(&b);
+    sffn_context_destroy(other);
+}
+
+#define TEST(name) cmocka_unit_test_setup_teardown(name, set_up, tear_down)
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        TEST(comes_back),
+        TEST(permuted_layers),
+        TEST(ready_layers),
+        TEST(refuses_results),
+        TEST(strides),
+        TEST(refuses_files),
+        TEST(words_in_both_contexts),
+    };
+    return cmocka_run_group_tests_name("selectors", tests, NULL, NULL);
+}
