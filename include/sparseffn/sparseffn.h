@@ -11,5 +11,6 @@
 #include "sparseffn/prepare.h"
 #include "sparseffn/router.h"
 #include "sparseffn/status.h"
+#include "sparseffn/train.h"
 #include "sparseffn/version.h"
 #endif /* SFFN_SPARSEFFN_H */

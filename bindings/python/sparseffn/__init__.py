@@ -50,6 +50,7 @@ from ._errors import (
 from ._lib import lib as _lib
 from ._lib import path as library_path
 from ._prepare import prepare
+from ._train import prosparse_lambda
 from ._version import __version__
 from .active_set import ActiveSet
 from .context import Context, ContextInfo, isas, logger
@@ -118,6 +119,7 @@ __all__ = [
     "library_version",
     "logger",
     "prepare",
+    "prosparse_lambda",
     "quantize",
     "row_bytes",
 ]

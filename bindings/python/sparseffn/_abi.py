@@ -375,6 +375,10 @@ class sffn_prepare_config(Sized):
     progress: Any
 
 
+class sffn_prosparse_stage(Structure):
+    _fields_ = [("end_step", c_uint64), ("lambda", c_double)]
+
+
 # Prototypes: name -> (result, arguments). Opaque handles and arrays are c_void_p (the caller passes addresses),
 # results of *_create are POINTER(c_void_p), structs are POINTER(struct).
 _status = c_int
@@ -497,6 +501,8 @@ FUNCTIONS: dict[str, tuple[Any, list[Any]]] = {
     "sffn_model_layer_permutation": (_status, [_handle, c_uint32, _array]),
     "sffn_ffn_create_from_model": (_status, [_handle, _handle, c_uint32, POINTER(sffn_ffn_config), _out]),
     "sffn_prepare": (_status, [_handle, _handle, c_char_p, POINTER(sffn_prepare_config)]),
+    # train.h
+    "sffn_prosparse_lambda": (_status, [POINTER(sffn_prosparse_stage), c_size_t, c_uint64, POINTER(c_double)]),
 }
 
 STRUCTS: tuple[type[Structure], ...] = (
@@ -517,4 +523,5 @@ STRUCTS: tuple[type[Structure], ...] = (
     sffn_tensor_info,
     sffn_prepare_layer,
     sffn_prepare_config,
+    sffn_prosparse_stage,
 )
