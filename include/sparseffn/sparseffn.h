@@ -2,6 +2,7 @@
 #ifndef SFFN_SPARSEFFN_H
 #define SFFN_SPARSEFFN_H
 #include "sparseffn/active_set.h"
+#include "sparseffn/calibrate.h"
 #include "sparseffn/context.h"
 #include "sparseffn/dtype.h"
 #include "sparseffn/ffn.h"

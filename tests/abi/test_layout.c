@@ -59,6 +59,10 @@ static void init_macros(void **state)
     INIT(sffn_tensor_info, SFFN_TENSOR_INFO_INIT);
     INIT(sffn_prepare_layer, SFFN_PREPARE_LAYER_INIT);
     INIT(sffn_prepare_config, SFFN_PREPARE_CONFIG_INIT);
+    INIT(sffn_calibration_config, SFFN_CALIBRATION_CONFIG_INIT);
+    INIT(sffn_calibration_info, SFFN_CALIBRATION_INFO_INIT);
+    INIT(sffn_measured, SFFN_MEASURED_INIT);
+    INIT(sffn_threshold_config, SFFN_THRESHOLD_CONFIG_INIT);
 }
 
 /* The documented defaults. */
@@ -98,6 +102,16 @@ static void defaults(void **state)
           !ffn.predictor && !ffn.router);
     CHECK(ffn.max_density == 1.0f && ffn.dense_tokens == 32 && !ffn.name &&
           ffn.select == SFFN_SELECT_DEFAULT);
+    const sffn_calibration_config calibration = SFFN_CALIBRATION_CONFIG_INIT;
+    CHECK(!calibration.ffn && calibration.max_samples == 4096 && calibration.eval_samples == 512 &&
+          calibration.select_d_model == 0 && calibration.keep_second_moment == 0 &&
+          calibration.seed == 0);
+    const sffn_threshold_config threshold = SFFN_THRESHOLD_CONFIG_INIT;
+    CHECK(threshold.kind == SFFN_ACTIVE_CONTRIBUTION && threshold.target_cett < 0 &&
+          threshold.target_density < 0 && !threshold.progress);
+    const sffn_activity activity = SFFN_ACTIVITY_INIT;
+    CHECK(activity.kind == SFFN_ACTIVE_SCORE && activity.tie == SFFN_TIE_DROP &&
+          activity.threshold == 0 && !activity.thresholds);
     const sffn_ffn_args args = SFFN_FFN_ARGS_INIT;
     CHECK(!args.x && !args.y && args.n_tokens == 0 && !args.select_x &&
           args.select == SFFN_SELECT_DEFAULT);

@@ -133,6 +133,7 @@ ENUMS = {
     "sffn_predictor_kind": (enums.PredictorKind, "SFFN_PREDICTOR_"),
     "sffn_decision": (enums.Decision, "SFFN_DECIDE_"),
     "sffn_router_rule": (enums.RouterRule, "SFFN_ROUTER_"),
+    "sffn_active_kind": (enums.Active, "SFFN_ACTIVE_"),
     "sffn_file_format": (enums.FileFormat, "SFFN_FILE_"),
     "sffn_meta_kind": (enums.MetaKind, "SFFN_META_"),
 }

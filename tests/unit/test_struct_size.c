@@ -38,6 +38,7 @@ USE(matmul, sffn_matmul)
 USE(predictor, sffn_predictor)
 USE(router, sffn_router)
 USE(ffn, sffn_ffn)
+USE(calibration, sffn_calibration)
 
 static sffn_status use_args(const void *args)
 {
@@ -51,6 +52,14 @@ static sffn_status use_args(const void *args)
     return status;
 }
 
+static sffn_calibration *calibration;
+
+static sffn_status use_threshold(const void *config)
+{
+    sffn_activity activity = SFFN_ACTIVITY_INIT;
+    return sffn_calibration_find_threshold(ctx, calibration, config, &activity, NULL, NULL);
+}
+
 static const sffn_context_config context_config = SFFN_CONTEXT_CONFIG_INIT;
 static const sffn_active_set_config active_set_config = {sizeof(sffn_active_set_config), 5, 1, 1};
 static sffn_matmul_config matmul_config = SFFN_MATMUL_CONFIG_INIT;
@@ -58,6 +67,8 @@ static sffn_predictor_config predictor_config = SFFN_PREDICTOR_CONFIG_INIT;
 static sffn_router_config router_config = SFFN_ROUTER_CONFIG_INIT;
 static sffn_ffn_config ffn_config = SFFN_FFN_CONFIG_INIT;
 static sffn_ffn_args ffn_args = SFFN_FFN_ARGS_INIT;
+static sffn_calibration_config calibration_config = SFFN_CALIBRATION_CONFIG_INIT;
+static sffn_threshold_config threshold_config = SFFN_THRESHOLD_CONFIG_INIT;
 static float x[32], y[32];
 
 /* A valid struct, and the offset from which on its fields may be missing. */
@@ -80,6 +91,10 @@ static const struct sized sized[] = {
     {"sffn_ffn_config", &ffn_config, sizeof ffn_config, offsetof(sffn_ffn_config, gate_bias),
      use_ffn},
     {"sffn_ffn_args", &ffn_args, sizeof ffn_args, offsetof(sffn_ffn_args, select_x), use_args},
+    {"sffn_calibration_config", &calibration_config, sizeof calibration_config,
+     offsetof(sffn_calibration_config, max_samples), use_calibration},
+    {"sffn_threshold_config", &threshold_config, sizeof threshold_config,
+     offsetof(sffn_threshold_config, target_density), use_threshold},
 };
 
 /* The struct in a larger buffer whose other bytes are `fill`, with another struct_size. */
@@ -159,6 +174,17 @@ static sffn_status get_ffn_stats(void *stats)
     return sffn_ffn_forward(ctx, ffn, &args);
 }
 
+static sffn_status get_calibration_info(void *info)
+{
+    return sffn_calibration_get_info(calibration, info);
+}
+
+static sffn_status get_measured(void *measured)
+{
+    const sffn_activity activity = SFFN_ACTIVITY_INIT;
+    return sffn_calibration_measure(ctx, calibration, &activity, measured);
+}
+
 struct filled {
     const char *name;
     size_t size;
@@ -169,6 +195,8 @@ static const struct filled filled[] = {
     {"sffn_matmul_info", sizeof(sffn_matmul_info), get_matmul_info},
     {"sffn_ffn_info", sizeof(sffn_ffn_info), get_ffn_info},
     {"sffn_ffn_stats", sizeof(sffn_ffn_stats), get_ffn_stats},
+    {"sffn_calibration_info", sizeof(sffn_calibration_info), get_calibration_info},
+    {"sffn_measured", sizeof(sffn_measured), get_measured},
 };
 
 static void output_struct(void **state)
@@ -222,8 +250,13 @@ int main(void)
                  sffn_ffn_create(ctx, &ffn_config, &own_ffn) != SFFN_OK ||
                  sffn_matmul_create(ctx, &matmul_config, &own_matmul) != SFFN_OK;
     ffn = own_ffn;
+    calibration_config.ffn = own_ffn;
+    threshold_config.target_cett = 0.1f;
+    failed = failed || sffn_calibration_create(ctx, &calibration_config, &calibration) != SFFN_OK ||
+             sffn_calibration_add(ctx, calibration, x, 32, NULL, 0, 1) != SFFN_OK;
     matmul = own_matmul;
     failed = failed || cases_run(&cases, "struct_size");
+    sffn_calibration_destroy(calibration);
     sffn_ffn_destroy(own_ffn);
     sffn_matmul_destroy(own_matmul);
     sffn_context_destroy(ctx);

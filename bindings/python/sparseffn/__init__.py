@@ -6,7 +6,7 @@ A ctypes binding of libsparseffn: numpy arrays and CPU torch tensors go in and o
     with sf.Context(n_threads=2) as ctx, sf.Model(ctx, "model.gguf") as model:
         y = model.ffn(0).forward(np.ones(model.info.d_model, np.float32))
 
-Objects: Context, ActiveSet, Matmul, Predictor, Router, FFN, Model; prepare() writes model files. Objects made with a
+Objects: Context, ActiveSet, Matmul, Predictor, Router, FFN, Model, Calibration; prepare() writes model files. Objects made with a
 Context are immutable (but ActiveSet) and may be shared between threads; a Context runs one call at a time, so use one
 per thread. Calls drop the GIL. Errors are subclasses of SparseffnError and of the built-in exception that fits;
 arrays that don't fit raise TypeError (element type, strides) or ShapeError (sizes).
@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from ._enums import (
     Activation,
+    Active,
     Decision,
     DType,
     FileFormat,
@@ -53,6 +54,7 @@ from ._prepare import prepare
 from ._train import prosparse_lambda
 from ._version import __version__
 from .active_set import ActiveSet
+from .calibrate import Calibration, CalibrationInfo, Measured, Threshold
 from .context import Context, ContextInfo, isas, logger
 from .ffn import FFN, FFNInfo, FFNStats
 from .matmul import Matmul, MatmulInfo
@@ -66,9 +68,12 @@ library_version: str = _lib.sffn_version_string().decode()
 
 __all__ = [
     "Activation",
+    "Active",
     "ActiveSet",
     "ArgumentError",
     "BusyError",
+    "Calibration",
+    "CalibrationInfo",
     "Context",
     "ContextInfo",
     "DType",
@@ -88,6 +93,7 @@ __all__ = [
     "LogLevel",
     "Matmul",
     "MatmulInfo",
+    "Measured",
     "MetaKind",
     "Metadata",
     "Model",
@@ -108,6 +114,7 @@ __all__ = [
     "Tensor",
     "Tensors",
     "ThreadError",
+    "Threshold",
     "Tie",
     "UnsupportedError",
     "Weights",

@@ -293,6 +293,65 @@ class sffn_ffn_info(Sized):
     ]
 
 
+class sffn_calibration_config(Sized):
+    _fields_ = [
+        ("struct_size", c_size_t),
+        ("ffn", c_void_p),
+        ("max_samples", c_uint32),
+        ("eval_samples", c_uint32),
+        ("select_d_model", c_uint32),
+        ("keep_second_moment", c_int32),
+        ("seed", c_uint64),
+    ]
+    _defaults_ = {"max_samples": 4096, "eval_samples": 512}
+
+
+class sffn_calibration_info(Sized):
+    _fields_ = [
+        ("struct_size", c_size_t),
+        ("d_model", c_uint32),
+        ("d_ff", c_uint32),
+        ("select_d_model", c_uint32),
+        ("n_samples", c_uint32),
+        ("n_eval", c_uint32),
+        ("n_tokens", c_uint64),
+        ("bytes", c_uint64),
+    ]
+
+
+class sffn_activity(Structure):
+    _fields_ = [
+        ("kind", c_int32),
+        ("tie", c_int32),
+        ("threshold", c_float),
+        ("thresholds", c_void_p),
+    ]
+
+
+class sffn_measured(Sized):
+    _fields_ = [
+        ("struct_size", c_size_t),
+        ("n_tokens", c_uint64),
+        ("density", c_double),
+        ("cett", c_double),
+        ("max_cett", c_double),
+        ("relative_error", c_double),
+    ]
+
+
+class sffn_threshold_config(Sized):
+    _fields_ = [
+        ("struct_size", c_size_t),
+        ("kind", c_int32),
+        ("target_cett", c_float),
+        ("target_density", c_float),
+        ("progress", progress_fn),
+        ("progress_user", c_void_p),
+    ]
+    _defaults_ = {"kind": 2, "target_cett": -1.0, "target_density": -1.0}
+    progress: Any
+
+
 class sffn_model_info(Sized):
     _fields_ = [
         ("struct_size", c_size_t),
@@ -479,6 +538,18 @@ FUNCTIONS: dict[str, tuple[Any, list[Any]]] = {
     "sffn_ffn_get_info": (_status, [_handle, POINTER(sffn_ffn_info)]),
     "sffn_activation_name": (c_char_p, [c_int32]),
     "sffn_activation_from_name": (c_int32, [c_char_p]),
+    # calibrate.h
+    "sffn_calibration_create": (_status, [_handle, POINTER(sffn_calibration_config), _out]),
+    "sffn_calibration_destroy": (None, [_handle]),
+    "sffn_calibration_add": (_status, [_handle, _handle, _array, c_size_t, _array, c_size_t, c_size_t]),
+    "sffn_calibration_get_info": (_status, [_handle, POINTER(sffn_calibration_info)]),
+    "sffn_calibration_get_samples": (_status, [_handle, _array, _array]),
+    "sffn_calibration_get_second_moment": (_status, [_handle, _handle, _array]),
+    "sffn_calibration_measure": (_status, [_handle, _handle, POINTER(sffn_activity), POINTER(sffn_measured)]),
+    "sffn_calibration_find_threshold": (
+        _status,
+        [_handle, _handle, POINTER(sffn_threshold_config), POINTER(sffn_activity), _array, POINTER(sffn_measured)],
+    ),
     # model.h, prepare.h
     "sffn_model_open": (_status, [_handle, c_char_p, _out]),
     "sffn_model_close": (None, [_handle]),
@@ -519,6 +590,11 @@ STRUCTS: tuple[type[Structure], ...] = (
     sffn_ffn_stats,
     sffn_ffn_args,
     sffn_ffn_info,
+    sffn_calibration_config,
+    sffn_calibration_info,
+    sffn_activity,
+    sffn_measured,
+    sffn_threshold_config,
     sffn_model_info,
     sffn_tensor_info,
     sffn_prepare_layer,

@@ -104,6 +104,17 @@ class RouterRule(IntEnum):
     SIGMOID = 0
 
 
+class Active(IntEnum):
+    """What a calibration compares with a threshold; see calibrate.h for the scales."""
+
+    SCORE = 0
+    H = 1
+    CONTRIBUTION = 2
+    CHESS = 3
+    GATE = 4
+    INPUT = 5
+
+
 class FileFormat(IntEnum):
     """What a model was opened from."""
 

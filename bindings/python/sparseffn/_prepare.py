@@ -4,17 +4,13 @@ from __future__ import annotations
 
 import ctypes
 import os
-from typing import Any, Callable
 
 from . import _abi
 from ._enums import DType, parse
-from ._errors import fail
 from ._lib import lib
+from ._progress import Progress, Watch
 from .context import Context
 from .model import Model, _path
-
-#: Called with what is being done, units done, units in total; a true result stops the work.
-Progress = Callable[[str, int, int], Any]
 
 
 def prepare(
@@ -42,27 +38,15 @@ def prepare(
     Raises:
         IOError_, FormatError, ShapeError, UnsupportedError, OutOfMemory, Interrupted.
     """
-    raised: list[BaseException] = []
-
-    def callback(user: Any, what: bytes | None, done: int, total: int) -> int:
-        assert progress is not None
-        try:
-            return 1 if progress((what or b"").decode("utf-8", "replace"), done, total) else 0
-        except BaseException as e:  # a KeyboardInterrupt, too: ctypes would swallow it
-            raised.append(e)
-            return 1
-
     if act_threshold is not None and not act_threshold >= 0:
         raise ValueError(f"act_threshold: {act_threshold} is not >= 0")
+    watch = Watch(progress)
     config = _abi.sffn_prepare_config(
         dtype=-1 if dtype is None else parse(DType, dtype, "dtype"),
         keep_embeddings=keep_embeddings,
         act_threshold=-1.0 if act_threshold is None else act_threshold,
-        progress=_abi.progress_fn(callback) if progress is not None else _abi.progress_fn(),
+        progress=watch.fn,
     )
     using, source = context._live(), model._live()
     status = lib.sffn_prepare(using.ptr, source.ptr, _path(out_path), ctypes.byref(config))
-    if raised:
-        raise raised[0]
-    if status:
-        raise fail(status, using.ptr, "sffn_prepare")
+    watch.check(status, using.ptr, "sffn_prepare")

@@ -1,0 +1,102 @@
+"""calibrate.py against numpy."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+import sparseffn as sf
+
+D, F, T = 32, 64, 50
+
+
+@pytest.fixture
+def layer(rng):
+    gate, up, down = (rng.standard_normal((F, D)).astype(np.float32) / 6 for _ in range(3))
+    x = rng.standard_normal((T, D)).astype(np.float32)
+    return gate, up, down, x
+
+
+def make(ctx, layer, activation="relu", **options):
+    gate, up, down, _ = layer
+    return sf.FFN(ctx, gate=gate, up=up, down=down, down_layout="rows", activation=activation, **options)
+
+
+def products(layer):
+    gate, up, down, x = (a.astype(np.float64) for a in layer)
+    s = np.maximum(x @ gate.T, 0)
+    u = x @ up.T
+    return s, u, s * u, down
+
+
+def test_measure_against_numpy(ctx, layer):
+    s, u, h, down = products(layer)
+    with sf.Calibration(ctx, make(ctx, layer), eval_samples=T) as calibration:
+        calibration.add(layer[3])
+        values = {
+            "score": (np.abs(s), np.ones(F)),
+            "h": (np.abs(h), np.ones(F)),
+            "contribution": (np.abs(h), np.linalg.norm(down, axis=1)),
+            "chess": (np.abs(s), np.abs(u).mean(0)),
+            "gate": (s, np.ones(F)),
+        }
+        for kind, (value, scale) in values.items():
+            t = np.quantile(value * scale, 0.8)
+            kept = value > t / scale
+            y, error = h @ down, (h * ~kept) @ down
+            got = calibration.measure(kind, t)
+            assert got.n_tokens == T
+            assert got.density == pytest.approx(kept.mean(), abs=1.5 / (T * F))
+            cett = np.linalg.norm(error, axis=1) / np.linalg.norm(y, axis=1)
+            assert got.cett == pytest.approx(cett.mean(), rel=1e-3)
+            assert got.max_cett == pytest.approx(cett.max(), rel=1e-3)
+            assert got.relative_error == pytest.approx(np.linalg.norm(error) / np.linalg.norm(y), rel=1e-3)
+
+
+def test_thresholds_run_in_a_layer(ctx, layer):
+    with sf.Calibration(ctx, make(ctx, layer), eval_samples=T) as calibration:
+        calibration.add(layer[3])
+        found = calibration.find_threshold(target_cett=0.1)
+        assert found.measured.cett <= 0.1 and found.kind is sf.Active.CONTRIBUTION and found.tie is sf.Tie.KEEP
+        assert calibration.measure("h", found.thresholds, tie="keep") == found.measured
+        by_density = calibration.find_threshold("score", target_density=0.25)
+        assert by_density.measured.density == pytest.approx(0.25, abs=1 / (T * F))
+        teal = calibration.find_threshold("input", target_density=0.5)
+        assert teal.thresholds is None
+        assert teal.threshold == pytest.approx(np.quantile(np.abs(layer[3]), 0.5), rel=1e-2)
+    dense = make(ctx, layer).forward(layer[3], select="dense")
+    ruled = make(ctx, layer, rule="abs_h", rule_tie=found.tie, rule_threshold=found.thresholds)
+    sparse = ruled.forward(layer[3], select="gate")
+    error = np.linalg.norm(sparse - dense, axis=1) / np.linalg.norm(dense, axis=1)
+    assert error.mean() == pytest.approx(found.measured.cett, abs=1e-5)
+
+
+def test_samples_and_moment(ctx, layer):
+    x = layer[3]
+    ffn = make(ctx, layer)
+    calibration = sf.Calibration(ctx, ffn, max_samples=20, select_d_model=2, keep_second_moment=True, seed=5)
+    index = np.stack([np.arange(T), -np.arange(T)], 1).astype(np.float32)
+    calibration.add(x[:30], index[:30])
+    calibration.add(x[30:], index[30:])
+    got, select = calibration.samples()
+    assert got.shape == (20, D) and select.shape == (20, 2)
+    assert np.array_equal(got, x[select[:, 0].astype(int)])
+    np.testing.assert_allclose(calibration.second_moment(), x.T @ x / T, rtol=1e-4, atol=1e-5)
+    info = calibration.info
+    assert (info.n_tokens, info.n_samples, info.n_eval, info.d_ff) == (T, 20, 20, F)
+    assert "d_ff=64" in repr(calibration)
+    with pytest.raises(sf.ArgumentError, match=r"x\[1\]\[0\] is nan"):
+        calibration.add(np.array([[0.0] * D, [np.nan] * D], np.float32), index[:2])
+    with pytest.raises(sf.ShapeError, match="select_x"):
+        sf.Calibration(ctx, ffn).add(x, index)
+
+
+def test_progress_stops_and_raises(ctx, layer):
+    calibration = sf.Calibration(ctx, make(ctx, layer))
+    calibration.add(layer[3])
+    with pytest.raises(sf.Interrupted):
+        calibration.find_threshold(target_cett=0.1, progress=lambda what, done, total: done == 1)
+    with pytest.raises(ZeroDivisionError):
+        calibration.find_threshold(target_cett=0.1, progress=lambda what, done, total: 1 // 0)
+    with pytest.raises(sf.ArgumentError, match="target_cett"):
+        calibration.find_threshold()
