@@ -42,6 +42,43 @@ SFFN_API sffn_status sffn_active_set_set_mask(sffn_active_set *set, size_t token
 /** All blocks of one token. Since 0.1. */
 SFFN_API sffn_status sffn_active_set_set_all(sffn_active_set *set, size_t token);
 
+/** How a value decides whether it is kept. In every kind NaN is kept, so that it is seen. */
+enum sffn_value_rule_kind {
+    SFFN_VALUE_ABOVE = 0,       /**< v_i > t_i (>= with tie keep) */
+    SFFN_VALUE_ABS_ABOVE = 1,   /**< |v_i| > t_i (>=): CATS arXiv:2404.08763, CHESS arXiv:2409.01366, CETT arXiv:2402.03804, TEAL arXiv:2408.14690 */
+    SFFN_VALUE_TOP_K = 2,       /**< the k largest |v_i|; among equals the lowest i: Q-Sparse, arXiv:2407.10969 */
+    SFFN_VALUE_BLOCK_TOP_K = 3, /**< the same among each m consecutive values, and among the n % m at the end: Block Q-Sparse */
+    SFFN_VALUE_STATISTICAL_TOP_K = 4 /**< v_i > mean + std * Phi^-1(sparsity) (>=), mean and population std of the n signed values, one pass in double,
+                                          the threshold rounded to float: Gemma 3n. The share kept is 1 - sparsity only as far as the values are
+                                          normal. A value that is not finite leaves no threshold: all are kept */
+};
+/** A rule over n values. Start from SFFN_VALUE_RULE_INIT. */
+typedef struct sffn_value_rule {
+    size_t struct_size;
+    int32_t kind;            /**< enum sffn_value_rule_kind */
+    int32_t tie;             /**< enum sffn_tie, where a threshold decides; default SFFN_TIE_DROP */
+    float threshold;         /**< ABOVE, ABS_ABOVE: t for all; >= 0 for ABS_ABOVE */
+    const float *thresholds; /**< [n] t_i instead of threshold; NULL: none; borrowed */
+    uint32_t k;              /**< TOP_K: 0 keeps none, k >= n all. BLOCK_TOP_K: 0..m */
+    uint32_t m;              /**< BLOCK_TOP_K: > 0 */
+    float sparsity;          /**< STATISTICAL_TOP_K: share to drop, in (0, 1) */
+} sffn_value_rule;
+#define SFFN_VALUE_RULE_INIT { sizeof(sffn_value_rule), SFFN_VALUE_ABOVE, SFFN_TIE_DROP, 0.0f, NULL, 0u, 0u, 0.0f }
+/**
+ * Replaces the subset of one token by the blocks whose value passes: scores of neurons or experts, or the inputs x of any linear layer, whose product
+ * then is sffn_matmul_rows_axpy() of the transposed matrix (examples/05_input_sparsity.c).
+ * @param values  n floats, one per block
+ * @retval SFFN_ERR_SHAPE             n is not n_blocks
+ * @retval SFFN_ERR_INVALID_ARGUMENT  NULL, token >= n_tokens, a field of the rule out of its range; the set is left as it was
+ * Does not allocate. Since 0.1.
+ */
+SFFN_API sffn_status sffn_active_set_set_values(sffn_active_set *set, size_t token, const float *values, size_t n, const sffn_value_rule *rule);
+/**
+ * Phi^-1(p) of the standard normal distribution, within 1e-14 relative; -inf at 0, inf at 1, NaN outside [0, 1]. A TEAL threshold for sparsity p of
+ * values with mean 0 and standard deviation sigma is sigma * sffn_normal_quantile(0.5 + p / 2). Since 0.1.
+ */
+SFFN_API double sffn_normal_quantile(double p);
+
 SFFN_API uint32_t sffn_active_set_n_blocks(const sffn_active_set *set);
 SFFN_API uint32_t sffn_active_set_block_size(const sffn_active_set *set);
 SFFN_API uint32_t sffn_active_set_max_tokens(const sffn_active_set *set);

@@ -98,8 +98,8 @@ sffn_status sffn_active_set_clear(sffn_active_set *set, size_t n_tokens)
     return SFFN_OK;
 }
 
-static sffn_status check_token(const sffn_active_set *set, size_t token, const void *input,
-                               const char *name)
+sffn_status sffn_active_set_check_token(const sffn_active_set *set, size_t token, const void *input,
+                                        const char *name)
 {
     if (!set)
         return sffn_fail(NULL, SFFN_ERR_INVALID_ARGUMENT, "set is NULL");
@@ -127,7 +127,8 @@ static void list_from_bitmap(sffn_active_set *set, size_t token)
 sffn_status sffn_active_set_set_indices(sffn_active_set *set, size_t token, const uint32_t *blocks,
                                         size_t n)
 {
-    const sffn_status status = check_token(set, token, n ? (const void *)blocks : "", "blocks");
+    const sffn_status status =
+        sffn_active_set_check_token(set, token, n ? (const void *)blocks : "", "blocks");
     if (status != SFFN_OK)
         return status;
     for (size_t i = 0; i < n; i++)
@@ -145,7 +146,7 @@ sffn_status sffn_active_set_set_indices(sffn_active_set *set, size_t token, cons
 
 sffn_status sffn_active_set_set_bitmap(sffn_active_set *set, size_t token, const uint8_t *bitmap)
 {
-    const sffn_status status = check_token(set, token, bitmap, "bitmap");
+    const sffn_status status = sffn_active_set_check_token(set, token, bitmap, "bitmap");
     if (status != SFFN_OK)
         return status;
     uint8_t *own = token_bitmap(set, token);
@@ -158,7 +159,7 @@ sffn_status sffn_active_set_set_bitmap(sffn_active_set *set, size_t token, const
 
 sffn_status sffn_active_set_set_mask(sffn_active_set *set, size_t token, const uint8_t *mask)
 {
-    const sffn_status status = check_token(set, token, mask, "mask");
+    const sffn_status status = sffn_active_set_check_token(set, token, mask, "mask");
     if (status != SFFN_OK)
         return status;
     uint32_t *indices = sffn_active_set_begin(set, token);
@@ -172,7 +173,7 @@ sffn_status sffn_active_set_set_mask(sffn_active_set *set, size_t token, const u
 
 sffn_status sffn_active_set_set_all(sffn_active_set *set, size_t token)
 {
-    const sffn_status status = check_token(set, token, "", "");
+    const sffn_status status = sffn_active_set_check_token(set, token, "", "");
     if (status != SFFN_OK)
         return status;
     uint32_t *indices = sffn_active_set_begin(set, token);
@@ -235,7 +236,7 @@ int32_t sffn_active_set_contains(const sffn_active_set *set, size_t token, uint3
 
 sffn_status sffn_active_set_get_bitmap(const sffn_active_set *set, size_t token, uint8_t *bitmap)
 {
-    const sffn_status status = check_token(set, token, bitmap, "bitmap");
+    const sffn_status status = sffn_active_set_check_token(set, token, bitmap, "bitmap");
     if (status == SFFN_OK)
         memcpy(bitmap, token_bitmap(set, token), set->bitmap_bytes);
     return status;
@@ -265,9 +266,9 @@ double sffn_active_set_density(const sffn_active_set *set)
 sffn_status sffn_active_set_recall(const sffn_active_set *predicted, const sffn_active_set *truth,
                                    size_t token, double *recall)
 {
-    sffn_status status = check_token(truth, token, recall, "recall");
+    sffn_status status = sffn_active_set_check_token(truth, token, recall, "recall");
     if (status == SFFN_OK)
-        status = check_token(predicted, token, recall, "recall");
+        status = sffn_active_set_check_token(predicted, token, recall, "recall");
     if (status != SFFN_OK)
         return status;
     if (predicted->n_blocks != truth->n_blocks || predicted->block_size != truth->block_size)
@@ -309,4 +310,9 @@ sffn_status sffn_active_set_check_output(const sffn_context *ctx, const sffn_act
         return sffn_fail(ctx, SFFN_ERR_SHAPE, "%s was made for %u tokens; the call has %zu", what,
                          (unsigned)set->max_tokens, n_tokens);
     return SFFN_OK;
+}
+
+const sffn_context *sffn_active_set_context(const sffn_active_set *set)
+{
+    return set->ctx;
 }

@@ -1,60 +1,13 @@
 /* decide.c  Decisions that need all scores of a token first: where to cut, and the list of what lies above. */
-#include <string.h>
-
 #include "predictor/selector.h"
-
-#define N_BUCKETS 2048
-
-/* Floats in the order of integers; -0 equals 0, and NaN is the largest, so that it is seen. */
-static uint32_t key_of(float v)
-{
-    uint32_t bits;
-    if (v != v)
-        return UINT32_MAX;
-    v += 0.0f; /* -0 becomes 0 */
-    memcpy(&bits, &v, sizeof(bits));
-    return bits & 0x80000000u ? ~bits : bits | 0x80000000u;
-}
-
-/* The k-th largest key, by the upper 11 bits, the next 11, the last 10. Among equal scores the lowest rows are kept. */
-static struct sffn_cut cut_top_k(const float *scores, uint32_t n, uint32_t k, uint32_t *counts)
-{
-    static const struct {
-        unsigned shift, bits;
-    } digits[] = {{21, 11}, {10, 11}, {0, 10}};
-    struct sffn_cut cut = {0, n};
-    uint32_t known = 0; /* the bits of cut.key that are found */
-    if (k >= n)
-        return cut;
-    for (size_t d = 0; d < sizeof(digits) / sizeof(*digits); d++) {
-        const uint32_t mask = (1u << digits[d].bits) - 1;
-        memset(counts, 0, N_BUCKETS * sizeof(*counts));
-        for (uint32_t i = 0; i < n; i++) {
-            const uint32_t key = key_of(scores[i]);
-            if (((key ^ cut.key) & known) == 0)
-                counts[key >> digits[d].shift & mask]++;
-        }
-        uint32_t bucket = mask;
-        while (counts[bucket] < k)
-            k -= counts[bucket--];
-        cut.key |= bucket << digits[d].shift;
-        known |= mask << digits[d].shift;
-    }
-    for (uint32_t i = 0; i < n; i++)
-        if (key_of(scores[i]) == cut.key && --k == 0) {
-            cut.last = i;
-            break;
-        }
-    return cut;
-}
 
 /* The tokens are shared out: finding one cut is too short to be divided. */
 static void find_cuts(const struct sffn_selector *s, const struct sffn_selection *run)
 {
     uint32_t *counts = (uint32_t *)(run->scratch.own + run->ith * run->scratch.own_bytes);
     for (size_t t = run->ith; t < run->n_tokens; t += run->nth)
-        run->scratch.cuts[t] =
-            cut_top_k(run->scores + t * run->scores_stride, s->n_rows, s->top_k, counts);
+        run->scratch.cuts[t] = sffn_top_k(run->scores + t * run->scores_stride, 0, s->n_rows,
+                                          s->top_k, 0, counts, counts + SFFN_TOP_K_COUNTS);
 }
 
 static void keep_above_cuts(const struct sffn_selector *s, const struct sffn_selection *run)
@@ -68,8 +21,8 @@ static void keep_above_cuts(const struct sffn_selector *s, const struct sffn_sel
         unsigned mask = 0;
         for (size_t t = 0; t < run->n_tokens; t++) {
             const struct sffn_cut cut = run->scratch.cuts[t];
-            const uint32_t key = key_of(run->scores[t * run->scores_stride + row]);
-            mask |= (unsigned)(key > cut.key || (key == cut.key && row <= cut.last)) << t;
+            const uint32_t key = sffn_float_key(run->scores[t * run->scores_stride + row]);
+            mask |= (unsigned)sffn_cut_keeps(cut, key, row) << t;
         }
         sffn_select_append(run, run->list, segment, (uint32_t)row, mask);
     }
@@ -90,5 +43,7 @@ void sffn_selector_add_decision(struct sffn_selector *s)
 
 size_t sffn_decide_own_bytes(const struct sffn_selector *s)
 {
-    return sffn_selector_decides_later(s) ? N_BUCKETS * sizeof(uint32_t) : 0;
+    return sffn_selector_decides_later(s)
+               ? (SFFN_TOP_K_COUNTS + (size_t)s->n_rows) * sizeof(uint32_t)
+               : 0;
 }

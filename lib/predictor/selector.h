@@ -8,6 +8,7 @@
  * cut, sffn_select_keep() lists what lies above. */
 #ifndef SFFN_SELECTOR_H
 #define SFFN_SELECTOR_H
+#include "active_set/top_k.h"
 #include "matmul/rows.h"
 #include "sparseffn/predictor.h"
 
@@ -21,11 +22,6 @@ struct sffn_scorer {
     /* The limit sinks by margin * error[i] * ||x||: doubt that grows with the row's error and the input. NULL: it does not. */
     float *error;
     float margin;
-};
-
-/* Where one token's scores are cut: rows with a greater key are kept, and those with this key up to row `last`. */
-struct sffn_cut {
-    uint32_t key, last;
 };
 
 struct sffn_select_scratch {

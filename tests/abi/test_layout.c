@@ -47,6 +47,7 @@ static void init_macros(void **state)
     INIT(sffn_context_config, SFFN_CONTEXT_CONFIG_INIT);
     INIT(sffn_context_info, SFFN_CONTEXT_INFO_INIT);
     INIT(sffn_active_set_config, SFFN_ACTIVE_SET_CONFIG_INIT);
+    INIT(sffn_value_rule, SFFN_VALUE_RULE_INIT);
     INIT(sffn_matmul_config, SFFN_MATMUL_CONFIG_INIT);
     INIT(sffn_matmul_info, SFFN_MATMUL_INFO_INIT);
     INIT(sffn_predictor_config, SFFN_PREDICTOR_CONFIG_INIT);

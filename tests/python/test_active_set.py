@@ -179,3 +179,50 @@ def test_closed(active):
     active.close()
     with pytest.raises(ValueError, match="this ActiveSet is closed"):
         active.set_all(0)
+
+
+VALUES = np.array([1, -3, 2, 0.5, -0.2, 0.1, 0.3, -4], np.float32)
+
+
+@pytest.mark.parametrize(
+    "kind, options, kept",
+    [
+        ("top_k", {"k": 4}, [0, 1, 2, 7]),
+        ("block_top_k", {"k": 2, "m": 4}, [1, 2, 6, 7]),
+        ("above", {"threshold": 1}, [2]),
+        ("above", {"threshold": 1.0, "tie": "keep"}, [0, 2]),
+        (sf.ValueRule.ABS_ABOVE, {"threshold": np.float32(2)}, [1, 7]),
+        ("abs_above", {"threshold": np.array([2, 2, 2, 0.25, 0.25, 0.25, 0.25, 4], np.float32)}, [1, 3, 6]),
+        ("statistical_top_k", {"sparsity": 0.5}, [0, 2, 3, 4, 5, 6]),
+    ],
+)
+def test_values(ctx, kind, options, kept):
+    a = sf.ActiveSet(ctx, 8)
+    a.clear(1)
+    a.set_values(0, VALUES, kind, **options)
+    assert a.indices(0).tolist() == kept
+
+
+def test_wrong_values_leave_the_set(ctx):
+    a = sf.ActiveSet(ctx, 8)
+    a.clear(1)
+    a.set_indices(0, [5])
+    for error, match, args, options in [
+        (sf.ArgumentError, "rule.k is 5, rule.m 4", (0, VALUES, "block_top_k"), {"k": 5, "m": 4}),
+        (sf.ArgumentError, "sparsity is 1", (0, VALUES, "statistical_top_k"), {"sparsity": 1}),
+        (sf.ArgumentError, "token is 1", (1, VALUES), {}),
+        (sf.ShapeError, "values: expected shape", (0, VALUES[:7]), {}),
+        (sf.ShapeError, "threshold: expected shape", (0, VALUES), {"threshold": VALUES[:7]}),
+        (TypeError, "values: expected float32", (0, VALUES.astype(np.float64)), {}),
+        (TypeError, "values: expected float32", (0, None), {}),
+        (ValueError, "'biggest' is none of", (0, VALUES, "biggest"), {}),
+    ]:
+        with pytest.raises(error, match=match):
+            a.set_values(*args, **options)
+    assert a.indices(0).tolist() == [5]
+
+
+def test_normal_quantile():
+    for p, t in [(0.25, 0.3186394), (0.4, 0.5244005), (0.5, 0.6744898), (0.9, 1.6448536)]:
+        assert sf.normal_quantile(0.5 + p / 2) == pytest.approx(t, abs=5e-8)
+    assert sf.normal_quantile(0) == -np.inf and np.isnan(sf.normal_quantile(2))

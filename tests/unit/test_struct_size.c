@@ -60,7 +60,20 @@ static sffn_status use_threshold(const void *config)
     return sffn_calibration_find_threshold(ctx, calibration, config, &activity, NULL, NULL);
 }
 
+static sffn_status use_rule(const void *rule)
+{
+    sffn_active_set_config config = SFFN_ACTIVE_SET_CONFIG_INIT;
+    config.n_blocks = 32;
+    sffn_active_set *set = NULL;
+    CHECK_OK(ctx, sffn_active_set_create(ctx, &config, &set));
+    CHECK_OK(ctx, sffn_active_set_clear(set, 1));
+    sffn_status status = sffn_active_set_set_values(set, 0, weights, 32, rule);
+    sffn_active_set_destroy(set);
+    return status;
+}
+
 static const sffn_context_config context_config = SFFN_CONTEXT_CONFIG_INIT;
+static const sffn_value_rule value_rule = SFFN_VALUE_RULE_INIT;
 static const sffn_active_set_config active_set_config = {sizeof(sffn_active_set_config), 5, 1, 1};
 static sffn_matmul_config matmul_config = SFFN_MATMUL_CONFIG_INIT;
 static sffn_predictor_config predictor_config = SFFN_PREDICTOR_CONFIG_INIT;
@@ -82,6 +95,7 @@ static const struct sized sized[] = {
     {"sffn_context_config", &context_config, sizeof context_config, sizeof(size_t), use_context},
     {"sffn_active_set_config", &active_set_config, sizeof active_set_config,
      offsetof(sffn_active_set_config, block_size), use_active_set},
+    {"sffn_value_rule", &value_rule, sizeof value_rule, sizeof(size_t), use_rule},
     {"sffn_matmul_config", &matmul_config, sizeof matmul_config,
      offsetof(sffn_matmul_config, storage), use_matmul},
     {"sffn_predictor_config", &predictor_config, sizeof predictor_config,
@@ -140,8 +154,8 @@ static void missing_required_fields(void **state)
 {
     (void)state;
     for (size_t i = 1; i < sizeof sized / sizeof sized[0]; i++) {
-        if (sized[i].use == use_args)
-            continue; /* no tokens: a no-op */
+        if (sized[i].use == use_args || sized[i].use == use_rule)
+            continue; /* no tokens: a no-op; above 0: every field has a default */
         CHECK_ERROR(ctx, sized[i].use(resized(&sized[i], sizeof(size_t), 0xFF, sizeof(size_t))),
                     SFFN_ERR_INVALID_ARGUMENT, NULL);
     }

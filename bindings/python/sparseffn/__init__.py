@@ -31,6 +31,7 @@ from ._enums import (
     Select,
     Storage,
     Tie,
+    ValueRule,
 )
 from ._errors import (
     ArgumentError,
@@ -53,7 +54,7 @@ from ._lib import path as library_path
 from ._prepare import prepare
 from ._train import prosparse_lambda
 from ._version import __version__
-from .active_set import ActiveSet
+from .active_set import ActiveSet, normal_quantile
 from .calibrate import Calibration, CalibrationInfo, Measured, Threshold
 from .context import Context, ContextInfo, isas, logger
 from .ffn import FFN, FFNInfo, FFNStats
@@ -117,6 +118,7 @@ __all__ = [
     "Threshold",
     "Tie",
     "UnsupportedError",
+    "ValueRule",
     "Weights",
     "__version__",
     "block_size",
@@ -125,6 +127,7 @@ __all__ = [
     "library_path",
     "library_version",
     "logger",
+    "normal_quantile",
     "prepare",
     "prosparse_lambda",
     "quantize",

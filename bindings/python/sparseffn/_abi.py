@@ -109,6 +109,19 @@ class sffn_active_set_config(Sized):
     _defaults_ = {"block_size": 1, "max_tokens": 1}
 
 
+class sffn_value_rule(Sized):
+    _fields_ = [
+        ("struct_size", c_size_t),
+        ("kind", c_int32),
+        ("tie", c_int32),
+        ("threshold", c_float),
+        ("thresholds", c_void_p),
+        ("k", c_uint32),
+        ("m", c_uint32),
+        ("sparsity", c_float),
+    ]
+
+
 class sffn_weights(Structure):
     _fields_ = [("data", c_void_p), ("dtype", c_int32), ("layout", c_int32), ("row_bytes", c_size_t)]
     data: int | None
@@ -475,6 +488,8 @@ FUNCTIONS: dict[str, tuple[Any, list[Any]]] = {
     "sffn_active_set_set_bitmap": (_status, [_handle, c_size_t, _array]),
     "sffn_active_set_set_mask": (_status, [_handle, c_size_t, _array]),
     "sffn_active_set_set_all": (_status, [_handle, c_size_t]),
+    "sffn_active_set_set_values": (_status, [_handle, c_size_t, _array, c_size_t, POINTER(sffn_value_rule)]),
+    "sffn_normal_quantile": (c_double, [c_double]),
     "sffn_active_set_n_blocks": (c_uint32, [_handle]),
     "sffn_active_set_block_size": (c_uint32, [_handle]),
     "sffn_active_set_max_tokens": (c_uint32, [_handle]),
@@ -581,6 +596,7 @@ STRUCTS: tuple[type[Structure], ...] = (
     sffn_context_config,
     sffn_context_info,
     sffn_active_set_config,
+    sffn_value_rule,
     sffn_weights,
     sffn_matmul_config,
     sffn_matmul_info,

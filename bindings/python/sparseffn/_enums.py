@@ -66,6 +66,16 @@ class Tie(IntEnum):
     KEEP = 1
 
 
+class ValueRule(IntEnum):
+    """How ActiveSet.set_values() decides which values are kept."""
+
+    ABOVE = 0
+    ABS_ABOVE = 1
+    TOP_K = 2
+    BLOCK_TOP_K = 3
+    STATISTICAL_TOP_K = 4
+
+
 class Select(IntEnum):
     """Who decides which neurons run, per call."""
 

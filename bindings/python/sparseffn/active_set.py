@@ -10,7 +10,8 @@ import numpy as np
 import numpy.typing as npt
 
 from . import _abi
-from ._arrays import view
+from ._arrays import vector, view
+from ._enums import Tie, ValueRule, parse
 from ._errors import ShapeError
 from ._lib import lib
 from .context import Child, Context, uint32
@@ -123,6 +124,55 @@ class ActiveSet(Child):
         handle = self._live()
         handle.check(lib.sffn_active_set_set_all(handle.ptr, _index(token, "token")), "sffn_active_set_set_all")
 
+    def set_values(
+        self,
+        token: int,
+        values: Any,
+        kind: ValueRule | str = "abs_above",
+        *,
+        threshold: Any = 0.0,
+        tie: Tie | str = "drop",
+        k: int = 0,
+        m: int = 0,
+        sparsity: float = 0.0,
+    ) -> None:
+        """Replaces a token's subset by the blocks whose value passes a rule. NaN always passes, so that it is seen.
+
+        With the inputs x of a linear layer as values, ``Matmul(weight.T).rows_axpy(x, active)`` is that layer, sparse.
+
+        Args:
+            token: < n_tokens.
+            values: float32 [n_blocks], one per block.
+            kind: "above": v > threshold; "abs_above": |v| > threshold (CATS, CHESS, CETT, TEAL); "top_k": the k largest
+                |v|, among equals the lowest index (Q-Sparse); "block_top_k": k of every m consecutive ones, and of
+                those left over at the end; "statistical_top_k": v > mean + std * normal_quantile(sparsity).
+            threshold: a float, or float32 [n_blocks]. tie: "drop" or "keep" at equality.
+            k: 0 keeps none. m: >= k and > 0. sparsity: share to drop, in (0, 1).
+
+        Raises:
+            ArgumentError: a number out of range; the set stays as it was. ShapeError, TypeError.
+        """
+        address, array = vector(values, "values", self._n_blocks, "n_blocks")
+        if address is None:
+            raise TypeError("values: expected float32, got None")
+        rule = _abi.sffn_value_rule(
+            kind=parse(ValueRule, kind, "kind"),
+            tie=parse(Tie, tie, "tie"),
+            k=uint32(k, "k"),
+            m=uint32(m, "m"),
+            sparsity=sparsity,
+        )
+        thresholds: Any = None
+        if hasattr(threshold, "__float__") and not getattr(threshold, "shape", ()):
+            rule.threshold = float(threshold)
+        else:
+            rule.thresholds, thresholds = vector(threshold, "threshold", self._n_blocks, "n_blocks")
+        handle = self._live()
+        status = lib.sffn_active_set_set_values(
+            handle.ptr, _index(token, "token"), address, array.size, ctypes.byref(rule)
+        )
+        handle.check(status, "sffn_active_set_set_values")
+
     def count(self, token: int = 0) -> int:
         """Active blocks of one token; 0 when there is no such token."""
         handle = self._live()
@@ -191,6 +241,15 @@ class ActiveSet(Child):
     def _describe(self) -> str:
         sizes = f"n_tokens={self.n_tokens} n_blocks={self._n_blocks} block_size={self._block_size}"
         return f"{sizes} density={self.density:.4f}"
+
+
+def normal_quantile(p: float) -> float:
+    """Phi^-1(p) of the standard normal distribution; infinite at 0 and 1, NaN outside.
+
+    TEAL's threshold for a sparsity p of values with mean 0 and standard deviation sigma is
+    ``sigma * normal_quantile(0.5 + p / 2)``.
+    """
+    return float(lib.sffn_normal_quantile(p))
 
 
 def foreign_array(address: int, n_bytes: int, keep: object) -> npt.NDArray[np.uint8]:
