@@ -29,8 +29,8 @@ static int on_ffn(void *user, uint32_t layer, const float *x, const float *y, si
     sffn_status status = measure_begin(&run->measure, l->ffn, x, n_tokens);
     (void)y;
     for (size_t i = 0; status == SFFN_OK && i < e->selections.n; i++)
-        status = measure_add(&run->measure, &e->points[i].selectors, layer, l->config.down_bias,
-                             &e->points[i].sums[layer]);
+        status = measure_add(&run->measure, NULL, &e->points[i].selectors, layer,
+                             l->config.down_bias, &e->points[i].sums[layer]);
     if (status != SFFN_OK)
         return cli_fail_status(e->llama->ctx, status, NULL);
     return run->mask != NULL ? mask_file_add(run->mask, layer, run->measure.truth) : CLI_OK;
@@ -135,6 +135,7 @@ static void add_row(struct measure_row *sum, const struct measure_row *row, doub
 {
     sum->density += row->density * weight;
     sum->predicted_density += row->predicted_density * weight;
+    sum->down_density += row->down_density * weight;
     sum->recall += row->recall * weight;
     sum->precision += row->precision * weight;
     sum->cett += row->cett * weight;
@@ -294,7 +295,7 @@ int cmd_eval(int argc, char **argv)
         {"--text", 0, ARG_TEXT, &q.text_path, "FILE", "held-out text; each window starts with the model's bos token", 0, 0},
         {"--tokens", 0, ARG_TEXT, &q.tokens_path, "FILE.json", "held-out token ids instead: [1, 2, ...] or {\"tokens\": [...]}", 0, 0},
         {"--n-tokens", 'n', ARG_UINT, &q.n_tokens, "N", "how many tokens to run, from the start; default 8192, 0: all", 0, 4294967295.0},
-        {"--select", 0, ARG_LIST, &q.selects, "SEL", "a selection to measure, see below; may be given several times;\ndefault gate", 0, 0},
+        {"--select", 0, ARG_LIST, &q.selects, "SEL", "a selection to measure, see below; may be given several times;\ndefault plan, or gate when the file has none", 0, 0},
         {"--window", 0, ARG_UINT, &q.window, "N", "tokens that see each other; default 512, at most the model's\ncontext", 2, 1048576},
         {"--timed", 0, ARG_UINT, &q.n_timed, "N", "run N tokens one by one to time the layers; default 64, 0: no times", 0, 1048576},
         {"--report", 0, ARG_TEXT, &q.report_folder, "DIR", "write DIR/index.html, with plots; selections with a knob also get\na curve over its usual values", 0, 0},
@@ -323,8 +324,6 @@ int cmd_eval(int argc, char **argv)
     if ((q.text_path == NULL) == (q.tokens_path == NULL))
         return args_wrong("expected either --text FILE or --tokens FILE.json");
     memset(&e, 0, sizeof e);
-    if (q.selects.n == 0)
-        q.selects.items[q.selects.n++] = "gate";
     for (size_t i = 0; status == CLI_OK && i < q.selects.n; i++)
         status = selections_add(&e.selections, q.selects.items[i], q.report_folder != NULL);
     if (status != CLI_OK) {
@@ -334,6 +333,10 @@ int cmd_eval(int argc, char **argv)
     cli_catch_interrupt();
     ctx = cli_context(q.n_threads, q.isa);
     model = ctx != NULL ? cli_open_model(ctx, q.model_path) : NULL;
+    if (model != NULL && q.selects.n == 0)
+        selections_add(&e.selections,
+                       sffn_model_meta_count(model, "sffn.plan") != 0 ? "plan" : "gate",
+                       q.report_folder != NULL);
     status = model != NULL ? run_request(&q, &e, ctx, model, argc, argv) : CLI_FAILED;
     free_eval(&e);
     sffn_model_close(model);

@@ -10,6 +10,7 @@ static void json_row(struct json *json, const struct measure_row *row)
 {
     json_number(json, "density", row->density);
     json_number(json, "predicted_density", row->predicted_density);
+    json_number(json, "down_density", row->down_density);
     json_number(json, "recall", row->recall);
     json_number(json, "precision", row->precision);
     json_number(json, "cett", row->cett);
@@ -60,6 +61,7 @@ static void table_row(struct table *table, const char *name, const struct measur
     table_cell(table, "%s", name);
     table_cell(table, "%.4f", row->density);
     table_cell(table, "%.4f", row->predicted_density);
+    table_cell(table, "%.4f", row->down_density);
     table_cell(table, "%.4f", row->recall);
     table_cell(table, "%.4f", row->precision);
     table_cell(table, "%.3g", row->cett);
@@ -83,8 +85,8 @@ void eval_print_table(const struct eval *e)
         if (point->selection->is_curve)
             continue;
         printf("%sselection %s\n\n", p != 0 ? "\n" : "", point->selection->text);
-        table_begin(&table, "lrrrrrrrrrr");
-        table_cells(&table, "layer|density|predicted|recall|precision|CETT|rel. "
+        table_begin(&table, "lrrrrrrrrrrr");
+        table_cells(&table, "layer|density|predicted|down|recall|precision|CETT|rel. "
                             "error|bytes/token|dense bytes|us|dense us");
         for (uint32_t i = 0; i < e->llama->info.n_layers; i++) {
             snprintf(name, sizeof name, "%u", (unsigned)i);
@@ -97,7 +99,7 @@ void eval_print_table(const struct eval *e)
     printf(
         "\n%zu tokens in windows of %u\n"
         "density: share of neurons that are truly active; predicted: share that the selection "
-        "lets through to the gate\n"
+        "lets through to the gate; down: share whose\ndown row was read; "
         "recall: share of the truly active neurons that were used; precision: share of those let "
         "through that were active\n"
         "CETT: |sum over the skipped neurons| / |y|, mean over tokens; rel. error: |y sparse - y "

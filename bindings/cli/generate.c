@@ -155,6 +155,11 @@ static double density_of(const struct llama_layer_stats *sum, uint32_t d_ff)
     return ratio((double)sum->n_active, (double)sum->n_tokens * d_ff);
 }
 
+static int has_plan(const sffn_model *model)
+{
+    return sffn_model_meta_count(model, "sffn.plan") != 0;
+}
+
 static void print_json(const struct llama *m, const struct request *q, const struct result *r)
 {
     const struct measure *measure = main_measure(r);
@@ -166,6 +171,7 @@ static void print_json(const struct llama *m, const struct request *q, const str
     json_text(&json, "select",
               strcmp(q->ffn, "dense") == 0 ? "dense"
               : q->select != NULL          ? q->select
+              : has_plan(m->model)         ? "plan"
                                            : "gate");
     json_uint(&json, "n_prompt", r->prompt.n);
     json_uint(&json, "n_generated", r->generated.n);
@@ -266,17 +272,18 @@ static int run(struct request *q, sffn_context *ctx, const sffn_model *model,
         status = plan_positions(q, &r, tokenizer, context, &options.n_positions);
     if (q->perplexity_path != NULL && window > options.n_positions)
         options.n_positions = window;
-    if (q->selections.n != 0 && strcmp(q->selections.data[0].kind, "gate") != 0)
+    if (q->selections.n != 0 && selection_is_predictor(&q->selections.data[0]))
         options.selection = &q->selections.data[0];
     if (status == CLI_OK) {
         m = llama_create(ctx, model, &options);
         status = m != NULL ? CLI_OK : CLI_FAILED;
     }
     if (status == CLI_OK) {
-        m->select = strcmp(q->ffn, "dense") == 0 ? SFFN_SELECT_DENSE
-                    : q->select == NULL          ? SFFN_SELECT_DEFAULT
-                    : options.selection != NULL  ? SFFN_SELECT_PREDICTOR
-                                                 : SFFN_SELECT_GATE;
+        m->select = strcmp(q->ffn, "dense") == 0                      ? SFFN_SELECT_DENSE
+                    : q->select == NULL                               ? SFFN_SELECT_DEFAULT
+                    : options.selection != NULL                       ? SFFN_SELECT_PREDICTOR
+                    : strcmp(q->selections.data[0].kind, "plan") == 0 ? SFFN_SELECT_DEFAULT
+                                                                      : SFFN_SELECT_GATE;
         if (q->prompt != NULL)
             status = generate(m, tokenizer, q, &r);
     }

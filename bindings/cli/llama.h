@@ -28,7 +28,7 @@ struct llama_layer {
     sffn_matmul *q, *k, *v, *o;
     sffn_predictor *predictor; /* NULL: none */
     sffn_ffn *ffn;
-    sffn_ffn_config config; /* as it was made; pointers into the model */
+    sffn_ffn_config config; /* what the file says of its weights and rule; pointers into the model */
 };
 
 struct llama {

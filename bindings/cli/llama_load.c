@@ -66,23 +66,28 @@ static int load_matrix(const struct llama *m, uint32_t i, const char *short_name
     return status == SFFN_OK ? CLI_OK : cli_fail_status(m->ctx, status, name);
 }
 
-/* The FFN: the model fills the config, the engine adds what it wants. */
+/*
+ * The FFN: one call makes the layer with the rule, the selector and the plan that the file says. The config is only what the engine
+ * wants otherwise.
+ */
 static int load_ffn(struct llama *m, uint32_t i, const struct llama_options *options)
 {
     static const sffn_ffn_config defaults = SFFN_FFN_CONFIG_INIT;
     struct llama_layer *layer = &m->layers[i];
+    sffn_ffn_config config = SFFN_FFN_CONFIG_INIT;
     sffn_status status;
     layer->config = defaults;
     status = sffn_model_layer_config(m->model, i, &layer->config);
-    layer->config.dense_tokens = options->dense_tokens;
     if (status == SFFN_OK && options->selection != NULL) {
         layer->predictor = selection_predictor(m->ctx, options->selection, i, &layer->config);
         if (layer->predictor == NULL)
             return CLI_FAILED;
-        layer->config.predictor = layer->predictor;
+        config.predictor = layer->predictor;
+        config.select = SFFN_SELECT_PREDICTOR;
     }
+    config.dense_tokens = options->dense_tokens;
     if (status == SFFN_OK)
-        status = sffn_ffn_create(m->ctx, &layer->config, &layer->ffn);
+        status = sffn_ffn_create_from_model(m->ctx, m->model, i, &config, &layer->ffn);
     if (status != SFFN_OK)
         return cli_fail_status(m->ctx, status, NULL);
     if (layer->config.d_model != m->info.d_model)

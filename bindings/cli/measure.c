@@ -75,12 +75,14 @@ sffn_status measure_begin(struct measure *m, const sffn_ffn *ffn, const float *x
     args.stats = &stats;
     args.y = m->y_dense;
     args.h = m->h_dense;
-    args.select = SFFN_SELECT_DENSE;
-    status = sffn_ffn_forward(m->ctx, ffn, &args);
-    if (status != SFFN_OK)
-        return status;
-    args.y = m->y_sparse;
-    args.h = NULL;
+    if (!m->against_gate) {
+        args.select = SFFN_SELECT_DENSE;
+        status = sffn_ffn_forward(m->ctx, ffn, &args);
+        if (status != SFFN_OK)
+            return status;
+        args.y = m->y_sparse;
+        args.h = NULL;
+    }
     args.select = SFFN_SELECT_GATE;
     args.active_out = m->truth;
     status = sffn_ffn_forward(m->ctx, ffn, &args);
@@ -109,8 +111,8 @@ static sffn_status add_cett(struct measure *m, const float *down_bias, struct me
     return status;
 }
 
-sffn_status measure_add(struct measure *m, const struct selectors *selectors, uint32_t layer,
-                        const float *down_bias, struct measure_sums *sums)
+sffn_status measure_add(struct measure *m, const sffn_ffn *ffn, const struct selectors *selectors,
+                        uint32_t layer, const float *down_bias, struct measure_sums *sums)
 {
     sffn_ffn_args args = SFFN_FFN_ARGS_INIT;
     sffn_ffn_stats stats = SFFN_FFN_STATS_INIT;
@@ -122,17 +124,18 @@ sffn_status measure_add(struct measure *m, const struct selectors *selectors, ui
     args.h = m->h_sparse;
     args.active_out = m->used;
     if (status == SFFN_OK)
-        status = sffn_ffn_forward(m->ctx, m->ffn, &args);
+        status = sffn_ffn_forward(m->ctx, ffn != NULL ? ffn : m->ffn, &args);
     for (size_t t = 0; status == SFFN_OK && t < m->n_tokens; t++) {
         const float *y_dense = m->y_dense + t * m->d_model;
         double recall = 1.0;
         size_t used = sffn_active_set_count(m->used, t);
-        size_t selected = args.active != NULL ? sffn_active_set_count(args.active, t) *
+        /* Without a set of its own, the call only tells the batch's sum. */
+        double selected = args.active != NULL ? (double)sffn_active_set_count(args.active, t) *
                                                     sffn_active_set_block_size(args.active)
-                                              : m->d_ff;
+                                              : (double)stats.n_selected / (double)m->n_tokens;
         status = sffn_active_set_recall(m->used, m->truth, t, &recall);
         sums->recall += recall;
-        sums->precision += selected != 0 ? (double)used / (double)selected : 1.0;
+        sums->precision += selected > 0.0 ? (double)used / selected : 1.0;
         sums->error2 += norm2(m->y_sparse + t * m->d_model, y_dense, m->d_model);
         sums->y2 += norm2(y_dense, NULL, m->d_model);
     }
@@ -155,6 +158,7 @@ void measure_row(const struct measure_sums *s, const sffn_ffn *ffn, const struct
     sffn_ffn_get_info(ffn, &info);
     row->density = (double)s->n_active / n / info.d_ff;
     row->predicted_density = selected / info.d_ff;
+    row->down_density = (double)s->n_nonzero / n / info.d_ff;
     row->recall = s->recall / n;
     row->precision = s->precision / n;
     row->cett = s->cett / n;
@@ -166,7 +170,8 @@ void measure_row(const struct measure_sums *s, const sffn_ffn *ffn, const struct
                       used * (double)sffn_dtype_row_bytes(info.up_dtype, info.d_model);
     else
         row->bytes += selected * (double)sffn_dtype_row_bytes(info.up_dtype, info.d_model);
-    row->bytes += (double)selector_bytes(selector);
+    row->bytes += (double)(selector->select == SFFN_SELECT_DEFAULT ? info.selector_bytes
+                                                                   : selector_bytes(selector));
     row->dense_bytes = (double)info.weight_bytes;
     row->ns = row->dense_ns = NAN;
 }

@@ -24,7 +24,8 @@ struct measure {
     sffn_active_set *used, *truth;
     float *h_dense, *h_sparse, *h_skipped; /* [max_tokens][d_ff] */
     float *y_dense, *y_sparse, *y_skipped; /* [max_tokens][d_model] */
-    const sffn_ffn *ffn;                   /* of the batch that measure_begin() started */
+    int against_gate; /* 1: the gate-first call, with the layer's rule, takes the dense call's place */
+    const sffn_ffn *ffn; /* of the batch that measure_begin() started */
     const float *x;
     size_t n_tokens;
     uint64_t n_active;
@@ -37,13 +38,16 @@ void measure_free(struct measure *measure);
 /* Runs a batch dense and gate-first: what the selections are compared with. measure->truth and y_dense are valid afterwards. */
 sffn_status measure_begin(struct measure *measure, const sffn_ffn *ffn, const float *x,
                           size_t n_tokens);
-/* Adds what a selection does on that batch. down_bias is the layer's, or NULL. */
-sffn_status measure_add(struct measure *measure, const struct selectors *selectors, uint32_t layer,
-                        const float *down_bias, struct measure_sums *sums);
+/* Adds what a selection does on that batch. ffn: a layer of the same weights with another selector, or NULL. down_bias is the layer's, or NULL. */
+sffn_status measure_add(struct measure *measure, const sffn_ffn *ffn,
+                        const struct selectors *selectors, uint32_t layer, const float *down_bias,
+                        struct measure_sums *sums);
 
 /* Means over tokens. */
 struct measure_row {
     double density, predicted_density, recall, precision, cett, relative_error;
+    double
+        down_density; /* share of the neurons whose down row was read: a rule on h saves those alone */
     double bytes,
         dense_bytes; /* weights read per token when tokens come one by one; a batch shares the rows that it reads */
     double ns,

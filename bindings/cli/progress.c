@@ -20,7 +20,7 @@ void progress_update(struct progress *progress, const char *what, uint64_t done,
     uint64_t now_ns = cli_now_ns();
     /* A redraw costs more than a unit of work may: 10 a second; in a log file one line in 5 seconds. */
     uint64_t interval_ns = progress->is_terminal ? 100000000u : 5000000000u;
-    double share = total != 0 ? (double)done / (double)total : 0.0;
+    double seconds, share = total != 0 ? (double)done / (double)total : 0.0;
     if (now_ns - progress->last_ns < interval_ns)
         return;
     progress->last_ns = now_ns;
@@ -33,8 +33,12 @@ void progress_update(struct progress *progress, const char *what, uint64_t done,
     fprintf(stderr, "\r[");
     for (int i = 0; i < BAR_WIDTH; i++)
         fputc(i < (int)(share * BAR_WIDTH) ? '#' : '.', stderr);
-    fprintf(stderr, "] %3.0f %% %.0f s  %.40s\033[K", share * 100.0,
-            (double)(now_ns - progress->start_ns) * 1e-9, what);
+    seconds = (double)(now_ns - progress->start_ns) * 1e-9;
+    fprintf(stderr, "] %3.0f %% %.0f s", share * 100.0, seconds);
+    /* Too early, the rest is a wild guess. */
+    if (share > 0.01 && seconds > 1.0)
+        fprintf(stderr, ", %.0f s left", seconds / share * (1.0 - share));
+    fprintf(stderr, "  %.40s\033[K", what);
     fflush(stderr);
     progress->bar_is_shown = 1;
 }

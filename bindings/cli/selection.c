@@ -12,6 +12,7 @@
 const char selection_help[] =
     "Selections (SEL), who decides which neurons run:\n"
     "  gate                 the full gate, exact for activations with true zeros\n"
+    "  plan                 what the file says of each layer; gate where it says nothing\n"
     "  screen[,margin=M]    a 4-bit copy of the gate first, then the gate among those let through; "
     "M in standard\n"
     "                       deviations of the copy's error (1.5)\n"
@@ -22,6 +23,7 @@ static const struct kind {
     const char *curve;       /* the knob and its usual values; NULL: none */
 } kinds[] = {
     {"gate", "", NULL},
+    {"plan", "", NULL},
     {"screen", "margin", "margin=0:0.5:1:2:3"},
 };
 
@@ -202,28 +204,41 @@ void selections_free(struct selections *all)
 
 /* ---------------------------------------------------------------- at run time */
 
-sffn_predictor *selection_predictor(sffn_context *ctx, const struct selection *selection,
-                                    uint32_t layer, const sffn_ffn_config *config)
+int selection_is_predictor(const struct selection *selection)
 {
-    sffn_predictor_config screen = SFFN_PREDICTOR_CONFIG_INIT;
+    return strcmp(selection->kind, "gate") != 0 && strcmp(selection->kind, "plan") != 0;
+}
+
+int selection_predictor_config(const struct selection *selection, uint32_t layer,
+                               const sffn_ffn_config *ffn, sffn_predictor_config *config)
+{
+    static const sffn_predictor_config defaults = SFFN_PREDICTOR_CONFIG_INIT;
+    int is_gated = ffn->gate.data != NULL;
+    if (ffn->activation == SFFN_ACT_SILU || ffn->activation == SFFN_ACT_GELU_ERF ||
+        ffn->activation == SFFN_ACT_GELU_TANH)
+        return cli_fail("layer %u has activation %s, expected one with exact zeros for --select %s",
+                        (unsigned)layer, sffn_activation_name(ffn->activation), selection->kind);
+    *config = defaults;
+    config->d_model = ffn->d_model;
+    config->d_ff = ffn->d_ff;
+    config->gate = is_gated ? ffn->gate : ffn->up;
+    config->gate_bias = is_gated ? ffn->gate_bias : ffn->up_bias;
+    config->threshold = ffn->act_threshold;
+    if (!isnan(selection->margin))
+        config->margin = (float)selection->margin;
+    return CLI_OK;
+}
+
+sffn_predictor *selection_predictor(sffn_context *ctx, const struct selection *selection,
+                                    uint32_t layer, const sffn_ffn_config *ffn)
+{
+    sffn_predictor_config config;
     sffn_predictor *predictor = NULL;
     sffn_status status;
-    int32_t activation = config->activation;
     char what[64];
-    if (activation == SFFN_ACT_SILU || activation == SFFN_ACT_GELU_ERF ||
-        activation == SFFN_ACT_GELU_TANH) {
-        cli_fail("layer %u has activation %s, expected one with exact zeros for --select %s",
-                 (unsigned)layer, sffn_activation_name(activation), selection->kind);
+    if (selection_predictor_config(selection, layer, ffn, &config) != CLI_OK)
         return NULL;
-    }
-    screen.d_model = config->d_model;
-    screen.d_ff = config->d_ff;
-    screen.gate = config->gate.data != NULL ? config->gate : config->up;
-    screen.gate_bias = config->gate.data != NULL ? config->gate_bias : config->up_bias;
-    screen.threshold = config->act_threshold;
-    if (!isnan(selection->margin))
-        screen.margin = (float)selection->margin;
-    status = sffn_predictor_create(ctx, &screen, &predictor);
+    status = sffn_predictor_create(ctx, &config, &predictor);
     snprintf(what, sizeof what, "layer %u, --select %s", (unsigned)layer, selection->kind);
     if (status != SFFN_OK)
         cli_fail_status(ctx, status, what);
@@ -240,8 +255,9 @@ int selectors_create(sffn_context *ctx, const struct selection *selection,
     out->layers = cli_alloc(n_layers, sizeof *out->layers);
     for (uint32_t i = 0; i < n_layers; i++) {
         struct selector *selector = &out->layers[i];
-        selector->select = SFFN_SELECT_GATE;
-        if (strcmp(selection->kind, "gate") == 0)
+        selector->select =
+            strcmp(selection->kind, "plan") == 0 ? SFFN_SELECT_DEFAULT : SFFN_SELECT_GATE;
+        if (!selection_is_predictor(selection))
             continue;
         selector->select = SFFN_SELECT_ACTIVE;
         selector->predictor = selection_predictor(ctx, selection, i, layers[i]);

@@ -44,9 +44,14 @@ struct selectors {
     sffn_active_set *set; /* what selector_run() found last; NULL when no layer needs one */
 };
 
-/* Makes a predictor of layer `layer`, which `config` describes. NULL after an error line. */
+/* 0: the layer brings what it needs. */
+int selection_is_predictor(const struct selection *selection);
+/* The predictor of layer `layer`, which `ffn` describes. CLI_FAILED after an error line. */
+int selection_predictor_config(const struct selection *selection, uint32_t layer,
+                               const sffn_ffn_config *ffn, sffn_predictor_config *config);
+/* The same, made. NULL after an error line. */
 sffn_predictor *selection_predictor(sffn_context *ctx, const struct selection *selection,
-                                    uint32_t layer, const sffn_ffn_config *config);
+                                    uint32_t layer, const sffn_ffn_config *ffn);
 /* CLI_OK, or CLI_FAILED after an error line; free in both cases. */
 int selectors_create(sffn_context *ctx, const struct selection *selection,
                      const sffn_ffn_config *const *layers, uint32_t n_layers, uint32_t max_tokens,

@@ -11,7 +11,7 @@ import cli_test
 import tiny_gguf
 from cli_test import Case
 
-ROW_KEYS = ("density", "predicted_density", "recall", "precision", "cett", "relative_error", "bytes", "dense_bytes", "ns", "dense_ns")
+ROW_KEYS = ("density", "predicted_density", "down_density", "recall", "precision", "cett", "relative_error", "bytes", "dense_bytes", "ns", "dense_ns")
 
 
 class Eval(Case):
@@ -65,7 +65,7 @@ class Eval(Case):
 
     def test_bad_selections(self):
         for select, words in {
-            "scren": ("'scren'", "gate|screen"), "": ("gate|screen",), "gate,margin=1": ("'margin=1'", "gate"), "screen,margin": ("KEY=VALUE",),
+            "scren": ("'scren'", "gate|plan|"), "": ("gate|plan|",), "gate,margin=1": ("'margin=1'", "gate"), "screen,margin": ("KEY=VALUE",),
             "screen,margin=-1": ("'-1'", "from 0"), "screen,margin=nan": ("'nan'",), "screen,margin=1:x": ("'x'",), "screen,margin=": ("''",),
             "screen,margn=1": ("'margn=1'", "margin"), "screen,": ("KEY=VALUE",), "screen,margin=1:": ("''",),
         }.items():

@@ -68,7 +68,7 @@ class Usage(Case):
             ("generate", "m", "--prompt", "x", "--temperature", "nan"): ("'nan'",),
             ("generate", "m", "--prompt", "x", "--seed", "99999999999999999999"): ("whole number",),
             ("generate", "m", "--prompt", "x", "--ffn", "sprse"): ("'sprse'", "dense|sparse"),
-            ("generate", "m", "--prompt", "x", "--select", ""): ("gate|screen",),
+            ("generate", "m", "--prompt", "x", "--select", ""): ("gate|plan|",),
             ("generate", "m", "--prompt", "x", "--json=1"): ("takes no value",),
             ("generate", "m", "--prompt", "x", "--ffn", "dense", "--select", "gate"): ("--ffn sparse",),
             ("generate", "m"): ("--prompt TEXT",),

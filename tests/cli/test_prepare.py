@@ -1,0 +1,211 @@
+#!/usr/bin/env python3
+"""sffn prepare with a text, on small models made here: rules, plans, interruption. Seconds, no packages."""
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+
+import cli_test
+import tiny_gguf
+from cli_test import Case
+
+
+class Prepare(Case):
+    @classmethod
+    def setUpClass(cls):
+        super().setUpClass()
+        cls.model, cls.ids = os.path.join(cls.folder, "tiny.gguf"), os.path.join(cls.folder, "ids.json")
+        tiny_gguf.write(cls.model, *tiny_gguf.llama())
+        rng = random.Random(5)
+        with open(cls.ids, "w", encoding="utf-8") as f:
+            json.dump([rng.randrange(262) for _ in range(320)], f)
+
+    def prepare(self, *args, out="out.gguf", model=None, text=()):
+        return self.json("prepare", model or self.model, "-o", self.path(out), *(text or ("--tokens", self.ids)), "--window", "32", "--threads", "1", *args)
+
+    def eval(self, model, *args):
+        return self.json("eval", model, "--tokens", self.ids, "--window", "32", "--timed", "0", "--threads", "1", *args)
+
+    def test_keys(self):
+        got = self.prepare()
+        for key in ("name", "model", "out", "dtype", "bytes_in", "bytes_out", "seconds", "cett", "layers"):
+            self.assertIn(key, got)
+        self.assertEqual(len(got["layers"]), 2)
+        for layer in got["layers"]:
+            self.assertEqual([c["select"] for c in layer["candidates"]], ["dense", "gate", "screen"])
+            self.assertEqual([c["select"] for c in layer["candidates"] if c["is_chosen"]], [layer["plan"]])
+            for candidate in layer["candidates"]:
+                for key in ("predicted_density", "recall", "relative_error", "bytes", "ns"):
+                    self.assertGreaterEqual(candidate[key], 0)
+                self.assertTrue(candidate["relative_error"] <= 0.01 or not candidate["is_chosen"])
+            dense, gate, screen = layer["candidates"]
+            self.assertEqual((dense["relative_error"], gate["relative_error"], gate["recall"]), (0, 0, 1))
+            self.assertLess(screen["bytes"], gate["bytes"])
+        self.assertFalse(os.path.exists(self.path("out.gguf.work")))
+
+    def test_plans(self):
+        """What --plan asks for is what the file says, and what a run without options does."""
+        for plan, want in (("dense", "dense"), ("gate", "gate"), ("predictor", "screen,margin=0")):
+            with self.subTest(plan=plan):
+                more = ("--predictor", want) if plan == "predictor" else ()
+                got = self.prepare("--plan", plan, *more)
+                self.assertEqual([layer["plan"] for layer in got["layers"]], [want] * 2)
+                run = self.eval(self.path("out.gguf"))
+                self.assertEqual(run["select"], "plan")
+                same = self.eval(self.model, "--select", want) if plan != "dense" else None
+                if same:
+                    for key in ("predicted_density", "recall", "bytes"):
+                        self.assertAlmostEqual(run[key], same[key], delta=1e-6 * same[key], msg=key)
+                else:
+                    self.assertEqual((run["predicted_density"], run["bytes"]), (1, run["dense_bytes"]))
+                tokens = self.json("generate", self.path("out.gguf"), "--prompt", "hello", "-n", "8", "--ignore-eos")
+                self.assertEqual((len(tokens["tokens"]), tokens["select"]), (8, "plan"))
+
+    def test_target_cett(self):
+        for rule in ("cett", "abs_h", "cats", "chess"):
+            with self.subTest(rule=rule):
+                got = self.prepare("--target-cett", "0.2", "--rule", rule, "--plan", "gate")
+                self.assertAlmostEqual(got["cett"], 0.2, delta=1e-6)
+                for layer in got["layers"]:
+                    self.assertTrue(0.1 < layer["rule_cett"] <= 0.2)
+                run = self.eval(self.path("out.gguf"), "--select", "gate")
+                for layer, row in zip(got["layers"], run["layers"]):
+                    self.assertAlmostEqual(row["cett"], layer["rule_cett"], delta=0.03)
+
+    def test_target_density(self):
+        got = self.prepare("--target-density", "0.25", "--rule", "cats", "--plan", "gate")
+        for layer in got["layers"]:
+            self.assertAlmostEqual(layer["rule_density"], 0.25, delta=0.01)
+        for row in self.eval(self.path("out.gguf"), "--select", "gate")["layers"]:
+            self.assertAlmostEqual(row["density"], 0.25, delta=0.03)
+
+    def test_target_ppl(self):
+        none = self.prepare("--target-ppl", "0", "--plan", "gate")
+        some = self.prepare("--target-ppl", "5", "--plan", "gate")
+        self.assertGreaterEqual(some["cett"], none["cett"])
+        self.assertGreater(some["cett"], 0)
+
+    def test_silu(self):
+        """No exact zeros: without a rule dense wins, with one the gate can."""
+        model = self.path("silu.gguf")
+        tiny_gguf.write(model, *tiny_gguf.llama(activation="silu"))
+        got = self.prepare(model=model)
+        for layer in got["layers"]:
+            self.assertEqual([c["select"] for c in layer["candidates"]], ["dense", "gate"])
+        self.prepare("--target-cett", "0.2", "--plan", "gate", model=model)
+        row = self.eval(self.path("out.gguf"), "--select", "gate")
+        self.assertEqual(row["density"], 1)
+        self.assertLess(row["down_density"], 0.9)
+        self.fails(1, "prepare", model, "-o", self.path("no.gguf"), "--tokens", self.ids, "--predictor", "screen", says=("silu",))
+
+    def test_command(self):
+        """The file says how it was made, and not where it went."""
+        self.prepare("--plan", "gate", "--n-tokens", "200")
+        with open(self.path("out.gguf"), "rb") as f:
+            data = f.read()
+        self.assertIn(b"sffn.prepare.command", data)
+        self.assertIn(b"--plan gate --n-tokens 200", data)
+        self.assertNotIn(b"out.gguf", data)
+        self.assertEqual(data.count(b"tiny.gguf"), 2)  # the source, and the command
+
+    def test_text(self):
+        with open(self.path("text"), "w", encoding="utf-8") as f:
+            f.write("hello world, a text with some length. " * 20)
+        self.prepare("--plan", "gate", text=("--calibrate", self.path("text")))
+        out, _ = self.ok("prepare", self.model, "-o", self.path("out.gguf"), "--calibrate", self.path("text"), "--target-cett", "0.1")
+        for word in ("selection", "recall", "dense", "gate", "screen", "chosen", "rule cett", "CETT"):
+            self.assertIn(word, out)
+
+    def test_wrong_usage(self):
+        for args, words in {
+            ("--plan", "gate"): ("--calibrate TEXT",), ("--target-cett", "0.1"): ("--calibrate TEXT",), ("--resume",): ("--calibrate TEXT",),
+            ("--calibrate", "a", "--tokens", "b"): ("not both",),
+            ("--tokens", "b", "--target-cett", "0.1", "--target-ppl", "1"): ("expected one of",),
+            ("--tokens", "b", "--target-cett", "2"): ("'2'",), ("--tokens", "b", "--target-density", "-1"): ("'-1'",),
+            ("--tokens", "b", "--rule", "cats"): ("--rule cats needs a target",), ("--tokens", "b", "--rule", "dogs"): ("'dogs'", "cett|abs_h|cats|chess"),
+            ("--tokens", "b", "--plan", "best"): ("'best'",), ("--tokens", "b", "--plan", "predictor"): ("--predictor",),
+            ("--tokens", "b", "--plan", "gate", "--predictor", "screen"): ("not gate",),
+            ("--tokens", "b", "--predictor", "gate"): ("no predictor",), ("--tokens", "b", "--predictor", "scren"): ("'scren'",),
+            ("--tokens", "b", "--plan", "predictor", "--predictor", "screen,margin=1:2"): ("is a list",),
+        }.items():
+            with self.subTest(args=args):
+                self.fails(2, "prepare", "m.gguf", "-o", "x.gguf", *args, says=words)
+
+    def test_bad_texts(self):
+        for content, words in (("[1, 2, 3]", ("3 tokens", "at least 64")), (json.dumps([99999] * 100), ("99999",))):
+            with open(self.path("bad.json"), "w", encoding="utf-8") as f:
+                f.write(content)
+            self.fails(1, "prepare", self.model, "-o", self.path("bad.gguf"), "--tokens", self.path("bad.json"), says=words)
+        self.assertEqual([name for name in os.listdir(self.folder) if name.startswith("bad.gguf")], [])
+
+    def test_work_folder(self):
+        args = ("prepare", self.model, "-o", self.path("w.gguf"), "--tokens", self.ids, "--plan", "gate")
+        self.fails(1, *args, "--resume", says=("w.gguf.work", "to resume"))
+        os.mkdir(self.path("w.gguf.work"))
+        self.fails(1, *args, says=("w.gguf.work", "--resume"))
+        with open(os.path.join(self.path("w.gguf.work"), "job.txt"), "w", encoding="utf-8") as f:
+            f.write("sffn 0.0.1\n")
+        self.fails(1, *args, "--resume", says=("another run", "sffn 0.0.1"))
+        os.remove(os.path.join(self.path("w.gguf.work"), "job.txt"))
+        self.ok(*args, "--resume")
+        self.assertFalse(os.path.exists(self.path("w.gguf.work")))
+
+
+class Interrupted(Case):
+    """Killed and interrupted runs go on where they stopped, and give the bytes of a run that was left alone."""
+
+    @classmethod
+    def setUpClass(cls):
+        super().setUpClass()
+        cls.model, cls.ids = os.path.join(cls.folder, "small.gguf"), os.path.join(cls.folder, "ids.json")
+        tiny_gguf.write(cls.model, *tiny_gguf.llama(n_layers=3, d=64, d_ff=256))
+        rng = random.Random(6)
+        with open(cls.ids, "w", encoding="utf-8") as f:
+            json.dump([rng.randrange(262) for _ in range(5000)], f)
+
+    def command(self, out, *args):
+        return [cli_test.SFFN, "prepare", self.model, "-o", self.path(out), "--tokens", self.ids, "--window", "64", "--target-cett", "0.1", "--plan",
+                "predictor", "--predictor", "screen", "--samples", "256", "--threads", "1", *args]
+
+    def interrupted(self, out, when, how, *args):
+        """Runs until `when` is in the work folder, then sends `how`; 1 when it could be interrupted."""
+        work, deadline = self.path(out) + ".work", time.time() + 60
+        with subprocess.Popen(self.command(out, *args), stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+            while process.poll() is None and time.time() < deadline and not os.path.exists(os.path.join(work, when)):
+                time.sleep(0.001)
+            process.send_signal(how)
+            _, err = process.communicate(timeout=60)
+        if process.returncode == 0:
+            return 0
+        if how == signal.SIGINT:
+            self.assertFalse(os.path.exists(self.path(out)))
+            self.assertEqual(process.returncode, 1, err)
+            self.assertIn(b"--resume goes on", err.splitlines()[-1])
+        return 1
+
+    def test_resume(self):
+        done = subprocess.run(self.command("whole.gguf"), stdout=subprocess.PIPE, stderr=subprocess.PIPE, check=False)
+        self.assertEqual(done.returncode, 0, done.stderr)
+        with open(self.path("whole.gguf"), "rb") as f:
+            want = f.read()
+        for k, stops in enumerate(([("small.gguf", signal.SIGKILL)], [("inputs-2.f32", signal.SIGINT)], [("layer-0.result", signal.SIGKILL)],
+                                   [("small.gguf", signal.SIGINT), ("inputs-0.f32", signal.SIGKILL), ("layer-1.result", signal.SIGINT)])):
+            with self.subTest(stops=stops):
+                out, more, n = f"part{k}.gguf", (), 0
+                for when, how in stops:
+                    n += self.interrupted(out, when, how, *more)
+                    if n:
+                        more = ("--resume",)
+                if not os.path.exists(self.path(out)):
+                    done = subprocess.run(self.command(out, *more), stdout=subprocess.PIPE, stderr=subprocess.PIPE, check=False)
+                    self.assertEqual(done.returncode, 0, done.stderr)
+                with open(self.path(out), "rb") as f:
+                    self.assertEqual(f.read(), want)
+                self.assertEqual([name for name in os.listdir(self.folder) if name.startswith(out) and name != out], [])
+
+
+if __name__ == "__main__":
+    sys.exit(cli_test.main())
