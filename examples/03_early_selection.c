@@ -56,7 +56,10 @@ int main(void)
     router_config.weights.data = router_weights;
     router_config.bias = bias;
     must(ctx, sffn_router_create(ctx, &router_config, &router));
-    sffn_active_set_config set_config = {sizeof set_config, N_EXPERTS, EXPERT, N_TOKENS};
+    sffn_active_set_config set_config = SFFN_ACTIVE_SET_CONFIG_INIT;
+    set_config.n_blocks = N_EXPERTS;
+    set_config.block_size = EXPERT;
+    set_config.max_tokens = N_TOKENS;
     must(ctx, sffn_active_set_create(ctx, &set_config, &s.active));
     sffn_ffn *layers[2] = {make_layer(ctx), make_layer(ctx)};
     float *x = random_floats(N_TOKENS * D_MODEL, 1.0f), hidden[N_TOKENS * D_MODEL], y[N_TOKENS * D_MODEL];

@@ -19,8 +19,9 @@ typedef struct sffn_active_set_config {
     uint32_t n_blocks;    /**< > 0 */
     uint32_t block_size;  /**< neurons per block, > 0; default 1 */
     uint32_t max_tokens;  /**< > 0; default 1 */
+    int32_t has_weights;  /**< 1: a weight per token and block travels with the selection, see sffn_active_set_set_weights(). Default 0 */
 } sffn_active_set_config;
-#define SFFN_ACTIVE_SET_CONFIG_INIT { sizeof(sffn_active_set_config), 0u, 1u, 1u }
+#define SFFN_ACTIVE_SET_CONFIG_INIT { sizeof(sffn_active_set_config), 0u, 1u, 1u, 0 }
 
 /** @retval SFFN_ERR_INVALID_ARGUMENT a zero size, n_blocks * block_size over 2^31 - 1. The new set has 0 tokens. Since 0.1. */
 SFFN_API sffn_status sffn_active_set_create(sffn_context *ctx, const sffn_active_set_config *config, sffn_active_set **set);
@@ -78,6 +79,18 @@ SFFN_API sffn_status sffn_active_set_set_values(sffn_active_set *set, size_t tok
  * values with mean 0 and standard deviation sigma is sigma * sffn_normal_quantile(0.5 + p / 2). Since 0.1.
  */
 SFFN_API double sffn_normal_quantile(double p);
+/**
+ * The weights of one token's blocks: a layer that is handed this set multiplies h of block b's neurons by weights[b] (mixture of experts).
+ * A router that weighs its experts writes them; sffn_active_set_clear() makes them 1, and a changed subset leaves them as they are.
+ * @param weights  n_blocks floats, copied
+ * @retval SFFN_ERR_INVALID_ARGUMENT  a set made without weights, token >= n_tokens
+ * Since 0.1.
+ */
+SFFN_API sffn_status sffn_active_set_set_weights(sffn_active_set *set, size_t token, const float *weights);
+/** The weights of one token, n_blocks floats, valid until the set changes; NULL when token >= n_tokens or the set was made without. Since 0.1. */
+SFFN_API const float *sffn_active_set_weights(const sffn_active_set *set, size_t token);
+/** 1 when the set was made with weights. Since 0.1. */
+SFFN_API int32_t sffn_active_set_has_weights(const sffn_active_set *set);
 
 SFFN_API uint32_t sffn_active_set_n_blocks(const sffn_active_set *set);
 SFFN_API uint32_t sffn_active_set_block_size(const sffn_active_set *set);

@@ -51,7 +51,7 @@ typedef struct sffn_ffn_config {
     int32_t storage;             /**< enum sffn_storage, of gate and up, and of down when it is SFFN_LAYOUT_ROWS; default copy */
     int32_t dtype;               /**< packed type of all three; -1 (default): each keeps its own */
     uint32_t block_size;         /**< 32: keep q8_0/q4_0 down blocks of SFFN_LAYOUT_COLUMNS losslessly, experts of 32k neurons only (see matmul.h). Default 1 */
-    const sffn_predictor *predictor; /**< borrowed until destroy; NULL: none */
+    const sffn_predictor *predictor; /**< of one layer; borrowed until destroy; NULL: none */
     const sffn_router *router;       /**< borrowed until destroy; NULL: none. Not together with a predictor */
     float max_density;           /**< fallback: when a predictor or a handed-in set lets through more than this share of the neurons (union over a tile of up to 8
                                       tokens), the gate looks at all of them instead. Default 1: never. Results are equal when the skipped neurons are true zeros */
@@ -70,7 +70,8 @@ typedef struct sffn_ffn_config {
  * @retval SFFN_ERR_INVALID_ARGUMENT  NULL, zero size, unknown enum, NaN or negative threshold, dReLU without gate, both predictor and router,
  *                                    a plan (select) without its selector
  * @retval SFFN_ERR_SHAPE             sizes of weights, predictor or router don't fit
- * @retval SFFN_ERR_DTYPE, SFFN_ERR_UNSUPPORTED, SFFN_ERR_OUT_OF_MEMORY
+ * @retval SFFN_ERR_UNSUPPORTED       a predictor of several layers: call sffn_predictor_predict_layers() and hand the sets in; see also matmul.h
+ * @retval SFFN_ERR_DTYPE, SFFN_ERR_OUT_OF_MEMORY
  * Since 0.1.
  */
 SFFN_API sffn_status sffn_ffn_create(sffn_context *ctx, const sffn_ffn_config *config, sffn_ffn **ffn);
@@ -119,8 +120,8 @@ typedef struct sffn_ffn_args {
     const float *select_x;        /**< input of the predictor or router when it is not x, rows of that selector's d_model floats; NULL: x */
     size_t select_x_stride;       /**< 0: tightly packed */
     int32_t select;               /**< enum sffn_select */
-    const sffn_active_set *active;/**< a selection made earlier; n_blocks * block_size == d_ff; NULL: none */
-    float *h;                     /**< optional: [n_tokens] rows of d_ff floats, 0 where skipped; NULL: not wanted */
+    const sffn_active_set *active;/**< a selection made earlier; n_blocks * block_size == d_ff; its weights, if any, multiply h; NULL: none */
+    float *h;                     /**< optional: [n_tokens] rows of d_ff floats, 0 where skipped, an expert's weight included; NULL: not wanted */
     size_t h_stride;              /**< 0: d_ff */
     sffn_active_set *active_out;  /**< optional: the neurons (block_size 1) whose up row was needed; must hold n_tokens; not the same set as active */
     sffn_ffn_stats *stats;        /**< optional */
@@ -164,6 +165,7 @@ SFFN_API sffn_status sffn_ffn_reserve_threads(sffn_context *ctx, const sffn_ffn 
  * The stages alone. Rows of s, u and h are d_ff floats, x and y d_model floats, tightly packed [n_tokens][...].
  * select: the layer's selector -> active (blocks of the selector).  gate: -> s with zeros where skipped or dropped by the rule, and
  * the surviving neurons (block_size 1).  up: -> h = s * u for the given neurons, zeros elsewhere.  down: -> y.
+ * Weights of active_in go into gate's active_out, which must then have room for them, and are multiplied into h by up.
  * active_in NULL: all neurons. Only gate's active_out may be NULL among the outputs. Errors as sffn_ffn_forward(). Since 0.1.
  */
 SFFN_API sffn_status sffn_ffn_select(sffn_context *ctx, const sffn_ffn *ffn, const float *select_x, size_t n_tokens, sffn_active_set *active);

@@ -5,16 +5,31 @@
 #ifdef __cplusplus
 extern "C" {
 #endif
-/** Predictor of one layer. Immutable once created: share it freely between threads. */
+/** Predictor of one layer, or of several at once. Immutable once created: share it freely between threads. */
 typedef struct sffn_predictor sffn_predictor;
 
+/** How scores are made. Fields of sffn_predictor_config that a kind does not name are not used by it. */
 enum sffn_predictor_kind {
     /**
      * A 4-bit copy of the gate (q4_0) scores all neurons; the full gate then decides among those let through. No training.
      * Its input is the layer's own x. Neuron i passes when score_i + margin * e_i * ||x|| > threshold_i, e_i being the
      * root mean square error of row i's 4-bit copy: the standard deviation of the score's error for an x without structure.
+     * Uses gate, gate_bias, margin.
      */
-    SFFN_PREDICTOR_SCREENED_GATE = 0
+    SFFN_PREDICTOR_SCREENED_GATE = 0,
+    /**
+     * score = W2 act(W1 x + b1) + b2. No activation: Deja Vu (arXiv:2310.17157), NimbleEdge; ReLU: PowerInfer (arXiv:2312.12456) and
+     * ShadowLLM (arXiv:2406.16635), which scores the neurons of several layers at once. Uses rank, w1, w2, b1, b2, hidden_activation, dtype, n_layers.
+     */
+    SFFN_PREDICTOR_LOW_RANK = 1,
+    /**
+     * The best linear map of this rank in the place of the gate, from its singular value decomposition (as in arXiv:2603.14110, without
+     * weighting by the inputs). No training; made at creation, with a fixed seed where the decomposition is randomised: the same gate, context and
+     * ISA give the same predictor. Its input is the layer's own x. Uses gate, gate_bias, rank, dtype (-1: q8_0).
+     */
+    SFFN_PREDICTOR_GATE_SVD = 2,
+    /** The caller's function makes the scores. Uses callback, callback_user, n_layers. */
+    SFFN_PREDICTOR_CALLBACK = 4
 };
 
 /** How scores become a selection. A NaN score is kept in every case, so that it is seen. */
@@ -23,31 +38,62 @@ enum sffn_decision {
     SFFN_DECIDE_TOP_K = 1      /**< keep the top_k largest scores, NaN first; among equal ones those of the lowest neurons. Deja Vu, arXiv:2310.17157 */
 };
 
+/** Between the two linear maps of SFFN_PREDICTOR_LOW_RANK. */
+enum sffn_hidden_activation { SFFN_HIDDEN_NONE = 0, SFFN_HIDDEN_RELU = 1, SFFN_HIDDEN_TANH = 2 };
+
+/** Which tensor a selector reads. The library does not look at it: it tells the engine what to hand in, as sffn_ffn_args.select_x for instance. */
+enum sffn_selector_input {
+    SFFN_INPUT_FFN = 0,        /**< the FFN's own normalised x */
+    SFFN_INPUT_RESIDUAL = 1,   /**< the residual stream after attention, before the FFN's norm (PowerInfer) */
+    SFFN_INPUT_LAYER = 2,      /**< what enters the transformer layer (Deja Vu; PowerInfer with Falcon) */
+    SFFN_INPUT_LAYER_NORM = 3, /**< output of the layer's input norm, before attention (NimbleEdge) */
+    SFFN_INPUT_FIRST_LAYER = 4 /**< what enters the first layer (ShadowLLM) */
+};
+
+/**
+ * Writes all n_scores scores for one token's x; a score left alone is NaN, which lets its neuron through. x may lie at any address.
+ * It is called once per token, in order, by one of the threads that run the prediction: never twice at the same time for one call.
+ */
+typedef void (*sffn_predictor_callback)(void *user, const float *x, uint32_t n_x, float *scores, uint32_t n_scores);
+
+/** Start from SFFN_PREDICTOR_CONFIG_INIT, then set what differs. */
 typedef struct sffn_predictor_config {
     size_t struct_size;
     int32_t kind;             /**< enum sffn_predictor_kind */
     uint32_t d_model;         /**< length of the predictor's input */
-    uint32_t d_ff;            /**< neurons */
-    sffn_weights gate;        /**< screened gate: the gate, SFFN_LAYOUT_ROWS [d_ff][d_model], any type; only read during creation */
+    uint32_t d_ff;            /**< neurons (of one layer) */
+    sffn_weights gate;        /**< the gate, SFFN_LAYOUT_ROWS [d_ff][d_model], any type; only read during creation */
     const float *gate_bias;   /**< [d_ff] added to the scores, or NULL; copied */
     int32_t decision;         /**< enum sffn_decision; default SFFN_DECIDE_THRESHOLD */
     int32_t tie;              /**< enum sffn_tie, of SFFN_DECIDE_THRESHOLD; default SFFN_TIE_DROP */
-    float threshold;          /**< a neuron passes when its score exceeds it; default 0. Use the layer's own gate threshold */
-    const float *thresholds;  /**< [d_ff] per neuron, instead of threshold; NULL: none; copied */
+    float threshold;          /**< of the scores; default 0. With a copy of the gate, use the layer's own gate threshold */
+    const float *thresholds;  /**< [n_layers][d_ff] per neuron, instead of threshold; NULL: none; copied */
     float margin;             /**< >= 0, in standard deviations of the 4-bit error; default 1.5; 0: the bare score decides */
-    uint32_t top_k;           /**< SFFN_DECIDE_TOP_K: 1..d_ff; margin then has no say */
+    uint32_t top_k;           /**< SFFN_DECIDE_TOP_K: 1..d_ff, per layer; margin then has no say */
     uint32_t top_k_multiple;  /**< top_k is rounded up to a multiple of this, at most d_ff; default 1. Deja Vu uses 128 */
+    uint32_t n_layers;        /**< default 1. More: one call scores the neurons of all of them, see sffn_predictor_predict_layers() */
+    uint32_t rank;            /**< rows of w1: 1..2^31-1; a multiple of 32 when w2 is packed as q8_0 or q4_0. SVD: at most min(d_model, d_ff) */
+    sffn_weights w1;          /**< [rank][d_model], SFFN_LAYOUT_ROWS; copied */
+    sffn_weights w2;          /**< [n_layers * d_ff][rank], SFFN_LAYOUT_ROWS; copied */
+    const float *b1;          /**< [rank] or NULL; copied */
+    const float *b2;          /**< [n_layers * d_ff] or NULL; copied */
+    int32_t hidden_activation;/**< enum sffn_hidden_activation; default SFFN_HIDDEN_NONE */
+    int32_t dtype;            /**< packed type of w1 and w2; -1 (default) keeps each as it is, SVD: q8_0. They should cost far fewer bytes than the gate */
+    sffn_predictor_callback callback;
+    void *callback_user;
+    int32_t input;            /**< enum sffn_selector_input; default SFFN_INPUT_FFN; only remembered */
 } sffn_predictor_config;
 #define SFFN_PREDICTOR_CONFIG_INIT \
     { sizeof(sffn_predictor_config), SFFN_PREDICTOR_SCREENED_GATE, 0u, 0u, SFFN_WEIGHTS_INIT, NULL, SFFN_DECIDE_THRESHOLD, SFFN_TIE_DROP, \
-      0.0f, NULL, 1.5f, 0u, 1u }
+      0.0f, NULL, 1.5f, 0u, 1u, 1u, 0u, SFFN_WEIGHTS_INIT, SFFN_WEIGHTS_INIT, NULL, NULL, SFFN_HIDDEN_NONE, -1, NULL, NULL, SFFN_INPUT_FFN }
 
 /**
- * @retval SFFN_ERR_INVALID_ARGUMENT  NULL, zero size, unknown kind, decision or tie, NaN threshold or margin, top_k out of range or with thresholds
- * @retval SFFN_ERR_SHAPE             d_model no multiple of 32 (screened gate)
- * @retval SFFN_ERR_UNSUPPORTED       a q4_0 gate: its 4-bit copy would cost as many bytes as the gate itself; a gate in SFFN_LAYOUT_COLUMNS
+ * @retval SFFN_ERR_INVALID_ARGUMENT  NULL, zero size, unknown enum value, NaN threshold, bias or margin, top_k out of range or with thresholds, rank
+ *                                    out of range, weights in SFFN_LAYOUT_COLUMNS, n_layers over 1 with a kind that scores one layer
+ * @retval SFFN_ERR_SHAPE             d_model no multiple of 32 (screened gate; q8_0 and q4_0 w1), rank no multiple of 32 (q8_0 and q4_0 w2), row_bytes too small
+ * @retval SFFN_ERR_UNSUPPORTED       screened gate: a q4_0 gate, whose 4-bit copy would cost as many bytes as the gate itself; a gate in SFFN_LAYOUT_COLUMNS
  * @retval SFFN_ERR_OUT_OF_MEMORY
- * Since 0.1.
+ * SVD: takes the gate as floats for the time of the creation, and seconds for a gate of 11008 x 4096. Since 0.1.
  */
 SFFN_API sffn_status sffn_predictor_create(sffn_context *ctx, const sffn_predictor_config *config, sffn_predictor **predictor);
 /** NULL is a no-op. Since 0.1. */
@@ -55,15 +101,44 @@ SFFN_API void sffn_predictor_destroy(sffn_predictor *predictor);
 /**
  * Scores all neurons for each token and, when asked, keeps those that pass.
  * @param x       [n_tokens] rows of d_model floats, x_stride apart: the predictor's own input
- * @param scores  [n_tokens] rows of d_ff floats, scores_stride apart, or NULL
- * @param active  of d_ff blocks of size 1 and at least n_tokens tokens, or NULL; overwritten
+ * @param scores  [n_tokens] rows of n_layers * d_ff floats, scores_stride apart, or NULL
+ * @param active  of d_ff blocks of size 1 and at least n_tokens tokens, or NULL; overwritten. NULL with a predictor of several layers
  * @retval SFFN_ERR_SHAPE, SFFN_ERR_INVALID_ARGUMENT, SFFN_ERR_BUSY; outputs are untouched
- * Thread-safe with one context per thread. Does not allocate once the context served this size. Since 0.1.
+ * @retval SFFN_ERR_UNSUPPORTED  active with a predictor of several layers
+ * Thread-safe with one context per thread. Does not allocate once the context served this size. The selection has the same members for any number
+ * of threads and any grouping of tokens into calls. Since 0.1.
  */
 SFFN_API sffn_status sffn_predictor_predict(sffn_context *ctx, const sffn_predictor *predictor, const float *x, size_t x_stride,
                                             size_t n_tokens, float *scores, size_t scores_stride, sffn_active_set *active);
-/** Bytes that one prediction reads. Since 0.1. */
+/**
+ * The selections of all layers in one call: one predictor for a whole model (ShadowLLM).
+ * @param active  n_layers different sets, each as in sffn_predictor_predict(); hand active[l] to layer l as sffn_ffn_args.active
+ * Errors and threads as sffn_predictor_predict(). Since 0.1.
+ */
+SFFN_API sffn_status sffn_predictor_predict_layers(sffn_context *ctx, const sffn_predictor *predictor, const float *x, size_t x_stride,
+                                                   size_t n_tokens, sffn_active_set *const *active);
+/** Bytes that one prediction reads: weights, biases and thresholds; 0 for a callback without thresholds. Since 0.1. */
 SFFN_API uint64_t sffn_predictor_weight_bytes(const sffn_predictor *predictor);
+
+/** What a predictor is. Set struct_size before the call. */
+typedef struct sffn_predictor_info {
+    size_t struct_size;
+    int32_t kind;             /**< enum sffn_predictor_kind */
+    uint32_t d_model, d_ff, n_layers;
+    uint32_t rank;            /**< 0: no hidden layer */
+    int32_t dtype;            /**< packed type of what makes the scores (w2); -1: no weights */
+    int32_t hidden_activation;
+    int32_t decision, tie;
+    float threshold;          /**< of all neurons; meaningless when has_thresholds */
+    int32_t has_thresholds;
+    uint32_t top_k;           /**< rounded up already; 0 with SFFN_DECIDE_THRESHOLD */
+    float margin;             /**< screened gate; 0 otherwise */
+    int32_t input;            /**< enum sffn_selector_input */
+    uint64_t weight_bytes;    /**< as sffn_predictor_weight_bytes() */
+} sffn_predictor_info;
+#define SFFN_PREDICTOR_INFO_INIT { sizeof(sffn_predictor_info), 0, 0u, 0u, 0u, 0u, 0, 0, 0, 0, 0.0f, 0, 0u, 0.0f, 0, 0u }
+/** @retval SFFN_ERR_INVALID_ARGUMENT  NULL. Since 0.1. */
+SFFN_API sffn_status sffn_predictor_get_info(const sffn_predictor *predictor, sffn_predictor_info *info);
 #ifdef __cplusplus
 }
 #endif

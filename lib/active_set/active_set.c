@@ -13,6 +13,7 @@ struct sffn_active_set {
     size_t bitmap_bytes; /* of one token */
     size_t *count;       /* [max_tokens] */
     uint32_t *indices;   /* [max_tokens][n_blocks], ascending */
+    float *weights;      /* [max_tokens][n_blocks], or NULL */
     uint8_t *bitmap;     /* [max_tokens][bitmap_bytes] */
 };
 
@@ -27,6 +28,9 @@ sffn_status sffn_active_set_create(sffn_context *ctx, const sffn_active_set_conf
         sffn_config_copy(ctx, "sffn_active_set_config", &c, sizeof(c), config);
     if (status != SFFN_OK)
         return status;
+    if (c.has_weights != 0 && c.has_weights != 1)
+        return sffn_fail(ctx, SFFN_ERR_INVALID_ARGUMENT,
+                         "active set: has_weights is %d; expected 0 or 1", (int)c.has_weights);
     if (c.n_blocks == 0 || c.block_size == 0 || c.max_tokens == 0)
         return sffn_fail(ctx, SFFN_ERR_INVALID_ARGUMENT,
                          "active set: n_blocks %u, block_size %u, max_tokens %u; expected all > 0",
@@ -38,7 +42,8 @@ sffn_status sffn_active_set_create(sffn_context *ctx, const sffn_active_set_conf
             (unsigned)c.n_blocks, (unsigned)c.block_size);
     const size_t bitmap_bytes = (c.n_blocks + 7u) / 8u;
     size_t per_token, bytes;
-    if (!sffn_checked_mul(c.n_blocks, sizeof(uint32_t), &per_token) ||
+    if (!sffn_checked_mul(c.n_blocks, sizeof(uint32_t) + (c.has_weights ? sizeof(float) : 0),
+                          &per_token) ||
         !sffn_checked_add(per_token, sizeof(size_t) + bitmap_bytes, &per_token) ||
         !sffn_checked_mul(per_token, c.max_tokens, &bytes) ||
         !sffn_checked_add(bytes, sizeof(struct sffn_active_set), &bytes))
@@ -58,7 +63,9 @@ sffn_status sffn_active_set_create(sffn_context *ctx, const sffn_active_set_conf
     set->bitmap_bytes = bitmap_bytes;
     set->count = (size_t *)(set + 1);
     set->indices = (uint32_t *)(set->count + c.max_tokens);
-    set->bitmap = (uint8_t *)(set->indices + (size_t)c.max_tokens * c.n_blocks);
+    uint32_t *rest = set->indices + (size_t)c.max_tokens * c.n_blocks;
+    set->weights = c.has_weights ? (float *)rest : NULL;
+    set->bitmap = (uint8_t *)(c.has_weights ? rest + (size_t)c.max_tokens * c.n_blocks : rest);
     *out = set;
     return SFFN_OK;
 }
@@ -95,6 +102,8 @@ sffn_status sffn_active_set_clear(sffn_active_set *set, size_t n_tokens)
     set->n_tokens = n_tokens;
     memset(set->count, 0, n_tokens * sizeof(*set->count));
     memset(set->bitmap, 0, n_tokens * set->bitmap_bytes);
+    for (size_t i = 0; set->weights && i < n_tokens * set->n_blocks; i++)
+        set->weights[i] = 1;
     return SFFN_OK;
 }
 
@@ -183,9 +192,37 @@ sffn_status sffn_active_set_set_all(sffn_active_set *set, size_t token)
     return SFFN_OK;
 }
 
+sffn_status sffn_active_set_set_weights(sffn_active_set *set, size_t token, const float *weights)
+{
+    const sffn_status status = sffn_active_set_check_token(set, token, weights, "weights");
+    if (status != SFFN_OK)
+        return status;
+    if (!set->weights)
+        return sffn_fail(set->ctx, SFFN_ERR_INVALID_ARGUMENT,
+                         "the set was made without weights: has_weights was 0");
+    memmove(set->weights + token * set->n_blocks, weights, set->n_blocks * sizeof(*weights));
+    return SFFN_OK;
+}
+
+const float *sffn_active_set_weights(const sffn_active_set *set, size_t token)
+{
+    return set && set->weights && token < set->n_tokens ? set->weights + token * set->n_blocks
+                                                        : NULL;
+}
+
+int32_t sffn_active_set_has_weights(const sffn_active_set *set)
+{
+    return set && set->weights;
+}
+
 uint32_t *sffn_active_set_begin(sffn_active_set *set, size_t token)
 {
     return token_indices(set, token);
+}
+
+float *sffn_active_set_begin_weights(sffn_active_set *set, size_t token)
+{
+    return set->weights ? set->weights + token * set->n_blocks : NULL;
 }
 
 void sffn_active_set_commit(sffn_active_set *set, size_t token, size_t n)

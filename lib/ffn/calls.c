@@ -140,7 +140,7 @@ sffn_status sffn_ffn_select(sffn_context *ctx, const sffn_ffn *ffn, const float 
                          "%s: the layer has neither predictor nor router", ffn->name);
     if (!active)
         return sffn_fail(ctx, SFFN_ERR_INVALID_ARGUMENT, "%s: active is NULL", ffn->name);
-    return sffn_selector_call(ctx, s, select_x, s->n_inputs, n_tokens, NULL, 0, active);
+    return sffn_selector_call(ctx, s, select_x, s->n_inputs, n_tokens, NULL, 0, &active);
 }
 
 /* A plan for some stages: y is not written, but the planner wants to see it. */
@@ -176,6 +176,12 @@ sffn_status sffn_ffn_gate(sffn_context *ctx, const sffn_ffn *ffn, const float *x
     if (active_out && active_out == active_in)
         return sffn_fail(ctx, SFFN_ERR_INVALID_ARGUMENT,
                          "%s: active_in and active_out are the same set", ffn->name);
+    if (active_out && active_in && sffn_active_set_has_weights(active_in) &&
+        !sffn_active_set_has_weights(active_out))
+        return sffn_fail(ctx, SFFN_ERR_INVALID_ARGUMENT,
+                         "%s: active_in has weights and active_out was made without: they would be "
+                         "lost",
+                         ffn->name);
     call.s_out = s;
     call.args.active_out = active_out;
     call.n_stages = 0;

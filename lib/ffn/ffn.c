@@ -75,6 +75,12 @@ static sffn_status check_config(const sffn_context *ctx, const sffn_ffn_config *
         (c->select == SFFN_SELECT_ROUTER && !c->router))
         return sffn_fail(ctx, SFFN_ERR_INVALID_ARGUMENT, "%s: select is %d, but %s is NULL", name,
                          (int)c->select, c->select == SFFN_SELECT_ROUTER ? "router" : "predictor");
+    if (c->predictor && c->predictor->selector.n_groups != 1)
+        return sffn_fail(
+            ctx, SFFN_ERR_UNSUPPORTED,
+            "%s: the predictor scores %u layers; a layer takes a predictor of its own. "
+            "Call sffn_predictor_predict_layers() and hand in the sets",
+            name, (unsigned)c->predictor->selector.n_groups);
     if (c->predictor && c->predictor->selector.n_rows != c->d_ff)
         return sffn_fail(ctx, SFFN_ERR_SHAPE,
                          "%s: the predictor scores %u neurons; the layer has %u", name,

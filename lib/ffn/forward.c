@@ -20,6 +20,9 @@ struct worker {
     size_t token, tile; /* first token of the tile, and how many */
     uint32_t ith, nth;
     struct sffn_counters *counters;
+    const float *weights; /* [tile] rows: of the experts of a mixture; NULL: none */
+    size_t weights_stride;
+    uint32_t expert_size;
     struct sffn_segment all; /* the one segment of "every neuron" */
 };
 
@@ -68,7 +71,7 @@ static struct sffn_list selected_rows(struct worker *w)
         w->all.n = sffn_active_set_count(set, w->token);
     }
     /* A selection of nearly everything costs more than it saves. A router's choice is the model's and stays. */
-    if (call->select != SFFN_SELECT_ROUTER &&
+    if (call->select != SFFN_SELECT_ROUTER && !w->weights &&
         (double)sffn_list_count(&list) > (double)w->ffn->max_density * w->ffn->d_ff)
         return every_row(w, NULL);
     return list;
@@ -135,6 +138,12 @@ static inline void append(struct appender *a, uint32_t row, unsigned mask, const
     memcpy(a->list->values + pos * a->n_tokens, values, a->n_tokens * sizeof(float));
 }
 
+/* h times the weight of its expert. */
+static inline float weigh(const struct worker *w, uint32_t row, size_t t, float h)
+{
+    return w->weights ? h * w->weights[t * w->weights_stride + row / w->expert_size] : h;
+}
+
 /* h of one row has been made: shows it to the caller, and returns what the down stage gets. */
 static inline float note_h(struct worker *w, uint32_t row, size_t t, float h)
 {
@@ -172,7 +181,7 @@ static void run_gate(struct worker *w)
     float threshold;
     int keep_equal;
     const int is_simple = w->tile == 1 && !ffn->gate_bias &&
-                          (ffn->is_gated || ffn->rule == SFFN_RULE_NONE) &&
+                          (ffn->is_gated || (ffn->rule == SFFN_RULE_NONE && !w->weights)) &&
                           sffn_gate_is_threshold(ffn, &threshold, &keep_equal);
     size_t first, last;
     sffn_share(sffn_list_count(&list), w->ith, w->nth, &first, &last);
@@ -202,10 +211,11 @@ static void run_gate(struct worker *w)
                     w->counters->selected++;
                     const float v = sffn_activate(
                         ffn, g[i * w->tile + t] + (ffn->gate_bias ? ffn->gate_bias[row] : 0.0f));
+                    const float h = ffn->is_gated ? 0 : weigh(w, row, t, v);
                     if (sffn_gate_drops(ffn, row, v) ||
-                        (!ffn->is_gated && sffn_h_drops(ffn, row, v)))
+                        (!ffn->is_gated && sffn_h_drops(ffn, row, h)))
                         continue;
-                    s[t] = ffn->is_gated ? v : note_h(w, row, t, v);
+                    s[t] = ffn->is_gated ? v : note_h(w, row, t, h);
                     kept |= 1u << t;
                     w->counters->active++;
                     if (w->call->s_out)
@@ -242,8 +252,10 @@ static void run_import(struct worker *w)
         for (size_t t = 0; t < w->tile; t++) {
             if (!(list->masks[pos] >> t & 1))
                 continue;
-            const float v = w->call->s_in[(w->token + t) * ffn->d_ff + list->rows[pos]];
-            list->values[pos * w->tile + t] = ffn->is_gated ? v : note_h(w, list->rows[pos], t, v);
+            const uint32_t row = list->rows[pos];
+            const float v = w->call->s_in[(w->token + t) * ffn->d_ff + row];
+            list->values[pos * w->tile + t] =
+                ffn->is_gated ? v : note_h(w, row, t, weigh(w, row, t, v));
         }
     }
 }
@@ -272,8 +284,10 @@ static void run_up(struct worker *w)
                 for (size_t t = 0; t < w->tile; t++) {
                     if (!(wanted >> t & 1))
                         continue;
-                    const float v = sffn_make_h(ffn, row, list.values[(start + i) * w->tile + t],
-                                                u[i * w->tile + t]);
+                    const float v =
+                        weigh(w, row, t,
+                              sffn_make_h(ffn, row, list.values[(start + i) * w->tile + t],
+                                          u[i * w->tile + t]));
                     if (sffn_h_drops(ffn, row, v))
                         continue;
                     h[t] = note_h(w, row, t, v);
@@ -341,6 +355,9 @@ static void export_active(struct worker *w)
                 if (!list.masks || (list.masks[pos] >> t & 1))
                     indices[n++] = list.rows ? list.rows[pos] : (uint32_t)pos;
         sffn_active_set_commit(set, w->token + t, n);
+        float *weights = sffn_active_set_begin_weights(set, w->token + t);
+        for (size_t i = 0; weights && w->weights && i < n; i++)
+            weights[indices[i]] = weigh(w, indices[i], t, 1.0f);
     }
 }
 
@@ -400,6 +417,21 @@ static void write_stats(const struct worker *w, uint32_t nth)
     sffn_info_copy(ffn->ctx, "sffn_ffn_stats", w->call->args.stats, &s, sizeof(s));
 }
 
+/* The weights that came with the selection, if any. */
+static void find_weights(struct worker *w)
+{
+    const struct sffn_call *call = w->call;
+    if (call->select == SFFN_SELECT_ROUTER && w->ffn->router->selector.weighting) {
+        w->weights = w->w.select.weights;
+        w->weights_stride = w->ffn->router->selector.n_rows;
+        w->expert_size = w->ffn->router->selector.block_size;
+    } else if (call->select == SFFN_SELECT_ACTIVE) {
+        w->weights = sffn_active_set_weights(call->args.active, w->token);
+        w->weights_stride = sffn_active_set_n_blocks(call->args.active);
+        w->expert_size = sffn_active_set_block_size(call->args.active);
+    }
+}
+
 static void run_stage(struct worker *w, uint32_t stage)
 {
     switch (w->call->stages[stage]) {
@@ -443,6 +475,7 @@ void sffn_call_run_phase(const struct sffn_kernels *k, const struct sffn_call *c
     w.tile = call->args.n_tokens - w.token < SFFN_TILE_TOKENS ? call->args.n_tokens - w.token
                                                               : SFFN_TILE_TOKENS;
     w.counters = &w.w.counters[ith];
+    find_weights(&w);
     const int is_last = phase + 1 == call->n_stages * call->n_tiles;
     if (phase == 0) {
         memset(w.counters, 0, sizeof(*w.counters));

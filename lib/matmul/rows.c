@@ -387,7 +387,7 @@ void sffn_axpy_reduce(const struct sffn_matmul *m, size_t n_tokens,
 
 /* ---- lists from sets ---- */
 
-static size_t lower_bound_u32(const uint32_t *v, size_t n, uint32_t key)
+size_t sffn_lower_bound(const uint32_t *v, size_t n, uint32_t key)
 {
     size_t lo = 0, hi = n;
     while (lo < hi) {
@@ -413,7 +413,7 @@ void sffn_list_from_set(const sffn_active_set *set, size_t token, size_t n_token
     for (size_t t = 0; t < n_tokens; t++) {
         const uint32_t *blocks = sffn_active_set_indices(set, token + t);
         const size_t n = sffn_active_set_count(set, token + t);
-        for (size_t i = lower_bound_u32(blocks, n, (uint32_t)first); i < n && blocks[i] < last; i++)
+        for (size_t i = sffn_lower_bound(blocks, n, (uint32_t)first); i < n && blocks[i] < last; i++)
             for (uint32_t r = 0; r < block_size; r++)
                 masks[(blocks[i] - first) * block_size + r] |= (uint8_t)(1u << t);
     }

@@ -101,6 +101,8 @@ void sffn_axpy_accumulate(const struct sffn_kernels *k, const struct sffn_matmul
 void sffn_axpy_reduce(const struct sffn_matmul *m, size_t n_tokens, const struct sffn_axpy_scratch *s,
                       const float *bias, float *y, size_t y_stride, uint32_t ith, uint32_t nth);
 
+/* The first position of ascending v[0 .. n-1] whose value is >= key, or n. */
+size_t sffn_lower_bound(const uint32_t *v, size_t n, uint32_t key);
 /* Writes thread ith's part of the list of a tile's active rows: set tokens [token, token + n_tokens). list->rows and ->masks have room for
  * n_rows entries; one segment per thread. */
 void sffn_list_from_set(const sffn_active_set *set, size_t token, size_t n_tokens, uint32_t n_rows,

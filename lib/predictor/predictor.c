@@ -4,6 +4,20 @@
 
 #include "base/context.h"
 
+/* How kinds differ in what they ask of a config. */
+static const struct {
+    int32_t kind;
+    int has_rank, has_layers;
+    sffn_status (*init)(sffn_context *ctx, struct sffn_predictor *p,
+                        const sffn_predictor_config *config);
+} kinds[] = {
+    {SFFN_PREDICTOR_SCREENED_GATE, 0, 0, sffn_screened_gate_init},
+    {SFFN_PREDICTOR_LOW_RANK, 1, 1, sffn_low_rank_init},
+    {SFFN_PREDICTOR_GATE_SVD, 1, 0, sffn_gate_svd_init},
+    {SFFN_PREDICTOR_CALLBACK, 0, 1, sffn_callback_init},
+};
+enum { N_KINDS = sizeof(kinds) / sizeof(*kinds) };
+
 static sffn_status check_decision(const sffn_context *ctx, const sffn_predictor_config *c)
 {
     if (c->decision < 0 || c->decision > SFFN_DECIDE_TOP_K)
@@ -15,12 +29,9 @@ static sffn_status check_decision(const sffn_context *ctx, const sffn_predictor_
                          "predictor: tie is %d; expected a value of enum sffn_tie", (int)c->tie);
     if (isnan(c->threshold))
         return sffn_fail(ctx, SFFN_ERR_INVALID_ARGUMENT, "predictor: threshold is NaN");
-    for (uint32_t i = 0; c->thresholds && i < c->d_ff; i++)
-        if (isnan(c->thresholds[i]))
-            return sffn_fail(ctx, SFFN_ERR_INVALID_ARGUMENT, "predictor: thresholds[%u] is NaN",
-                             (unsigned)i);
     if (c->decision != SFFN_DECIDE_TOP_K)
-        return SFFN_OK;
+        return sffn_check_no_nan(ctx, "predictor", "thresholds", c->thresholds,
+                                 (size_t)c->n_layers * c->d_ff);
     if (c->thresholds)
         return sffn_fail(ctx, SFFN_ERR_INVALID_ARGUMENT,
                          "predictor: thresholds are set, and SFFN_DECIDE_TOP_K has none");
@@ -37,25 +48,46 @@ static sffn_status check_decision(const sffn_context *ctx, const sffn_predictor_
 /* k rounded up to a multiple, at most n. */
 static uint32_t round_up(uint32_t k, uint32_t multiple, uint32_t n)
 {
-    const uint64_t rounded = multiple ? ((uint64_t)k + multiple - 1) / multiple * multiple : k;
+    const uint64_t rounded = ((uint64_t)k + multiple - 1) / multiple * multiple;
     return rounded < n ? (uint32_t)rounded : n;
 }
 
-static sffn_status check_config(const sffn_context *ctx, const sffn_predictor_config *c)
+static sffn_status check_config(const sffn_context *ctx, const sffn_predictor_config *c, int kind)
 {
-    if (c->kind != SFFN_PREDICTOR_SCREENED_GATE)
-        return sffn_fail(ctx, SFFN_ERR_INVALID_ARGUMENT,
-                         "predictor: kind is %d; expected a value of enum sffn_predictor_kind",
-                         (int)c->kind);
     if (c->d_model == 0 || c->d_ff == 0 || c->d_model > INT32_MAX || c->d_ff > INT32_MAX)
         return sffn_fail(ctx, SFFN_ERR_INVALID_ARGUMENT,
                          "predictor: d_model %u, d_ff %u; expected 1..2147483647",
                          (unsigned)c->d_model, (unsigned)c->d_ff);
+    if (c->n_layers == 0 || (uint64_t)c->n_layers * c->d_ff > INT32_MAX)
+        return sffn_fail(ctx, SFFN_ERR_INVALID_ARGUMENT,
+                         "predictor: n_layers %u, d_ff %u; expected 1..2147483647 neurons in all",
+                         (unsigned)c->n_layers, (unsigned)c->d_ff);
+    if (c->n_layers > 1 && !kinds[kind].has_layers)
+        return sffn_fail(ctx, SFFN_ERR_INVALID_ARGUMENT,
+                         "predictor: n_layers is %u; this kind scores one layer",
+                         (unsigned)c->n_layers);
+    if (kinds[kind].has_rank && (c->rank == 0 || c->rank > INT32_MAX))
+        return sffn_fail(ctx, SFFN_ERR_INVALID_ARGUMENT,
+                         "predictor: rank is %u; expected 1..2147483647", (unsigned)c->rank);
     if (!(c->margin >= 0) || isinf(c->margin))
         return sffn_fail(ctx, SFFN_ERR_INVALID_ARGUMENT,
                          "predictor: margin is %g; expected a finite number >= 0",
                          (double)c->margin);
-    return check_decision(ctx, c);
+    if (c->input < 0 || c->input > SFFN_INPUT_FIRST_LAYER)
+        return sffn_fail(ctx, SFFN_ERR_INVALID_ARGUMENT,
+                         "predictor: input is %d; expected a value of enum sffn_selector_input",
+                         (int)c->input);
+    const struct {
+        const char *what;
+        const float *v;
+        size_t n;
+    } biases[] = {{"gate_bias", c->gate_bias, c->d_ff},
+                  {"b1", c->b1, c->rank},
+                  {"b2", c->b2, (size_t)c->n_layers * c->d_ff}};
+    sffn_status status = check_decision(ctx, c);
+    for (size_t i = 0; i < sizeof(biases) / sizeof(*biases) && status == SFFN_OK; i++)
+        status = sffn_check_no_nan(ctx, "predictor", biases[i].what, biases[i].v, biases[i].n);
+    return status;
 }
 
 sffn_status sffn_predictor_create(sffn_context *ctx, const sffn_predictor_config *config,
@@ -66,8 +98,16 @@ sffn_status sffn_predictor_create(sffn_context *ctx, const sffn_predictor_config
     *out = NULL;
     sffn_predictor_config c = SFFN_PREDICTOR_CONFIG_INIT;
     sffn_status status = sffn_config_copy(ctx, "sffn_predictor_config", &c, sizeof(c), config);
-    if (status == SFFN_OK)
-        status = check_config(ctx, &c);
+    if (status != SFFN_OK)
+        return status;
+    int kind = 0;
+    while (kind < N_KINDS && kinds[kind].kind != c.kind)
+        kind++;
+    if (kind == N_KINDS)
+        return sffn_fail(ctx, SFFN_ERR_INVALID_ARGUMENT,
+                         "predictor: kind is %d; expected a value of enum sffn_predictor_kind",
+                         (int)c.kind);
+    status = check_config(ctx, &c, kind);
     if (status != SFFN_OK)
         return status;
     sffn_predictor *p = sffn_mem_alloc_zero(ctx, sizeof(*p));
@@ -75,24 +115,24 @@ sffn_status sffn_predictor_create(sffn_context *ctx, const sffn_predictor_config
         return sffn_fail(ctx, SFFN_ERR_OUT_OF_MEMORY,
                          "the allocator returned NULL for a predictor");
     p->ctx = ctx;
-    p->kind = c.kind;
+    p->info.kind = c.kind;
+    p->info.decision = c.decision;
+    p->info.tie = c.tie;
+    p->info.input = c.input;
     struct sffn_selector *s = &p->selector;
     s->n_inputs = c.d_model;
-    s->n_rows = c.d_ff;
+    s->n_rows = c.n_layers * c.d_ff;
+    s->n_groups = c.n_layers;
     s->block_size = 1;
     s->scorer.limit = c.threshold;
     s->scorer.keep_equal = c.tie == SFFN_TIE_KEEP;
-    s->scorer.margin = c.margin;
-    s->decision = c.decision;
-    s->top_k = round_up(c.top_k, c.top_k_multiple, c.d_ff);
-    switch (c.kind) {
-    case SFFN_PREDICTOR_SCREENED_GATE:
-        status = sffn_screened_gate_init(ctx, p, &c);
-        break;
-    }
+    s->rule = (enum sffn_select_rule)c.decision;
+    if (c.decision == SFFN_DECIDE_TOP_K)
+        s->top_k = round_up(c.top_k, c.top_k_multiple, c.d_ff);
+    s->decides_later = c.decision != SFFN_DECIDE_THRESHOLD;
+    status = kinds[kind].init(ctx, p, &c);
+    s->scorer.limits = sffn_copy_floats(ctx, "thresholds", c.thresholds, s->n_rows, &status);
     sffn_selector_add_decision(s);
-    s->scorer.bias = sffn_copy_floats(ctx, "gate_bias", c.gate_bias, c.d_ff, &status);
-    s->scorer.limits = sffn_copy_floats(ctx, "thresholds", c.thresholds, c.d_ff, &status);
     if (status != SFFN_OK) {
         sffn_predictor_destroy(p);
         return status;
@@ -109,17 +149,63 @@ void sffn_predictor_destroy(sffn_predictor *p)
     sffn_mem_free(p->ctx, p, sizeof(*p));
 }
 
+static sffn_status check_handles(const sffn_context *ctx, const sffn_predictor *p)
+{
+    if (!ctx || !p)
+        return sffn_fail(ctx, SFFN_ERR_INVALID_ARGUMENT, "%s is NULL", ctx ? "predictor" : "ctx");
+    return SFFN_OK;
+}
+
 sffn_status sffn_predictor_predict(sffn_context *ctx, const sffn_predictor *p, const float *x,
                                    size_t x_stride, size_t n_tokens, float *scores,
                                    size_t scores_stride, sffn_active_set *active)
 {
-    if (!ctx || !p)
-        return sffn_fail(ctx, SFFN_ERR_INVALID_ARGUMENT, "%s is NULL", ctx ? "predictor" : "ctx");
+    const sffn_status status = check_handles(ctx, p);
+    if (status != SFFN_OK)
+        return status;
+    if (active && p->selector.n_groups > 1)
+        return sffn_fail(ctx, SFFN_ERR_UNSUPPORTED,
+                         "active is one set, and this predictor scores %u layers: use "
+                         "sffn_predictor_predict_layers()",
+                         (unsigned)p->selector.n_groups);
     return sffn_selector_call(ctx, &p->selector, x, x_stride, n_tokens, scores, scores_stride,
-                              active);
+                              active ? &active : NULL);
+}
+
+sffn_status sffn_predictor_predict_layers(sffn_context *ctx, const sffn_predictor *p,
+                                          const float *x, size_t x_stride, size_t n_tokens,
+                                          sffn_active_set *const *active)
+{
+    const sffn_status status = check_handles(ctx, p);
+    if (status != SFFN_OK)
+        return status;
+    if (!active)
+        return sffn_fail(ctx, SFFN_ERR_INVALID_ARGUMENT, "active is NULL");
+    return sffn_selector_call(ctx, &p->selector, x, x_stride, n_tokens, NULL, 0, active);
 }
 
 uint64_t sffn_predictor_weight_bytes(const sffn_predictor *p)
 {
     return p ? sffn_selector_weight_bytes(&p->selector) : 0;
+}
+
+sffn_status sffn_predictor_get_info(const sffn_predictor *p, sffn_predictor_info *info)
+{
+    if (!p)
+        return sffn_fail(NULL, SFFN_ERR_INVALID_ARGUMENT, "predictor is NULL");
+    const struct sffn_selector *s = &p->selector;
+    sffn_predictor_info i = p->info;
+    i.struct_size = sizeof(i);
+    i.d_model = s->n_inputs;
+    i.d_ff = s->n_rows / s->n_groups;
+    i.n_layers = s->n_groups;
+    i.rank = s->hidden.n_rows;
+    i.dtype = s->scorer.m.n_rows ? s->scorer.m.dtype : -1;
+    i.hidden_activation = s->hidden_activation;
+    i.threshold = s->scorer.limit;
+    i.has_thresholds = s->scorer.limits != NULL;
+    i.top_k = s->top_k;
+    i.margin = s->scorer.margin;
+    i.weight_bytes = sffn_selector_weight_bytes(s);
+    return sffn_info_copy(p->ctx, "sffn_predictor_info", info, &i, sizeof(i));
 }

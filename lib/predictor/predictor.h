@@ -6,11 +6,14 @@
 
 struct sffn_predictor {
     const sffn_context *ctx;
-    int32_t kind;
-    struct sffn_selector selector;
+    struct sffn_selector selector; /* rows are the neurons of all layers */
+    sffn_predictor_info info;      /* without what the selector knows */
 };
 
 /* One function per kind: fills p->selector from a checked config (common fields are set already) and adds its steps. */
 sffn_status sffn_screened_gate_init(sffn_context *ctx, struct sffn_predictor *p, const sffn_predictor_config *config);
+sffn_status sffn_low_rank_init(sffn_context *ctx, struct sffn_predictor *p, const sffn_predictor_config *config);
+sffn_status sffn_gate_svd_init(sffn_context *ctx, struct sffn_predictor *p, const sffn_predictor_config *config);
+sffn_status sffn_callback_init(sffn_context *ctx, struct sffn_predictor *p, const sffn_predictor_config *config);
 
 #endif /* SFFN_LIB_PREDICTOR_H */

@@ -65,6 +65,8 @@ sffn_status sffn_screened_gate_init(sffn_context *ctx, struct sffn_predictor *p,
     status = sffn_pack(ctx, &c, &plan, data, plan.row_bytes);
     if (status == SFFN_OK && config->margin > 0)
         status = measure_errors(ctx, s, &config->gate);
+    s->margin = config->margin;
+    s->bias = sffn_copy_floats(ctx, "gate_bias", config->gate_bias, config->d_ff, &status);
     sffn_selector_add_step(&p->selector, sffn_select_linear);
     return status;
 }

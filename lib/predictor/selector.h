@@ -4,13 +4,14 @@
  * pipeline's SELECT stage occurs once per step. The last step writes the list. What a step leaves for the next one lies in the scratch of
  * struct sffn_select_scratch, and nothing is decided by who was faster, so the list does not depend on the number of threads.
  *
- * A threshold is decided where a score is made. What needs all scores first (top-k) gets two more steps: sffn_select_cut() finds where to
- * cut, sffn_select_keep() lists what lies above. */
+ * A threshold is decided where a score is made. What needs all scores first (top-k, mass, weights) is decided by steps of its own, which
+ * sffn_selector_add_decision() appends. */
 #ifndef SFFN_SELECTOR_H
 #define SFFN_SELECTOR_H
 #include "active_set/top_k.h"
 #include "matmul/rows.h"
 #include "sparseffn/predictor.h"
+#include "sparseffn/router.h"
 
 /* A linear map and the limits its outputs are compared with. Row i is kept when score i > limit i (>= with keep_equal), or NaN. */
 struct sffn_scorer {
@@ -25,8 +26,10 @@ struct sffn_scorer {
 };
 
 struct sffn_select_scratch {
+    float *hidden;         /* [SFFN_TILE_TOKENS][n_hidden]: what lies between two linear maps */
     float *scores;         /* [SFFN_TILE_TOKENS][n_rows], when a later step wants them */
-    struct sffn_cut *cuts; /* [SFFN_TILE_TOKENS] */
+    struct sffn_cut *cuts; /* [SFFN_TILE_TOKENS][n_groups], rows counted from the group's first */
+    float *weights;        /* [SFFN_TILE_TOKENS][n_rows], with weighting */
     uint8_t *own;          /* [nth][own_bytes]: quantised x and products, or a histogram */
     size_t own_bytes;
 };
@@ -48,13 +51,26 @@ struct sffn_selector;
 typedef void sffn_select_step_fn(const struct sffn_selector *s, const struct sffn_selection *run);
 #define SFFN_SELECT_MAX_STEPS 4
 
+/* enum sffn_decision and enum sffn_router_rule have the same values where they mean the same. */
+enum sffn_select_rule { SFFN_SELECT_THRESHOLD = 0, SFFN_SELECT_TOP_K = 1, SFFN_SELECT_MASS = 2 };
+
 struct sffn_selector {
     uint32_t n_inputs;   /* length of x */
     uint32_t n_rows;     /* scores of a token */
+    uint32_t n_groups;   /* layers, decided apart from each other: n_rows / n_groups rows each */
     uint32_t block_size; /* neurons per row: 1 for predictors, an expert's size for routers */
+    struct sffn_matmul hidden; /* the first of two linear maps; n_rows 0: there is one */
+    float *hidden_bias;        /* [hidden.n_rows] or NULL */
+    int32_t hidden_activation; /* enum sffn_hidden_activation */
+    int normalizes;            /* x counts as x / ||x|| */
     struct sffn_scorer scorer;
-    int32_t decision; /* enum sffn_decision */
-    uint32_t top_k;   /* rounded up to its multiple already */
+    sffn_predictor_callback callback; /* makes the scores instead */
+    void *callback_user;
+    enum sffn_select_rule rule;
+    uint32_t top_k; /* rounded up to its multiple already */
+    float mass;
+    int32_t weighting; /* enum sffn_weighting */
+    int decides_later; /* scores are kept for steps of their own: any rule but a threshold, weights, scores that come all at once */
     sffn_select_step_fn *steps[SFFN_SELECT_MAX_STEPS];
     uint32_t n_steps;
 };
@@ -65,6 +81,14 @@ struct sffn_selector {
 
 /* Appends a step; the kinds do this, then sffn_selector_add_decision() once. */
 void sffn_selector_add_step(struct sffn_selector *s, sffn_select_step_fn *step);
+/* NaN passes. */
+static inline int sffn_score_passes(const struct sffn_scorer *scorer, size_t row, float score, float doubt)
+{
+    float limit = scorer->limits ? scorer->limits[row] : scorer->limit;
+    if (scorer->error)
+        limit -= doubt * scorer->error[row];
+    return scorer->keep_equal ? !(score < limit) : !(score <= limit);
+}
 /* Appends a row to a thread's segment of a list, as its `expand` neurons, unless no token keeps it. */
 static inline void sffn_select_append(const struct sffn_selection *run, struct sffn_list *list,
                                       struct sffn_segment *segment, uint32_t row, unsigned mask)
@@ -75,30 +99,36 @@ static inline void sffn_select_append(const struct sffn_selection *run, struct s
         list->masks[pos] = (uint8_t)mask;
     }
 }
-/* The step of a linear map: s->scorer times x, decided at once unless the decision needs all scores. */
+/* Steps: s->scorer times x ... */
 void sffn_select_linear(const struct sffn_selector *s, const struct sffn_selection *run);
+/* ... or s->hidden times x with its activation, then s->scorer times that. Both decide at once unless s->decides_later. */
+void sffn_select_hidden(const struct sffn_selector *s, const struct sffn_selection *run);
+void sffn_select_from_hidden(const struct sffn_selector *s, const struct sffn_selection *run);
 /* Thread ith's share of the list `in` (one entry per row; rows NULL: every row): scores to run->scores when wanted, the kept rows to *out
  * (NULL: not decided here), which must not be `in`. So a later step can look only at what an earlier one let through. `input` is x, or what
- * an earlier step made of it. */
+ * an earlier step made of it; products are multiplied by scale[t] (NULL: 1). */
 void sffn_score_rows(const struct sffn_selection *run, const struct sffn_scorer *scorer, const float *input,
-                     size_t input_stride, const struct sffn_list *in, struct sffn_list *out);
+                     size_t input_stride, const float *scale, const struct sffn_list *in, struct sffn_list *out);
 /* Bytes of scratch for nth threads; with base, also fills *scratch. */
 size_t sffn_select_scratch_layout(const struct sffn_selector *s, uint32_t nth, struct sffn_select_scratch *scratch,
                                   void *base);
-/* The public call around it: all tokens, own scratch, results into a set. */
+/* The public call around it: all tokens, own scratch, results into one set per group. active NULL: not wanted. */
 sffn_status sffn_selector_call(sffn_context *ctx, const struct sffn_selector *s, const float *x, size_t x_stride,
-                               size_t n_tokens, float *scores, size_t scores_stride, sffn_active_set *active);
+                               size_t n_tokens, float *scores, size_t scores_stride, sffn_active_set *const *active);
+/* Packs one of a selector's matrices into memory of its own; `what` names it in error texts. A NaN in it is an error. */
+sffn_status sffn_selector_pack(sffn_context *ctx, const char *what, const sffn_weights *weights, uint32_t n_rows,
+                               uint32_t n_cols, int32_t dtype, struct sffn_matmul *m);
 uint64_t sffn_selector_weight_bytes(const struct sffn_selector *s);
 void sffn_selector_fini(const sffn_context *ctx, struct sffn_selector *s);
+/* A NaN among n thresholds or biases (v NULL: none) would let its row through for ever: an error. */
+sffn_status sffn_check_no_nan(const sffn_context *ctx, const char *object, const char *what, const float *v, size_t n);
 /* A copy of n floats, or NULL when v is NULL; *status tells an allocator that returned NULL. */
 float *sffn_copy_floats(const sffn_context *ctx, const char *what, const float *v, size_t n, sffn_status *status);
 
 /* ---- decide.c ---- */
 
-/* Appends the steps that s->decision needs after the scores. */
+/* Appends the steps that the rule needs after the scores; the last one. */
 void sffn_selector_add_decision(struct sffn_selector *s);
-/* 1 when the decision is not made where the scores are: the scores must then all be kept. */
-int sffn_selector_decides_later(const struct sffn_selector *s);
 /* Scratch of one thread in these steps. */
 size_t sffn_decide_own_bytes(const struct sffn_selector *s);
 

@@ -7,6 +7,8 @@
 struct sffn_router {
     const sffn_context *ctx;
     struct sffn_selector selector; /* rows are experts, block_size neurons each */
+    float threshold;
+    int32_t input;
 };
 
 #endif /* SFFN_LIB_ROUTER_H */

@@ -51,7 +51,9 @@ static void init_macros(void **state)
     INIT(sffn_matmul_config, SFFN_MATMUL_CONFIG_INIT);
     INIT(sffn_matmul_info, SFFN_MATMUL_INFO_INIT);
     INIT(sffn_predictor_config, SFFN_PREDICTOR_CONFIG_INIT);
+    INIT(sffn_predictor_info, SFFN_PREDICTOR_INFO_INIT);
     INIT(sffn_router_config, SFFN_ROUTER_CONFIG_INIT);
+    INIT(sffn_router_info, SFFN_ROUTER_INFO_INIT);
     INIT(sffn_ffn_config, SFFN_FFN_CONFIG_INIT);
     INIT(sffn_ffn_args, SFFN_FFN_ARGS_INIT);
     INIT(sffn_ffn_stats, SFFN_FFN_STATS_INIT);

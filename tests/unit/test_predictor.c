@@ -31,7 +31,7 @@ static void config_errors(void **state)
         CHECK(predictor == NULL);                                                                  \
     } while (0)
     static float thresholds[8];
-    REFUSED(config.kind = 1, SFFN_ERR_INVALID_ARGUMENT, "kind 1");
+    REFUSED(config.kind = 99, SFFN_ERR_INVALID_ARGUMENT, "kind 99");
     REFUSED(config.kind = -1, SFFN_ERR_INVALID_ARGUMENT, "kind -1");
     REFUSED(config.d_model = 0, SFFN_ERR_INVALID_ARGUMENT, "d_model 0");
     REFUSED(config.d_ff = 0, SFFN_ERR_INVALID_ARGUMENT, "d_ff 0");
@@ -172,10 +172,35 @@ static int is_in_top_k(const float *scores, uint32_t n, uint32_t i, uint32_t k)
     return n_better < k;
 }
 
+/* The scores are what the callback's user points at, whatever x is. */
+static void copy_scores(void *user, const float *x, uint32_t n_x, float *scores, uint32_t n_scores)
+{
+    CHECK(x && n_x == 64);
+    memcpy(scores, user, n_scores * sizeof *scores);
+}
+
+/* The bitmap of 8 neurons that a config with these scores selects. */
+static unsigned bits_of(sffn_predictor_config config, const float *scores)
+{
+    config.kind = SFFN_PREDICTOR_CALLBACK;
+    config.callback = copy_scores;
+    config.callback_user = (void *)(uintptr_t)scores;
+    float x[64] = {0}, got[8];
+    uint8_t bitmap;
+    sffn_predictor *predictor = NULL;
+    sffn_active_set *set = make_set(ctx, NULL, 1, 8, 1);
+    CHECK_OK(ctx, sffn_predictor_create(ctx, &config, &predictor));
+    CHECK_OK(ctx, sffn_predictor_predict(ctx, predictor, x, 64, 1, got, 8, set));
+    CHECK_BITS(got, scores, 8, "scores");
+    CHECK_OK(ctx, sffn_active_set_get_bitmap(set, 0, &bitmap));
+    sffn_active_set_destroy(set);
+    sffn_predictor_destroy(predictor);
+    return bitmap;
+}
+
 static void top_k(void **state)
 {
     (void)state;
-    /* x picks column 0, and the gate's rows are 0: the biases are the scores */
     static const float scores[][8] = {
         {3, 1, 2, 2, 2, -1, 0, 5},
         {-0.0f, 0.0f, -0.0f, 0.0f, -1, -2, -3, -4},
@@ -184,52 +209,325 @@ static void top_k(void **state)
         {-1, -2, -3, -4, -1.0000001f, -1e38f, -1e-38f, -INFINITY},
     };
     static const uint32_t multiples[] = {1, 2, 3, 128};
-    memset(gate, 0, sizeof gate);
-    float x[64] = {1.0f};
     for (size_t c = 0; c < sizeof scores / sizeof scores[0]; c++)
         for (uint32_t k = 1; k <= 8; k++)
             for (size_t m = 0; m < 4; m++) {
                 sffn_predictor_config config = config_of(8, 64);
-                config.gate_bias = scores[c];
                 config.decision = SFFN_DECIDE_TOP_K;
                 config.top_k = k;
                 config.top_k_multiple = multiples[m];
-                sffn_predictor *predictor = NULL;
-                sffn_active_set *set = make_set(ctx, NULL, 1, 8, 1);
-                CHECK_OK(ctx, sffn_predictor_create(ctx, &config, &predictor));
-                CHECK_OK(ctx, sffn_predictor_predict(ctx, predictor, x, 64, 1, NULL, 0, set));
+                const unsigned bits = bits_of(config, scores[c]);
                 const uint32_t rounded = (k + multiples[m] - 1) / multiples[m] * multiples[m];
                 for (uint32_t i = 0; i < 8; i++)
-                    CHECK_SAYS(sffn_active_set_contains(set, 0, i) ==
-                                   is_in_top_k(scores[c], 8, i, rounded),
+                    CHECK_SAYS((int)(bits >> i & 1) == is_in_top_k(scores[c], 8, i, rounded),
                                "scores %zu, k %u up to a multiple of %u: neuron %u", c, (unsigned)k,
                                (unsigned)multiples[m], (unsigned)i);
-                sffn_active_set_destroy(set);
-                sffn_predictor_destroy(predictor);
             }
 }
 
-static void tie(void **state)
+static void thresholds_and_ties(void **state)
 {
     (void)state;
-    static const float biases[8] = {-1, 0, 1, 2, NAN, 1, -INFINITY, INFINITY};
-    memset(gate, 0, sizeof gate);
-    float x[64] = {0};
-    for (int32_t tie = SFFN_TIE_DROP; tie <= SFFN_TIE_KEEP; tie++) {
-        sffn_predictor_config config = config_of(8, 64);
-        config.gate_bias = biases;
-        config.threshold = 1.0f;
-        config.tie = tie;
+    static const float scores[8] = {-1, 0, 1, 2, NAN, 1, -INFINITY, INFINITY},
+                       own[8] = {-1, -1, 2, 2, 5, 0.5f, -INFINITY, INFINITY};
+    sffn_predictor_config config = config_of(8, 64);
+    config.threshold = 1.0f;
+    CHECK(bits_of(config, scores) == 0x98);
+    config.tie = SFFN_TIE_KEEP;
+    CHECK(bits_of(config, scores) == 0xBC);
+    config.thresholds = own;
+    CHECK(bits_of(config, scores) == 0xFB);
+    config.tie = SFFN_TIE_DROP;
+    CHECK(bits_of(config, scores) == 0x32);
+    /* methods.md 14.6: recall of {1, 4, 5, 9} for {1, 4, 7} is in test_active_set.c */
+}
+
+/* A score that the callback leaves alone lets its neuron through; tokens come in order, one call each. */
+struct calls {
+    const float *x;
+    size_t n;
+};
+
+static void note_call(void *user, const float *x, uint32_t n_x, float *scores, uint32_t n_scores)
+{
+    struct calls *calls = user;
+    CHECK(x == calls->x + calls->n++ * 64 && n_x == 64 && n_scores == 8);
+    for (uint32_t i = 0; i < 6; i++)
+        scores[i] = x[i];
+}
+
+static void callback(void **state)
+{
+    (void)state;
+    static float x[19 * 64];
+    struct calls calls = {x, 0};
+    sffn_predictor_config config = config_of(8, 64);
+    config.kind = SFFN_PREDICTOR_CALLBACK;
+    sffn_predictor *predictor = NULL;
+    CHECK_ERROR(ctx, sffn_predictor_create(ctx, &config, &predictor), SFFN_ERR_INVALID_ARGUMENT,
+                "callback NULL");
+    config.callback = note_call;
+    config.callback_user = &calls;
+    CHECK_OK(ctx, sffn_predictor_create(ctx, &config, &predictor));
+    CHECK(sffn_predictor_weight_bytes(predictor) == 0);
+    for (size_t i = 0; i < sizeof x / sizeof *x; i++)
+        x[i] = (float)(i % 7) - 3.0f;
+    sffn_active_set *set = make_set(ctx, NULL, 19, 8, 1);
+    CHECK_OK(ctx, sffn_predictor_predict(ctx, predictor, x, 64, 19, NULL, 0, set));
+    CHECK(calls.n == 19);
+    for (size_t t = 0; t < 19; t++)
+        for (uint32_t i = 0; i < 8; i++)
+            CHECK(sffn_active_set_contains(set, t, i) == (i >= 6 || x[t * 64 + i] > 0));
+    sffn_active_set_destroy(set);
+    sffn_predictor_destroy(predictor);
+}
+
+static sffn_predictor_config low_rank_of(uint32_t d_model, uint32_t d_ff, uint32_t rank,
+                                         const float *w1, const float *w2)
+{
+    sffn_predictor_config config = SFFN_PREDICTOR_CONFIG_INIT;
+    config.kind = SFFN_PREDICTOR_LOW_RANK;
+    config.d_model = d_model;
+    config.d_ff = d_ff;
+    config.rank = rank;
+    config.w1.data = w1;
+    config.w2.data = w2;
+    return config;
+}
+
+/* methods.md 14.13: W1 p = (2, -3); without ReLU the logits are (-1, 2, 1, -3) and {1, 2} are kept
+ * at >= 0, with it (2, 2, -2, 0) and {0, 1, 3}, neuron 3 on the tie. */
+static void toy_14_13_relu_inside(void **state)
+{
+    (void)state;
+    static const float w1[] = {2, -3}, w2[] = {1, 1, 1, 0, -1, -1, 0, 1}, p = 1.0f,
+                       logits[2][4] = {{-1, 2, 1, -3}, {2, 2, -2, 0}};
+    static const uint8_t kept[2][2] = {{0x6, 0x6}, {0x3, 0xB}}; /* tie drop, keep */
+    for (int relu = 0; relu < 2; relu++)
+        for (int32_t tie = 0; tie < 2; tie++) {
+            sffn_predictor_config config = low_rank_of(1, 4, 2, w1, w2);
+            config.hidden_activation = relu ? SFFN_HIDDEN_RELU : SFFN_HIDDEN_NONE;
+            config.tie = tie;
+            sffn_predictor *predictor = NULL;
+            sffn_active_set *set = make_set(ctx, NULL, 1, 4, 1);
+            float scores[4];
+            uint8_t bitmap;
+            CHECK_OK(ctx, sffn_predictor_create(ctx, &config, &predictor));
+            CHECK_OK(ctx, sffn_predictor_predict(ctx, predictor, &p, 1, 1, scores, 4, set));
+            CHECK_BITS(scores, logits[relu], 4, "logits");
+            CHECK_OK(ctx, sffn_active_set_get_bitmap(set, 0, &bitmap));
+            CHECK(bitmap == kept[relu][tie]);
+            sffn_active_set_destroy(set);
+            sffn_predictor_destroy(predictor);
+        }
+}
+
+static void low_rank_errors(void **state)
+{
+    (void)state;
+    static float w1[32 * 64], w2[16 * 32], bias[32];
+#undef REFUSED
+#define REFUSED(change, status, words)                                                             \
+    do {                                                                                           \
+        sffn_predictor_config config = low_rank_of(64, 8, 32, w1, w2);                             \
+        sffn_predictor *predictor = (sffn_predictor *)(uintptr_t)1;                                \
+        change;                                                                                    \
+        CHECK_ERROR(ctx, sffn_predictor_create(ctx, &config, &predictor), status, words);          \
+        CHECK(predictor == NULL);                                                                  \
+    } while (0)
+    REFUSED(config.rank = 0, SFFN_ERR_INVALID_ARGUMENT, "rank 0");
+    REFUSED(config.w1.data = NULL, SFFN_ERR_INVALID_ARGUMENT, "w1 NULL");
+    REFUSED(config.w2.data = NULL, SFFN_ERR_INVALID_ARGUMENT, "w2 NULL");
+    REFUSED(config.w1.layout = SFFN_LAYOUT_COLUMNS, SFFN_ERR_INVALID_ARGUMENT, "w1 layout");
+    REFUSED((config.rank = 31, config.dtype = SFFN_Q8_0), SFFN_ERR_SHAPE, "w2 31 q8_0 32");
+    REFUSED((config.d_model = 63, config.dtype = SFFN_Q4_0), SFFN_ERR_SHAPE, "w1 63 q4_0 32");
+    REFUSED(config.dtype = 77, SFFN_ERR_INVALID_ARGUMENT, "dtype 77");
+    REFUSED(config.w2.row_bytes = 127, SFFN_ERR_SHAPE, "w2 row_bytes 127 128");
+    REFUSED(config.hidden_activation = 3, SFFN_ERR_INVALID_ARGUMENT, "hidden_activation 3");
+    REFUSED(config.gate_bias = bias, SFFN_ERR_INVALID_ARGUMENT, "gate_bias b2");
+    REFUSED(config.n_layers = 0, SFFN_ERR_INVALID_ARGUMENT, "n_layers 0");
+    REFUSED((config.n_layers = 0x10000, config.d_ff = 0x8000), SFFN_ERR_INVALID_ARGUMENT,
+            "n_layers 65536");
+    REFUSED(config.input = 5, SFFN_ERR_INVALID_ARGUMENT, "input 5");
+    REFUSED((config.kind = SFFN_PREDICTOR_SCREENED_GATE, config.n_layers = 2),
+            SFFN_ERR_INVALID_ARGUMENT, "n_layers 2 one");
+    bias[3] = NAN;
+    REFUSED(config.b1 = bias, SFFN_ERR_INVALID_ARGUMENT, "b1 3 nan");
+    REFUSED(config.b2 = bias, SFFN_ERR_INVALID_ARGUMENT, "b2 3 nan");
+    w2[5 * 32 + 7] = NAN;
+    REFUSED((void)0, SFFN_ERR_INVALID_ARGUMENT, "w2 element 7 row 5 nan");
+    w2[5 * 32 + 7] = 0;
+    w1[64] = NAN;
+    REFUSED((void)0, SFFN_ERR_INVALID_ARGUMENT, "w1 element 0 row 1 nan");
+    w1[64] = 0;
+}
+
+/* One predictor for three layers, and a layer that it is handed to as if it were its own. */
+static void several_layers(void **state)
+{
+    (void)state;
+    enum { D = 4, F = 5, R = 3, L = 3, T = 11 };
+    float w1[R * D], w2[L * F * R], thresholds[L * F], x[T * D], scores[T * L * F];
+    struct rng rng = rng_named(__func__);
+    for (size_t i = 0; i < R * D; i++)
+        w1[i] = rng_normal(&rng);
+    for (size_t i = 0; i < L * F * R; i++)
+        w2[i] = rng_normal(&rng);
+    for (size_t i = 0; i < L * F; i++)
+        thresholds[i] = 0.3f * rng_normal(&rng);
+    for (size_t i = 0; i < T * D; i++)
+        x[i] = rng_normal(&rng);
+    for (int is_top_k = 0; is_top_k < 2; is_top_k++) {
+        sffn_predictor_config config = low_rank_of(D, F, R, w1, w2);
+        config.n_layers = L;
+        config.thresholds = is_top_k ? NULL : thresholds;
+        config.decision = is_top_k ? SFFN_DECIDE_TOP_K : SFFN_DECIDE_THRESHOLD;
+        config.top_k = 2;
         sffn_predictor *predictor = NULL;
-        sffn_active_set *set = make_set(ctx, NULL, 1, 8, 1);
+        sffn_active_set *sets[L], *wrong[L];
         CHECK_OK(ctx, sffn_predictor_create(ctx, &config, &predictor));
-        CHECK_OK(ctx, sffn_predictor_predict(ctx, predictor, x, 64, 1, NULL, 0, set));
-        uint8_t bitmap;
-        CHECK_OK(ctx, sffn_active_set_get_bitmap(set, 0, &bitmap));
-        CHECK(bitmap == (tie == SFFN_TIE_KEEP ? 0xBC : 0x98));
-        sffn_active_set_destroy(set);
+        for (size_t l = 0; l < L; l++)
+            wrong[l] = sets[l] = make_set(ctx, NULL, T, F, 1);
+        CHECK_OK(ctx, sffn_predictor_predict(ctx, predictor, x, D, T, scores, L * F, NULL));
+        CHECK_OK(ctx, sffn_predictor_predict_layers(ctx, predictor, x, D, T, sets));
+        for (size_t t = 0; t < T; t++)
+            for (uint32_t i = 0; i < L * F; i++) {
+                const float *of_layer = scores + t * L * F + i / F * F;
+                const int want =
+                    is_top_k ? is_in_top_k(of_layer, F, i % F, 2) : of_layer[i % F] > thresholds[i];
+                CHECK(sffn_active_set_contains(sets[i / F], t, i % F) == want);
+            }
+        CHECK_ERROR(ctx, sffn_predictor_predict(ctx, predictor, x, D, T, NULL, 0, sets[0]),
+                    SFFN_ERR_UNSUPPORTED, "3 layers sffn_predictor_predict_layers");
+        CHECK_ERROR(ctx, sffn_predictor_predict_layers(ctx, predictor, x, D, T, NULL),
+                    SFFN_ERR_INVALID_ARGUMENT, "active NULL");
+        wrong[2] = NULL;
+        CHECK_ERROR(ctx, sffn_predictor_predict_layers(ctx, predictor, x, D, T, wrong),
+                    SFFN_ERR_INVALID_ARGUMENT, "active[2] NULL");
+        wrong[2] = sets[1];
+        CHECK_ERROR(ctx, sffn_predictor_predict_layers(ctx, predictor, x, D, T, wrong),
+                    SFFN_ERR_INVALID_ARGUMENT, "active[1] active[2] same");
+        sffn_active_set *other = wrong[2] = make_set(ctx, NULL, T, F + 1, 1);
+        CHECK_ERROR(ctx, sffn_predictor_predict_layers(ctx, predictor, x, D, T, wrong),
+                    SFFN_ERR_SHAPE, "active[2] 6 5");
+        sffn_ffn_config layer = SFFN_FFN_CONFIG_INIT;
+        static const float zeros[D * F];
+        layer.d_model = D;
+        layer.d_ff = F;
+        layer.up.data = layer.down.data = zeros;
+        layer.predictor = predictor;
+        sffn_ffn *ffn = NULL;
+        CHECK_ERROR(ctx, sffn_ffn_create(ctx, &layer, &ffn), SFFN_ERR_UNSUPPORTED,
+                    "3 layers sffn_predictor_predict_layers hand in");
+        sffn_active_set_destroy(other);
+        for (size_t l = 0; l < L; l++)
+            sffn_active_set_destroy(sets[l]);
         sffn_predictor_destroy(predictor);
     }
+}
+
+/* At full rank the decomposition is the gate; below, it is its best approximation, in q8_0. */
+static void gate_svd(void **state)
+{
+    (void)state;
+    enum { D = 64, F = 96, T = 9 };
+    static float w[F * D], bias[F], x[T * D], full[T * F], low[T * F];
+    struct rng rng = rng_named(__func__);
+    for (size_t i = 0; i < F * D; i++) /* the first 16 columns carry nearly everything */
+        w[i] = rng_normal(&rng) * (i % D < 16 ? 1.0f : 0.01f);
+    for (size_t i = 0; i < F; i++)
+        bias[i] = rng_normal(&rng);
+    for (size_t i = 0; i < T * D; i++)
+        x[i] = rng_normal(&rng);
+    sffn_predictor_config config = SFFN_PREDICTOR_CONFIG_INIT;
+    config.kind = SFFN_PREDICTOR_GATE_SVD;
+    config.d_model = D;
+    config.d_ff = F;
+    config.gate.data = w;
+    config.gate_bias = bias;
+    config.rank = D;
+    config.dtype = SFFN_F32;
+    sffn_predictor *predictor = NULL, *again = NULL;
+    CHECK_OK(ctx, sffn_predictor_create(ctx, &config, &predictor));
+    CHECK_OK(ctx, sffn_predictor_predict(ctx, predictor, x, D, T, full, F, NULL));
+    sffn_predictor_destroy(predictor);
+    config.rank = 32;
+    config.dtype = -1;
+    CHECK_OK(ctx, sffn_predictor_create(ctx, &config, &predictor));
+    CHECK_OK(ctx, sffn_predictor_create(ctx, &config, &again));
+    CHECK_OK(ctx, sffn_predictor_predict(ctx, predictor, x, D, T, low, F, NULL));
+    double squares = 0, missed = 0;
+    for (size_t t = 0; t < T; t++)
+        for (size_t i = 0; i < F; i++) {
+            double g = bias[i], magnitude = fabs((double)bias[i]);
+            for (size_t j = 0; j < D; j++) {
+                g += (double)w[i * D + j] * x[t * D + j];
+                magnitude += fabs((double)w[i * D + j] * x[t * D + j]);
+            }
+            CHECK_WITHIN((double)full[t * F + i], g, 1e-4 * magnitude, "full rank");
+            squares += (g - bias[i]) * (g - bias[i]);
+            missed += ((double)low[t * F + i] - g) * ((double)low[t * F + i] - g);
+        }
+    /* what the 48 weak columns add is 1 % of the rest, q8_0 of both maps and of x rounds by another */
+    CHECK_SAYS(sqrt(missed / squares) < 0.03, "rank 32 misses %g", sqrt(missed / squares));
+    CHECK_OK(ctx, sffn_predictor_predict(ctx, again, x, D, T, full, F, NULL));
+    CHECK_BITS(full, low, T * F, "made twice");
+    sffn_predictor_info info = SFFN_PREDICTOR_INFO_INIT;
+    CHECK_OK(ctx, sffn_predictor_get_info(again, &info));
+    CHECK(info.kind == SFFN_PREDICTOR_GATE_SVD && info.dtype == SFFN_Q8_0 && info.rank == 32);
+    CHECK(info.weight_bytes ==
+          32 * weight_bytes(SFFN_Q8_0, D) + F * weight_bytes(SFFN_Q8_0, 32) + F * sizeof(float));
+    sffn_predictor_destroy(predictor);
+    sffn_predictor_destroy(again);
+#undef REFUSED
+#define REFUSED(change, status, words)                                                             \
+    do {                                                                                           \
+        sffn_predictor_config wrong = config;                                                      \
+        sffn_predictor *none = (sffn_predictor *)(uintptr_t)1;                                     \
+        change;                                                                                    \
+        CHECK_ERROR(ctx, sffn_predictor_create(ctx, &wrong, &none), status, words);                \
+        CHECK(none == NULL);                                                                       \
+    } while (0)
+    REFUSED(wrong.rank = 0, SFFN_ERR_INVALID_ARGUMENT, "rank 0");
+    REFUSED(wrong.rank = D + 1, SFFN_ERR_INVALID_ARGUMENT, "rank 65 64");
+    REFUSED(wrong.rank = 31, SFFN_ERR_SHAPE, "w2 31 q8_0");
+    REFUSED(wrong.gate.data = NULL, SFFN_ERR_INVALID_ARGUMENT, "gate NULL");
+    REFUSED(wrong.gate.dtype = 9, SFFN_ERR_INVALID_ARGUMENT, "gate dtype 9");
+    REFUSED(wrong.gate.layout = SFFN_LAYOUT_COLUMNS, SFFN_ERR_INVALID_ARGUMENT, "gate layout");
+    REFUSED(wrong.gate.row_bytes = 255, SFFN_ERR_SHAPE, "gate row_bytes 255 256");
+    REFUSED(wrong.n_layers = 2, SFFN_ERR_INVALID_ARGUMENT, "n_layers 2");
+    w[77] = NAN;
+    REFUSED((void)0, SFFN_ERR_INVALID_ARGUMENT, "gate nan");
+    w[77] = 0;
+}
+
+static void info(void **state)
+{
+    (void)state;
+    static float w1[32 * 64], w2[8 * 32];
+    sffn_predictor_config config = low_rank_of(64, 8, 32, w1, w2);
+    config.decision = SFFN_DECIDE_TOP_K;
+    config.top_k = 3;
+    config.top_k_multiple = 4;
+    config.dtype = SFFN_BF16;
+    config.hidden_activation = SFFN_HIDDEN_TANH;
+    config.input = SFFN_INPUT_RESIDUAL;
+    config.tie = SFFN_TIE_KEEP;
+    config.threshold = 0.25f;
+    sffn_predictor *predictor = NULL;
+    sffn_predictor_info info = SFFN_PREDICTOR_INFO_INIT;
+    CHECK_OK(ctx, sffn_predictor_create(ctx, &config, &predictor));
+    CHECK_OK(ctx, sffn_predictor_get_info(predictor, &info));
+    CHECK(info.kind == SFFN_PREDICTOR_LOW_RANK && info.d_model == 64 && info.d_ff == 8);
+    CHECK(info.n_layers == 1 && info.rank == 32 && info.dtype == SFFN_BF16 && info.top_k == 4);
+    CHECK(info.hidden_activation == SFFN_HIDDEN_TANH && info.input == SFFN_INPUT_RESIDUAL);
+    CHECK(info.decision == SFFN_DECIDE_TOP_K && info.tie == SFFN_TIE_KEEP);
+    CHECK(info.threshold == 0.25f && !info.has_thresholds && info.margin == 0.0f);
+    CHECK(info.weight_bytes == 2 * (32 * 64 + 8 * 32));
+    CHECK(info.weight_bytes == sffn_predictor_weight_bytes(predictor));
+    CHECK_ERROR(ctx, sffn_predictor_get_info(predictor, NULL), SFFN_ERR_INVALID_ARGUMENT, "NULL");
+    CHECK(sffn_predictor_get_info(NULL, &info) == SFFN_ERR_INVALID_ARGUMENT);
+    sffn_predictor_destroy(predictor);
 }
 
 /* The config, its arrays and the gate may go away after creation. */
@@ -275,7 +573,13 @@ int main(void)
     CASE(&cases, exact_rows_by_hand);
     CASE(&cases, everything_is_copied);
     CASE(&cases, top_k);
-    CASE(&cases, tie);
+    CASE(&cases, thresholds_and_ties);
+    CASE(&cases, callback);
+    CASE(&cases, toy_14_13_relu_inside);
+    CASE(&cases, low_rank_errors);
+    CASE(&cases, several_layers);
+    CASE(&cases, gate_svd);
+    CASE(&cases, info);
     sffn_status status = sffn_context_create(NULL, &ctx);
     int failed = status != SFFN_OK || cases_run(&cases, "predictor");
     sffn_context_destroy(ctx);

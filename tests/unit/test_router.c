@@ -32,7 +32,31 @@ static void config_errors(void **state)
     REFUSED(config.d_model = 0, SFFN_ERR_INVALID_ARGUMENT, "d_model 0");
     REFUSED(config.n_experts = 0, SFFN_ERR_INVALID_ARGUMENT, "n_experts 0");
     REFUSED(config.block_size = 0, SFFN_ERR_INVALID_ARGUMENT, "block_size 0");
-    REFUSED(config.rule = 1, SFFN_ERR_INVALID_ARGUMENT, "rule 1");
+    REFUSED(config.rule = 3, SFFN_ERR_INVALID_ARGUMENT, "rule 3");
+    REFUSED(config.rule = -1, SFFN_ERR_INVALID_ARGUMENT, "rule -1");
+    REFUSED(config.rule = SFFN_ROUTER_TOP_K, SFFN_ERR_INVALID_ARGUMENT, "top_k 0 4");
+    REFUSED((config.rule = SFFN_ROUTER_TOP_K, config.top_k = 5), SFFN_ERR_INVALID_ARGUMENT,
+            "top_k 5 4");
+    static const float masses[] = {0.0f, -1.0f, 1.5f, NAN};
+    for (size_t i = 0; i < 4; i++)
+        REFUSED((config.rule = SFFN_ROUTER_MASS, config.mass = masses[i]),
+                SFFN_ERR_INVALID_ARGUMENT, "mass (0, 1]");
+    REFUSED(config.weighting = 4, SFFN_ERR_INVALID_ARGUMENT, "weighting 4");
+    REFUSED(config.normalize_input = 2, SFFN_ERR_INVALID_ARGUMENT, "normalize_input 2");
+    REFUSED(config.input = 5, SFFN_ERR_INVALID_ARGUMENT, "input 5");
+    static float nan[32] = {1, 2, NAN};
+    REFUSED(config.bias = nan, SFFN_ERR_INVALID_ARGUMENT, "bias 2 nan");
+    REFUSED((config.n_experts = 1, config.weights.data = nan), SFFN_ERR_INVALID_ARGUMENT,
+            "weights element 2 row 0 nan");
+    REFUSED(config.hidden_bias = nan, SFFN_ERR_INVALID_ARGUMENT, "n_hidden hidden_bias");
+    REFUSED(config.hidden_weights.data = weights, SFFN_ERR_INVALID_ARGUMENT,
+            "n_hidden hidden_weights");
+    REFUSED(config.n_hidden = 4, SFFN_ERR_INVALID_ARGUMENT, "hidden_weights NULL");
+    REFUSED((config.n_hidden = 4, config.hidden_weights.data = weights, config.hidden_bias = nan),
+            SFFN_ERR_INVALID_ARGUMENT, "hidden_bias 2 nan");
+    REFUSED((config.n_hidden = 4, config.hidden_weights.data = weights,
+             config.weights.dtype = SFFN_Q8_0),
+            SFFN_ERR_SHAPE, "weights 4 q8_0");
     REFUSED(config.threshold = 0.0f, SFFN_ERR_INVALID_ARGUMENT, "threshold 0");
     REFUSED(config.threshold = 1.0f, SFFN_ERR_INVALID_ARGUMENT, "threshold 1");
     REFUSED(config.threshold = -0.25f, SFFN_ERR_INVALID_ARGUMENT, "threshold -0.25");
@@ -123,13 +147,15 @@ static void toy_14_7_logit_thresholds(void **state)
     } table[] = {{0.5f, 0.0}, {0.7f, 0.8472979}, {0.9f, 2.1972246}, {0.3f, -0.8472979}};
     for (size_t k = 0; k < 4; k++) {
         /* just below and above; tau as a float moves the logit by 3e-7 at most */
-        float scores[3] = {(float)(table[k].logit - 2e-6), (float)(table[k].logit + 2e-6), NAN},
+        float scores[2] = {(float)(table[k].logit - 2e-6), (float)(table[k].logit + 2e-6)},
               x = 1.0f;
-        sffn_router *router = make_constant(scores, 3, 1, table[k].tau);
-        sffn_active_set *set = make_set(ctx, NULL, 1, 3, 1);
+        sffn_router *router = make_constant(scores, 2, 1, table[k].tau);
+        sffn_active_set *set = make_set(ctx, NULL, 1, 2, 1);
         CHECK_OK(ctx, sffn_router_select(ctx, router, &x, 1, 1, NULL, 0, set));
         CHECK(sffn_active_set_contains(set, 0, 0) == 0 && sffn_active_set_contains(set, 0, 1) == 1);
-        CHECK(sffn_active_set_contains(set, 0, 2) == 1); /* a NaN score keeps its expert */
+        x = NAN; /* a NaN score keeps its expert */
+        CHECK_OK(ctx, sffn_router_select(ctx, router, &x, 1, 1, NULL, 0, set));
+        CHECK(sffn_active_set_count(set, 0) == 2);
         sffn_active_set_destroy(set);
         sffn_router_destroy(router);
     }
@@ -262,6 +288,287 @@ static void random_scores(void **state)
     }
 }
 
+/* ---------------------------------------------------------------- rules by hand */
+
+/* Experts (8 of one neuron) that a rule keeps of these scores, as bits; weights may be NULL. */
+static unsigned select_bits(sffn_router_config config, const float *scores, float *expert_weights)
+{
+    static float x = 1.0f;
+    sffn_active_set_config set_config = SFFN_ACTIVE_SET_CONFIG_INIT;
+    sffn_router *router = NULL;
+    sffn_active_set *set = NULL;
+    uint8_t bits;
+    config.d_model = 1;
+    config.n_experts = set_config.n_blocks = 8;
+    config.block_size = 1;
+    config.weights.data = scores;
+    set_config.has_weights = expert_weights != NULL;
+    CHECK_OK(ctx, sffn_active_set_create(ctx, &set_config, &set));
+    CHECK_OK(ctx, sffn_router_create(ctx, &config, &router));
+    CHECK_OK(ctx, sffn_router_select(ctx, router, &x, 1, 1, NULL, 0, set));
+    CHECK_OK(ctx, sffn_active_set_get_bitmap(set, 0, &bits));
+    if (expert_weights)
+        memcpy(expert_weights, sffn_active_set_weights(set, 0), 8 * sizeof(float));
+    sffn_active_set_destroy(set);
+    sffn_router_destroy(router);
+    return bits;
+}
+
+/* methods.md 14.17: p = (0.5, 0.25, 0.125, 0.125), here with four experts more that have none. */
+static void toy_14_17_mass(void **state)
+{
+    (void)state;
+    const float l = 0.69314718f,
+                scores[8] = {-3 * l, -l, -300, -2 * l, -INFINITY, -INFINITY, -400, -3 * l};
+    static const struct {
+        float mass;
+        unsigned bits;
+    } table[] = {{0.01f, 0x02},  {0.5f, 0x02},  {0.51f, 0x0A},  {0.75f, 0x0A}, {0.76f, 0x0B},
+                 {0.875f, 0x0B}, {0.88f, 0x8B}, {0.999f, 0x8B}, {1.0f, 0xFF}};
+    sffn_router_config config = config_of(8, 1);
+    config.rule = SFFN_ROUTER_MASS;
+    for (size_t i = 0; i < sizeof table / sizeof table[0]; i++) {
+        config.mass = table[i].mass;
+        CHECK_SAYS(select_bits(config, scores, NULL) == table[i].bits, "mass %g",
+                   (double)table[i].mass);
+    }
+    /* the lowest of equals; one infinite score has all the mass, two share it */
+    static const float equal[8] = {1, 1, 1, 1, 1, 1, 1, 1},
+                       huge[8] = {0, INFINITY, 3e38f, 0, 0, INFINITY, 0, 0};
+    config.mass = 0.5f;
+    CHECK(select_bits(config, equal, NULL) == 0x0F);
+    CHECK(select_bits(config, huge, NULL) == 0x02);
+    config.mass = 0.501f;
+    CHECK(select_bits(config, equal, NULL) == 0x1F);
+    CHECK(select_bits(config, huge, NULL) == 0x22);
+    config.mass = 0.999f;
+    CHECK(select_bits(config, huge, NULL) == 0x22);
+}
+
+static void top_k_rule(void **state)
+{
+    (void)state;
+    static const float scores[8] = {3, 1, 2, 2, 2, -1, 0, 5};
+    static const unsigned bits[] = {0x80, 0x81, 0x85, 0x8D, 0x9D, 0x9F, 0xDF, 0xFF};
+    sffn_router_config config = config_of(8, 1);
+    config.rule = SFFN_ROUTER_TOP_K;
+    for (uint32_t k = 1; k <= 8; k++) {
+        config.top_k = k;
+        CHECK_SAYS(select_bits(config, scores, NULL) == bits[k - 1], "top %u", (unsigned)k);
+    }
+}
+
+/* Weights against float64, one rounding each. */
+static void weightings(void **state)
+{
+    (void)state;
+    static const float scores[8] = {3, 1, 2, 2, 2, -1, 0, 5};
+    for (int32_t rule = SFFN_ROUTER_SIGMOID; rule <= SFFN_ROUTER_MASS; rule++)
+        for (int32_t kind = SFFN_WEIGHTING_SIGMOID; kind <= SFFN_WEIGHTING_SOFTMAX_SELECTED;
+             kind++) {
+            sffn_router_config config = config_of(8, 1);
+            config.rule = rule;
+            config.top_k = 3;
+            config.mass = 0.9f;
+            config.weighting = kind;
+            float got[8];
+            const unsigned bits = select_bits(config, scores, got);
+            CHECK(bits == (rule == SFFN_ROUTER_SIGMOID ? 0x9Fu
+                           : rule == SFFN_ROUTER_TOP_K ? 0x85u
+                                                       : 0x85u));
+            double total = 0;
+            for (int e = 0; e < 8; e++)
+                if (kind != SFFN_WEIGHTING_SOFTMAX_SELECTED || bits >> e & 1)
+                    total += exp((double)scores[e]);
+            for (int e = 0; e < 8; e++) {
+                const double z = (double)scores[e], weight = kind == SFFN_WEIGHTING_SIGMOID
+                                                                 ? 1 / (1 + exp(-z))
+                                                                 : exp(z) / total;
+                CHECK_WITHIN((double)got[e], bits >> e & 1 ? weight : 0, 1e-7 * weight,
+                             "rule %d weighting %d expert %d", (int)rule, (int)kind, e);
+            }
+        }
+}
+
+/* MoEfication's router: tanh between two maps, the input normalised. */
+static void mlp_router(void **state)
+{
+    (void)state;
+    enum { D = 6, H = 5, N = 4, T = 10 };
+    float w1[H * D], w2[N * H], b1[H], b2[N], x[T * D], scores[T * N];
+    struct rng rng = rng_named(__func__);
+    for (size_t i = 0; i < H * D; i++)
+        w1[i] = rng_normal(&rng);
+    for (size_t i = 0; i < N * H; i++)
+        w2[i] = rng_normal(&rng);
+    for (size_t i = 0; i < H; i++)
+        b1[i] = rng_normal(&rng);
+    for (size_t i = 0; i < N; i++)
+        b2[i] = rng_normal(&rng);
+    for (size_t i = 0; i < T * D; i++)
+        x[i] = 3 * rng_normal(&rng);
+    memset(x + 2 * D, 0, D * sizeof *x); /* no direction: hidden is tanh(b1) */
+    for (int normalizes = 0; normalizes < 2; normalizes++) {
+        sffn_router_config config = config_of(N, D);
+        config.rule = SFFN_ROUTER_TOP_K;
+        config.top_k = 2;
+        config.n_hidden = H;
+        config.hidden_weights.data = w1;
+        config.hidden_bias = b1;
+        config.weights.data = w2;
+        config.bias = b2;
+        config.normalize_input = normalizes;
+        sffn_router *router = NULL;
+        sffn_active_set *set = make_set(ctx, NULL, T, N, 32);
+        CHECK_OK(ctx, sffn_router_create(ctx, &config, &router));
+        CHECK_OK(ctx, sffn_router_select(ctx, router, x, D, T, scores, N, set));
+        for (size_t t = 0; t < T; t++) {
+            CHECK(sffn_active_set_count(set, t) == 2);
+            double norm = 0;
+            for (size_t j = 0; j < D; j++)
+                norm += (double)x[t * D + j] * x[t * D + j];
+            norm = normalizes ? fmax(sqrt(norm), 1e-12) : 1;
+            for (size_t e = 0; e < N; e++) {
+                double score = b2[e], magnitude = fabs((double)b2[e]);
+                for (size_t h = 0; h < H; h++) {
+                    double v = 0;
+                    for (size_t j = 0; j < D; j++)
+                        v += (double)w1[h * D + j] * x[t * D + j] / norm;
+                    score += (double)w2[e * H + h] * tanh(v + b1[h]);
+                    magnitude += fabs((double)w2[e * H + h]) * (1 + fabs(v));
+                }
+                CHECK_WITHIN((double)scores[t * N + e], score, 64 * UNIT_ROUNDOFF * magnitude,
+                             "score");
+            }
+        }
+        sffn_router_info info = SFFN_ROUTER_INFO_INIT;
+        CHECK_OK(ctx, sffn_router_get_info(router, &info));
+        CHECK(info.d_model == D && info.n_experts == N && info.block_size == 32);
+        CHECK(info.n_hidden == H && info.dtype == SFFN_F32 && info.rule == SFFN_ROUTER_TOP_K);
+        CHECK(info.top_k == 2 && info.threshold == 0.0f && info.mass == 0.0f);
+        CHECK(info.normalize_input == normalizes && info.weighting == SFFN_WEIGHTING_NONE);
+        CHECK(info.weight_bytes == 4 * (H * D + H + N * H + N));
+        CHECK(sffn_router_get_info(NULL, &info) == SFFN_ERR_INVALID_ARGUMENT);
+        sffn_active_set_destroy(set);
+        sffn_router_destroy(router);
+    }
+}
+
+/* A mixture: y is the sum of the kept experts' outputs times their weights, whoever selects. */
+static void weighted_mixture(void **state)
+{
+    (void)state;
+    enum { D = 8, N = 6, SIZE = 40, F = N * SIZE, T = 11 };
+    static float gate[F * D], up[F * D], down[F * D], router_weights[N * D], x[T * D];
+    static float y[T * D], h[T * F], y2[T * D], s[T * F], h2[T * F], y3[T * D];
+    struct rng rng = rng_named(__func__);
+    for (size_t i = 0; i < F * D; i++) {
+        gate[i] = rng_normal(&rng);
+        up[i] = rng_normal(&rng);
+        down[i] = rng_normal(&rng);
+    }
+    for (size_t i = 0; i < N * D; i++)
+        router_weights[i] = rng_normal(&rng);
+    for (size_t i = 0; i < T * D; i++)
+        x[i] = rng_normal(&rng);
+    for (int is_gated = 0; is_gated < 2; is_gated++) {
+        sffn_router_config config = config_of(N, D);
+        config.block_size = SIZE;
+        config.weights.data = router_weights;
+        config.rule = SFFN_ROUTER_TOP_K;
+        config.top_k = 2;
+        config.weighting = SFFN_WEIGHTING_SOFTMAX_SELECTED;
+        sffn_ffn_config layer = SFFN_FFN_CONFIG_INIT;
+        layer.d_model = D;
+        layer.d_ff = F;
+        layer.gate.data = is_gated ? gate : NULL;
+        layer.up.data = up;
+        layer.down.data = down;
+        layer.down.layout = SFFN_LAYOUT_ROWS;
+        layer.activation = SFFN_ACT_SILU;
+        layer.max_density = 0.1f; /* never widens a weighted selection */
+        sffn_router *router = NULL;
+        sffn_ffn *ffn = NULL;
+        CHECK_OK(ctx, sffn_router_create(ctx, &config, &router));
+        layer.router = router;
+        CHECK_OK(ctx, sffn_ffn_create(ctx, &layer, &ffn));
+        sffn_ffn_args args = SFFN_FFN_ARGS_INIT;
+        args.x = x;
+        args.y = y;
+        args.h = h;
+        args.n_tokens = T;
+        CHECK_OK(ctx, sffn_ffn_forward(ctx, ffn, &args));
+        sffn_active_set_config set_config = SFFN_ACTIVE_SET_CONFIG_INIT;
+        sffn_active_set *set = NULL, *neurons = NULL, *bare = make_set(ctx, NULL, T, N, SIZE),
+                        *bare_neurons = make_set(ctx, NULL, T, F, 1);
+        set_config.n_blocks = N;
+        set_config.block_size = SIZE;
+        set_config.max_tokens = T;
+        set_config.has_weights = 1;
+        CHECK_OK(ctx, sffn_active_set_create(ctx, &set_config, &set));
+        set_config.n_blocks = F;
+        set_config.block_size = 1;
+        CHECK_OK(ctx, sffn_active_set_create(ctx, &set_config, &neurons));
+        CHECK_ERROR(ctx, sffn_router_select(ctx, router, x, D, T, NULL, 0, bare),
+                    SFFN_ERR_INVALID_ARGUMENT, "has_weights");
+        CHECK_OK(ctx, sffn_router_select(ctx, router, x, D, T, NULL, 0, set));
+        for (size_t t = 0; t < T; t++) {
+            double want[D] = {0}, bound[D] = {0};
+            for (uint32_t i = 0; i < F; i++) {
+                if (!sffn_active_set_contains(set, t, i / SIZE)) {
+                    CHECK(h[t * F + i] == 0.0f);
+                    continue;
+                }
+                double g = 0, u = 0;
+                for (size_t j = 0; j < D; j++) {
+                    g += (double)(is_gated ? gate : up)[i * D + j] * x[t * D + j];
+                    u += (double)up[i * D + j] * x[t * D + j];
+                }
+                const double weight = (double)sffn_active_set_weights(set, t)[i / SIZE],
+                             v = weight * g / (1 + exp(-g)) * (is_gated ? u : 1);
+                for (size_t j = 0; j < D; j++) {
+                    want[j] += v * down[i * D + j];
+                    bound[j] += (fabs(v) + weight) * fabs((double)down[i * D + j]) * 1e-5;
+                }
+            }
+            for (size_t j = 0; j < D; j++)
+                CHECK_WITHIN((double)y[t * D + j], want[j], bound[j], "y");
+        }
+        /* handed in */
+        args.active = set;
+        args.y = y2;
+        args.h = h2;
+        CHECK_OK(ctx, sffn_ffn_forward(ctx, ffn, &args));
+        CHECK_BITS(y2, y, T * D, "y of a set with weights");
+        CHECK_BITS(h2, h, T * F, "h of a set with weights");
+        /* stage by stage */
+        CHECK_ERROR(ctx, sffn_ffn_gate(ctx, ffn, x, T, set, s, bare_neurons),
+                    SFFN_ERR_INVALID_ARGUMENT, "weights lost");
+        CHECK_OK(ctx, sffn_ffn_gate(ctx, ffn, x, T, set, s, neurons));
+        CHECK_OK(ctx, sffn_ffn_up(ctx, ffn, x, s, T, neurons, h2));
+        CHECK_BITS(h2, h, T * F, "h of the stages");
+        CHECK_OK(ctx, sffn_ffn_down(ctx, ffn, h2, T, neurons, y3));
+        CHECK_BITS(y3, y, T * D, "y of the stages");
+        /* without weights it is another sum */
+        for (size_t t = 0; t < T; t++)
+            CHECK_OK(ctx, sffn_active_set_set_indices(bare, t, sffn_active_set_indices(set, t), 2));
+        args.active = bare;
+        CHECK_OK(ctx, sffn_ffn_forward(ctx, ffn, &args));
+        for (size_t t = 0; t < T; t++)
+            for (uint32_t i = 0; i < F; i++) {
+                if (!sffn_active_set_contains(set, t, i / SIZE))
+                    continue; /* a selection without weights is widened beyond max_density */
+                const float weighted = h2[t * F + i] * sffn_active_set_weights(set, t)[i / SIZE];
+                CHECK_BITS(&weighted, &h[t * F + i], 1, "h times weight");
+            }
+        sffn_active_set *const sets[] = {set, neurons, bare, bare_neurons};
+        for (size_t i = 0; i < 4; i++)
+            sffn_active_set_destroy(sets[i]);
+        sffn_ffn_destroy(ffn);
+        sffn_router_destroy(router);
+    }
+}
+
 int main(void)
 {
     struct cases cases = {0};
@@ -271,6 +578,11 @@ int main(void)
     CASE(&cases, toy_14_7_hard_mode);
     CASE(&cases, toy_14_8_router_share);
     CASE(&cases, random_scores);
+    CASE(&cases, toy_14_17_mass);
+    CASE(&cases, top_k_rule);
+    CASE(&cases, weightings);
+    CASE(&cases, mlp_router);
+    CASE(&cases, weighted_mixture);
     sffn_status status = sffn_context_create(NULL, &ctx);
     int failed = status != SFFN_OK || cases_run(&cases, "router");
     sffn_context_destroy(ctx);

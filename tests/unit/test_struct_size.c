@@ -74,7 +74,8 @@ static sffn_status use_rule(const void *rule)
 
 static const sffn_context_config context_config = SFFN_CONTEXT_CONFIG_INIT;
 static const sffn_value_rule value_rule = SFFN_VALUE_RULE_INIT;
-static const sffn_active_set_config active_set_config = {sizeof(sffn_active_set_config), 5, 1, 1};
+static const sffn_active_set_config active_set_config = {sizeof(sffn_active_set_config), 5, 1, 1,
+                                                         0};
 static sffn_matmul_config matmul_config = SFFN_MATMUL_CONFIG_INIT;
 static sffn_predictor_config predictor_config = SFFN_PREDICTOR_CONFIG_INIT;
 static sffn_router_config router_config = SFFN_ROUTER_CONFIG_INIT;
@@ -165,6 +166,8 @@ static void missing_required_fields(void **state)
 
 static const sffn_ffn *ffn;
 static const sffn_matmul *matmul;
+static const sffn_predictor *predictor;
+static const sffn_router *router;
 
 static sffn_status get_context_info(void *info)
 {
@@ -174,6 +177,16 @@ static sffn_status get_context_info(void *info)
 static sffn_status get_matmul_info(void *info)
 {
     return sffn_matmul_get_info(matmul, info);
+}
+
+static sffn_status get_predictor_info(void *info)
+{
+    return sffn_predictor_get_info(predictor, info);
+}
+
+static sffn_status get_router_info(void *info)
+{
+    return sffn_router_get_info(router, info);
 }
 
 static sffn_status get_ffn_info(void *info)
@@ -207,6 +220,8 @@ struct filled {
 static const struct filled filled[] = {
     {"sffn_context_info", sizeof(sffn_context_info), get_context_info},
     {"sffn_matmul_info", sizeof(sffn_matmul_info), get_matmul_info},
+    {"sffn_predictor_info", sizeof(sffn_predictor_info), get_predictor_info},
+    {"sffn_router_info", sizeof(sffn_router_info), get_router_info},
     {"sffn_ffn_info", sizeof(sffn_ffn_info), get_ffn_info},
     {"sffn_ffn_stats", sizeof(sffn_ffn_stats), get_ffn_stats},
     {"sffn_calibration_info", sizeof(sffn_calibration_info), get_calibration_info},
@@ -259,20 +274,28 @@ int main(void)
     ffn_args.y = y;
     ffn_args.n_tokens = 1;
     sffn_matmul *own_matmul = NULL;
+    sffn_predictor *own_predictor = NULL;
+    sffn_router *own_router = NULL;
     sffn_ffn *own_ffn = NULL;
     int failed = sffn_context_create(NULL, &ctx) != SFFN_OK ||
                  sffn_ffn_create(ctx, &ffn_config, &own_ffn) != SFFN_OK ||
+                 sffn_predictor_create(ctx, &predictor_config, &own_predictor) != SFFN_OK ||
+                 sffn_router_create(ctx, &router_config, &own_router) != SFFN_OK ||
                  sffn_matmul_create(ctx, &matmul_config, &own_matmul) != SFFN_OK;
     ffn = own_ffn;
     calibration_config.ffn = own_ffn;
     threshold_config.target_cett = 0.1f;
     failed = failed || sffn_calibration_create(ctx, &calibration_config, &calibration) != SFFN_OK ||
              sffn_calibration_add(ctx, calibration, x, 32, NULL, 0, 1) != SFFN_OK;
+    predictor = own_predictor;
+    router = own_router;
     matmul = own_matmul;
     failed = failed || cases_run(&cases, "struct_size");
     sffn_calibration_destroy(calibration);
     sffn_ffn_destroy(own_ffn);
     sffn_matmul_destroy(own_matmul);
+    sffn_predictor_destroy(own_predictor);
+    sffn_router_destroy(own_router);
     sffn_context_destroy(ctx);
     return failed;
 }

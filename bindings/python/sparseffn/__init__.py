@@ -20,6 +20,7 @@ from ._enums import (
     Decision,
     DType,
     FileFormat,
+    HiddenActivation,
     HugePages,
     Layout,
     LogLevel,
@@ -29,9 +30,11 @@ from ._enums import (
     RouterRule,
     Rule,
     Select,
+    SelectorInput,
     Storage,
     Tie,
     ValueRule,
+    Weighting,
 )
 from ._errors import (
     ArgumentError,
@@ -60,8 +63,8 @@ from .context import Context, ContextInfo, isas, logger
 from .ffn import FFN, FFNInfo, FFNStats
 from .matmul import Matmul, MatmulInfo
 from .model import Layer, Metadata, Model, ModelInfo, Tensors
-from .predictor import Predictor
-from .router import Router
+from .predictor import Predictor, PredictorInfo
+from .router import Router, RouterInfo
 from .weights import Tensor, Weights, block_size, dequantize, quantize, row_bytes
 
 #: Version of the loaded library, "0.1.0"; ``__version__`` is this package's.
@@ -85,6 +88,7 @@ __all__ = [
     "FFNStats",
     "FileFormat",
     "FormatError",
+    "HiddenActivation",
     "HugePages",
     "IOError_",
     "InternalError",
@@ -104,11 +108,14 @@ __all__ = [
     "OutOfMemory",
     "Path",
     "Predictor",
+    "PredictorInfo",
     "PredictorKind",
     "Router",
+    "RouterInfo",
     "RouterRule",
     "Rule",
     "Select",
+    "SelectorInput",
     "ShapeError",
     "SparseffnError",
     "Storage",
@@ -119,6 +126,7 @@ __all__ = [
     "Tie",
     "UnsupportedError",
     "ValueRule",
+    "Weighting",
     "Weights",
     "__version__",
     "block_size",

@@ -36,6 +36,7 @@ alloc_fn = CFUNCTYPE(c_void_p, c_void_p, c_size_t, c_size_t)
 free_fn = CFUNCTYPE(None, c_void_p, c_void_p, c_size_t)
 parallel_for_fn = CFUNCTYPE(None, c_void_p, c_uint32, c_void_p, c_void_p)
 barrier_fn = CFUNCTYPE(None, c_void_p)
+predictor_callback = CFUNCTYPE(None, c_void_p, c_void_p, c_uint32, c_void_p, c_uint32)
 progress_fn = CFUNCTYPE(c_int32, c_void_p, c_char_p, c_uint64, c_uint64)
 
 
@@ -105,6 +106,7 @@ class sffn_active_set_config(Sized):
         ("n_blocks", c_uint32),
         ("block_size", c_uint32),
         ("max_tokens", c_uint32),
+        ("has_weights", c_int32),
     ]
     _defaults_ = {"block_size": 1, "max_tokens": 1}
 
@@ -171,8 +173,40 @@ class sffn_predictor_config(Sized):
         ("margin", c_float),
         ("top_k", c_uint32),
         ("top_k_multiple", c_uint32),
+        ("n_layers", c_uint32),
+        ("rank", c_uint32),
+        ("w1", sffn_weights),
+        ("w2", sffn_weights),
+        ("b1", c_void_p),
+        ("b2", c_void_p),
+        ("hidden_activation", c_int32),
+        ("dtype", c_int32),
+        ("callback", predictor_callback),
+        ("callback_user", c_void_p),
+        ("input", c_int32),
     ]
-    _defaults_ = {"margin": 1.5, "top_k_multiple": 1}
+    _defaults_ = {"margin": 1.5, "top_k_multiple": 1, "n_layers": 1, "dtype": -1}
+
+
+class sffn_predictor_info(Sized):
+    _fields_ = [
+        ("struct_size", c_size_t),
+        ("kind", c_int32),
+        ("d_model", c_uint32),
+        ("d_ff", c_uint32),
+        ("n_layers", c_uint32),
+        ("rank", c_uint32),
+        ("dtype", c_int32),
+        ("hidden_activation", c_int32),
+        ("decision", c_int32),
+        ("tie", c_int32),
+        ("threshold", c_float),
+        ("has_thresholds", c_int32),
+        ("top_k", c_uint32),
+        ("margin", c_float),
+        ("input", c_int32),
+        ("weight_bytes", c_uint64),
+    ]
 
 
 class sffn_router_config(Sized):
@@ -185,8 +219,35 @@ class sffn_router_config(Sized):
         ("threshold", c_float),
         ("weights", sffn_weights),
         ("bias", c_void_p),
+        ("top_k", c_uint32),
+        ("mass", c_float),
+        ("n_hidden", c_uint32),
+        ("hidden_weights", sffn_weights),
+        ("hidden_bias", c_void_p),
+        ("normalize_input", c_int32),
+        ("weighting", c_int32),
+        ("input", c_int32),
     ]
-    _defaults_ = {"block_size": 32, "threshold": 0.5}
+    _defaults_ = {"block_size": 32, "threshold": 0.5, "mass": 0.9}
+
+
+class sffn_router_info(Sized):
+    _fields_ = [
+        ("struct_size", c_size_t),
+        ("d_model", c_uint32),
+        ("n_experts", c_uint32),
+        ("block_size", c_uint32),
+        ("n_hidden", c_uint32),
+        ("dtype", c_int32),
+        ("rule", c_int32),
+        ("threshold", c_float),
+        ("top_k", c_uint32),
+        ("mass", c_float),
+        ("weighting", c_int32),
+        ("normalize_input", c_int32),
+        ("input", c_int32),
+        ("weight_bytes", c_uint64),
+    ]
 
 
 class sffn_ffn_config(Sized):
@@ -490,6 +551,9 @@ FUNCTIONS: dict[str, tuple[Any, list[Any]]] = {
     "sffn_active_set_set_all": (_status, [_handle, c_size_t]),
     "sffn_active_set_set_values": (_status, [_handle, c_size_t, _array, c_size_t, POINTER(sffn_value_rule)]),
     "sffn_normal_quantile": (c_double, [c_double]),
+    "sffn_active_set_set_weights": (_status, [_handle, c_size_t, _array]),
+    "sffn_active_set_weights": (_array, [_handle, c_size_t]),
+    "sffn_active_set_has_weights": (c_int32, [_handle]),
     "sffn_active_set_n_blocks": (c_uint32, [_handle]),
     "sffn_active_set_block_size": (c_uint32, [_handle]),
     "sffn_active_set_max_tokens": (c_uint32, [_handle]),
@@ -521,7 +585,9 @@ FUNCTIONS: dict[str, tuple[Any, list[Any]]] = {
         _status,
         [_handle, _handle, _array, c_size_t, c_size_t, _array, c_size_t, _handle],
     ),
+    "sffn_predictor_predict_layers": (_status, [_handle, _handle, _array, c_size_t, c_size_t, _out]),
     "sffn_predictor_weight_bytes": (c_uint64, [_handle]),
+    "sffn_predictor_get_info": (_status, [_handle, POINTER(sffn_predictor_info)]),
     # router.h
     "sffn_router_create": (_status, [_handle, POINTER(sffn_router_config), _out]),
     "sffn_router_destroy": (None, [_handle]),
@@ -530,6 +596,7 @@ FUNCTIONS: dict[str, tuple[Any, list[Any]]] = {
         [_handle, _handle, _array, c_size_t, c_size_t, _array, c_size_t, _handle],
     ),
     "sffn_router_weight_bytes": (c_uint64, [_handle]),
+    "sffn_router_get_info": (_status, [_handle, POINTER(sffn_router_info)]),
     # ffn.h
     "sffn_ffn_create": (_status, [_handle, POINTER(sffn_ffn_config), _out]),
     "sffn_ffn_destroy": (None, [_handle]),
@@ -601,7 +668,9 @@ STRUCTS: tuple[type[Structure], ...] = (
     sffn_matmul_config,
     sffn_matmul_info,
     sffn_predictor_config,
+    sffn_predictor_info,
     sffn_router_config,
+    sffn_router_info,
     sffn_ffn_config,
     sffn_ffn_stats,
     sffn_ffn_args,

@@ -106,12 +106,44 @@ class PredictorKind(IntEnum):
     """How a predictor scores neurons."""
 
     SCREENED_GATE = 0
+    LOW_RANK = 1
+    GATE_SVD = 2
+    CALLBACK = 4
+
+
+class HiddenActivation(IntEnum):
+    """Between the two linear maps of a low-rank predictor."""
+
+    NONE = 0
+    RELU = 1
+    TANH = 2
+
+
+class SelectorInput(IntEnum):
+    """Which tensor a selector reads; only remembered, for the engine to know what to hand in."""
+
+    FFN = 0
+    RESIDUAL = 1
+    LAYER = 2
+    LAYER_NORM = 3
+    FIRST_LAYER = 4
 
 
 class RouterRule(IntEnum):
     """How a router decides."""
 
     SIGMOID = 0
+    TOP_K = 1
+    MASS = 2
+
+
+class Weighting(IntEnum):
+    """What multiplies the output of an expert."""
+
+    NONE = 0
+    SIGMOID = 1
+    SOFTMAX = 2
+    SOFTMAX_SELECTED = 3
 
 
 class Active(IntEnum):

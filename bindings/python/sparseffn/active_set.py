@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from . import _abi
-from ._arrays import vector, view
+from ._arrays import FloatArray, vector, view
 from ._enums import Tie, ValueRule, parse
 from ._errors import ShapeError
 from ._lib import lib
@@ -28,16 +28,20 @@ class ActiveSet(Child):
         n_blocks: > 0.
         block_size: neurons per block, > 0.
         max_tokens: most tokens it can hold, > 0.
+        has_weights: a weight per token and block travels with the selection, see set_weights().
 
     Raises:
         ArgumentError: a zero size, or n_blocks * block_size over 2^31 - 1. OutOfMemory.
     """
 
-    def __init__(self, context: Context, n_blocks: int, *, block_size: int = 1, max_tokens: int = 1) -> None:
+    def __init__(
+        self, context: Context, n_blocks: int, *, block_size: int = 1, max_tokens: int = 1, has_weights: bool = False
+    ) -> None:
         config = _abi.sffn_active_set_config(
             n_blocks=uint32(n_blocks, "n_blocks"),
             block_size=uint32(block_size, "block_size"),
             max_tokens=uint32(max_tokens, "max_tokens"),
+            has_weights=int(has_weights),
         )
         self._create(context, "sffn_active_set_create", (ctypes.byref(config),), "sffn_active_set_destroy")
         self._n_blocks, self._block_size, self._max_tokens = int(n_blocks), int(block_size), int(max_tokens)
@@ -53,6 +57,30 @@ class ActiveSet(Child):
         for token, row in enumerate(array):
             made.set_mask(token, row)
         return made
+
+    @property
+    def has_weights(self) -> bool:
+        """Made with weights."""
+        handle = self._live()
+        return bool(lib.sffn_active_set_has_weights(handle.ptr))
+
+    def set_weights(self, token: int, weights: Any) -> None:
+        """What multiplies h of each block's neurons in a layer that is handed this set: float32 [n_blocks], copied.
+
+        clear() makes them 1. Raises ArgumentError (made without weights), TypeError, ShapeError.
+        """
+        address, _weights = vector(weights, "weights", self._n_blocks, "n_blocks")
+        handle = self._live()
+        status = lib.sffn_active_set_set_weights(handle.ptr, _index(token, "token"), address)
+        handle.check(status, "sffn_active_set_set_weights")
+
+    def weights(self, token: int = 0) -> FloatArray:
+        """The weights of one token, float32 [n_blocks]; a copy. Raises ShapeError: no such token, made without weights."""
+        handle = self._live()
+        address = lib.sffn_active_set_weights(handle.ptr, _index(token, "token"))
+        if not address:
+            raise ShapeError(f"token: {token} of a set with {self.n_tokens} tokens, has_weights {self.has_weights}")
+        return foreign_array(address, self._n_blocks * 4, handle).view(np.float32).copy()
 
     @property
     def n_blocks(self) -> int:
