@@ -120,6 +120,59 @@ typedef struct sffn_threshold_config {
  */
 SFFN_API sffn_status sffn_calibration_find_threshold(sffn_context *ctx, sffn_calibration *calibration, const sffn_threshold_config *config,
                                                      sffn_activity *activity, float *thresholds, sffn_measured *measured);
+
+typedef struct sffn_cluster_config {
+    size_t struct_size;
+    sffn_weights weights;       /**< [n_rows][n_cols], one row per neuron, any type: the gate, or up of an ungated layer */
+    uint32_t n_rows;            /**< d_ff */
+    uint32_t n_cols;            /**< d_model */
+    uint32_t group_size;        /**< neurons per expert, > 0; divides n_rows; default 32 */
+    int32_t normalize;          /**< 1 (default): rows are scaled to length 1 (MoEfication); 0: as they are */
+    uint32_t max_rounds;        /**< of improvement; default 30. Ends earlier when hardly any row moves */
+    uint64_t seed;              /**< default 0 */
+    sffn_progress_fn progress;  /**< NULL: none */
+    void *progress_user;
+} sffn_cluster_config;
+#define SFFN_CLUSTER_CONFIG_INIT { sizeof(sffn_cluster_config), SFFN_WEIGHTS_INIT, 0u, 0u, 32u, 1, 30u, 0u, NULL, NULL }
+/**
+ * Balanced k-means: n_rows / group_size experts of exactly group_size neurons each, with a small sum of squared distances to the experts' means
+ * (LTE, arXiv:2402.06126, 2.1; MoEfication, arXiv:2110.01786). Starts from k-means++ seeds and an assignment by regret, then swaps pairs of rows between
+ * experts while that lowers the sum: each swap is checked exactly, so the sum never rises. A local minimum, the same for any number of threads.
+ * @param[out] permutation  [n_rows]: new position -> neuron. Expert e is positions e * group_size and on; inside an expert neurons ascend, and experts are in
+ *                          the order of their first neuron
+ * @param[out] cost         sum over rows of the squared distance to their expert's mean; NULL: not wanted
+ * @retval SFFN_ERR_INVALID_ARGUMENT  NULL, a zero size, a NaN or infinity in a row, normalize other than 0 and 1
+ * @retval SFFN_ERR_SHAPE             group_size does not divide n_rows; weights as in sffn_matmul_create()
+ * @retval SFFN_ERR_INTERRUPTED, SFFN_ERR_OUT_OF_MEMORY, SFFN_ERR_BUSY
+ * Memory: 4 n_rows (n_cols + (n_cols + n_rows) / group_size + 11) bytes. Since 0.1.
+ */
+SFFN_API sffn_status sffn_cluster_neurons(sffn_context *ctx, const sffn_cluster_config *config, uint32_t *permutation, double *cost);
+
+typedef struct sffn_svd_config {
+    size_t struct_size;
+    sffn_weights weights;       /**< [n_rows][n_cols]: the gate, any type */
+    uint32_t n_rows;            /**< d_ff */
+    uint32_t n_cols;            /**< d_model */
+    uint32_t rank;              /**< 1 .. min(n_rows, n_cols) */
+    const float *second_moment; /**< [n_cols][n_cols] C, see sffn_calibration_get_second_moment(): the factors then lose least on these inputs; NULL: plain */
+    uint64_t seed;              /**< of the start of the iteration; default 0 */
+    sffn_progress_fn progress;  /**< NULL: none */
+    void *progress_user;
+} sffn_svd_config;
+#define SFFN_SVD_CONFIG_INIT { sizeof(sffn_svd_config), SFFN_WEIGHTS_INIT, 0u, 0u, 0u, NULL, 0u, NULL, NULL }
+/**
+ * W ~ w2 w1 of the given rank with the least ||W - w2 w1||, or with C the least mean ||(W - w2 w1) x||^2 (truncation-aware SVD, arXiv:2603.14110). w2 has
+ * orthonormal columns and w1 = w2' W, so C may be singular. Exact to float rounding up to min(n_rows, n_cols) = 1024; above by subspace iteration
+ * (arXiv:0909.4061), whose error is close to the least.
+ * @param[out] w1        [rank][n_cols]: the first layer of a low-rank predictor, whose scores estimate the gate
+ * @param[out] w2        [n_rows][rank]
+ * @param[out] captured  share of the squared norm that the factors keep, in [0, 1]; NULL: not wanted
+ * @retval SFFN_ERR_INVALID_ARGUMENT  NULL, a zero size, rank out of range, NaN or infinity
+ * @retval SFFN_ERR_SHAPE             weights as in sffn_matmul_create()
+ * @retval SFFN_ERR_INTERRUPTED, SFFN_ERR_OUT_OF_MEMORY, SFFN_ERR_BUSY
+ * Memory: 4 (n_rows n_cols + l (2 n_rows + 2 n_cols + 3 l + 6)) bytes, l = rank + 32 or the smaller side when exact. Since 0.1.
+ */
+SFFN_API sffn_status sffn_fit_svd(sffn_context *ctx, const sffn_svd_config *config, float *w1, float *w2, double *captured);
 #ifdef __cplusplus
 }
 #endif

@@ -66,6 +66,8 @@ static void init_macros(void **state)
     INIT(sffn_calibration_info, SFFN_CALIBRATION_INFO_INIT);
     INIT(sffn_measured, SFFN_MEASURED_INIT);
     INIT(sffn_threshold_config, SFFN_THRESHOLD_CONFIG_INIT);
+    INIT(sffn_cluster_config, SFFN_CLUSTER_CONFIG_INIT);
+    INIT(sffn_svd_config, SFFN_SVD_CONFIG_INIT);
 }
 
 /* The documented defaults. */
@@ -112,6 +114,11 @@ static void defaults(void **state)
     const sffn_threshold_config threshold = SFFN_THRESHOLD_CONFIG_INIT;
     CHECK(threshold.kind == SFFN_ACTIVE_CONTRIBUTION && threshold.target_cett < 0 &&
           threshold.target_density < 0 && !threshold.progress);
+    const sffn_cluster_config cluster = SFFN_CLUSTER_CONFIG_INIT;
+    CHECK(!cluster.weights.data && cluster.group_size == 32 && cluster.normalize == 1 &&
+          cluster.max_rounds == 30 && cluster.seed == 0 && !cluster.progress);
+    const sffn_svd_config svd = SFFN_SVD_CONFIG_INIT;
+    CHECK(!svd.weights.data && svd.rank == 0 && !svd.second_moment && !svd.progress);
     const sffn_activity activity = SFFN_ACTIVITY_INIT;
     CHECK(activity.kind == SFFN_ACTIVE_SCORE && activity.tie == SFFN_TIE_DROP &&
           activity.threshold == 0 && !activity.thresholds);

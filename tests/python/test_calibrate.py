@@ -100,3 +100,55 @@ def test_progress_stops_and_raises(ctx, layer):
         calibration.find_threshold(target_cett=0.1, progress=lambda what, done, total: 1 // 0)
     with pytest.raises(sf.ArgumentError, match="target_cett"):
         calibration.find_threshold()
+
+
+def test_experts(ctx, rng):
+    centers = rng.standard_normal((8, 16))
+    truth = rng.permutation(np.repeat(np.arange(8), 12))
+    w = (centers[truth] + 0.05 * rng.standard_normal((96, 16))).astype(np.float32)
+    permutation, cost = sf.cluster_neurons(ctx, w, group_size=12, normalize=False)
+    assert sorted(permutation) == list(range(96))
+    groups = truth[permutation].reshape(8, 12)
+    assert (groups == groups[:, :1]).all()
+    grouped = w[permutation].reshape(8, 12, 16).astype(np.float64)
+    assert cost == pytest.approx(((grouped - grouped.mean(1, keepdims=True)) ** 2).sum())
+    with sf.Context(n_threads=3) as other:
+        again, _ = sf.cluster_neurons(other, w, group_size=12, normalize=False)
+    assert np.array_equal(again, permutation)
+    with pytest.raises(sf.ShapeError, match="group_size is 7"):
+        sf.cluster_neurons(ctx, w, group_size=7)
+    with pytest.raises(sf.Interrupted):
+        sf.cluster_neurons(ctx, w, progress=lambda *_: True)
+
+
+def test_svd_against_numpy(ctx, rng):
+    w = rng.standard_normal((80, 48)).astype(np.float32)
+    u, s, vt = np.linalg.svd(w.astype(np.float64), full_matrices=False)
+    w1, w2, captured = sf.fit_svd(ctx, w, 10)
+    np.testing.assert_allclose(w2 @ w1, (u[:, :10] * s[:10]) @ vt[:10], atol=1e-4)
+    np.testing.assert_allclose(w2.T @ w2, np.eye(10), atol=1e-5)
+    assert captured == pytest.approx((s[:10] ** 2).sum() / (s**2).sum(), rel=1e-5)
+    # weighted: the loss on inputs of that second moment is the least, W C^(1/2) = U S V'
+    x = rng.standard_normal((200, 48)) @ np.diag(np.linspace(0.1, 3, 48))
+    moment = x.T @ x / 200
+    values, vectors = np.linalg.eigh(moment)
+    root = (vectors * np.sqrt(values)) @ vectors.T
+    least = (np.linalg.svd(w @ root, compute_uv=False)[10:] ** 2).sum()
+    w1, w2, _ = sf.fit_svd(ctx, w, 10, second_moment=moment.astype(np.float32))
+    assert (((w - w2 @ w1) @ root) ** 2).sum() == pytest.approx(least, rel=1e-4)
+    with pytest.raises(sf.ArgumentError, match="rank"):
+        sf.fit_svd(ctx, w, 49)
+    with pytest.raises(sf.ShapeError, match="second_moment"):
+        sf.fit_svd(ctx, w, 4, second_moment=np.eye(47, dtype=np.float32))
+
+
+@pytest.mark.parametrize("shape", [(1200, 1100), (1100, 1300)])
+def test_svd_by_iteration(ctx, rng, shape):
+    n, d = shape
+    decay = (1 + np.arange(1100.0)) ** -0.5  # no gap anywhere
+    q1, q2 = (np.linalg.qr(rng.standard_normal((k, 1100)))[0] for k in (n, d))
+    w = ((q1 * decay) @ q2.T).astype(np.float32)
+    w1, w2, captured = sf.fit_svd(ctx, w, 64)
+    best = (decay[:64] ** 2).sum() / (decay**2).sum()
+    assert best - 0.003 < captured <= best + 1e-5
+    assert captured == pytest.approx(1 - ((w - w2 @ w1) ** 2).sum() / (w**2).sum(), abs=1e-4)

@@ -72,6 +72,18 @@ static sffn_status use_rule(const void *rule)
     return status;
 }
 
+static sffn_status use_cluster(const void *config)
+{
+    uint32_t permutation[32];
+    return sffn_cluster_neurons(ctx, config, permutation, NULL);
+}
+
+static sffn_status use_svd(const void *config)
+{
+    float w1[32], w2[32];
+    return sffn_fit_svd(ctx, config, w1, w2, NULL);
+}
+
 static const sffn_context_config context_config = SFFN_CONTEXT_CONFIG_INIT;
 static const sffn_value_rule value_rule = SFFN_VALUE_RULE_INIT;
 static const sffn_active_set_config active_set_config = {sizeof(sffn_active_set_config), 5, 1, 1,
@@ -83,6 +95,8 @@ static sffn_ffn_config ffn_config = SFFN_FFN_CONFIG_INIT;
 static sffn_ffn_args ffn_args = SFFN_FFN_ARGS_INIT;
 static sffn_calibration_config calibration_config = SFFN_CALIBRATION_CONFIG_INIT;
 static sffn_threshold_config threshold_config = SFFN_THRESHOLD_CONFIG_INIT;
+static sffn_cluster_config cluster_config = SFFN_CLUSTER_CONFIG_INIT;
+static sffn_svd_config svd_config = SFFN_SVD_CONFIG_INIT;
 static float x[32], y[32];
 
 /* A valid struct, and the offset from which on its fields may be missing. */
@@ -110,6 +124,10 @@ static const struct sized sized[] = {
      offsetof(sffn_calibration_config, max_samples), use_calibration},
     {"sffn_threshold_config", &threshold_config, sizeof threshold_config,
      offsetof(sffn_threshold_config, target_density), use_threshold},
+    {"sffn_cluster_config", &cluster_config, sizeof cluster_config,
+     offsetof(sffn_cluster_config, group_size), use_cluster},
+    {"sffn_svd_config", &svd_config, sizeof svd_config, offsetof(sffn_svd_config, second_moment),
+     use_svd},
 };
 
 /* The struct in a larger buffer whose other bytes are `fill`, with another struct_size. */
@@ -265,6 +283,9 @@ int main(void)
         cases_add(&cases, output_struct, (void *)(uintptr_t)&filled[i], "%s", filled[i].name);
 
     matmul_config.n_rows = matmul_config.n_cols = 32;
+    cluster_config.n_rows = cluster_config.n_cols = svd_config.n_rows = svd_config.n_cols = 32;
+    cluster_config.weights.data = svd_config.weights.data = weights;
+    svd_config.rank = 1;
     matmul_config.weights.data = predictor_config.gate.data = router_config.weights.data = weights;
     predictor_config.d_model = predictor_config.d_ff = 32;
     router_config.d_model = router_config.n_experts = 32;

@@ -58,7 +58,7 @@ from ._prepare import prepare
 from ._train import prosparse_lambda
 from ._version import __version__
 from .active_set import ActiveSet, normal_quantile
-from .calibrate import Calibration, CalibrationInfo, Measured, Threshold
+from .calibrate import Calibration, CalibrationInfo, Measured, Threshold, cluster_neurons, fit_svd
 from .context import Context, ContextInfo, isas, logger
 from .ffn import FFN, FFNInfo, FFNStats
 from .matmul import Matmul, MatmulInfo
@@ -130,7 +130,9 @@ __all__ = [
     "Weights",
     "__version__",
     "block_size",
+    "cluster_neurons",
     "dequantize",
+    "fit_svd",
     "isas",
     "library_path",
     "library_version",

@@ -426,6 +426,38 @@ class sffn_threshold_config(Sized):
     progress: Any
 
 
+class sffn_cluster_config(Sized):
+    _fields_ = [
+        ("struct_size", c_size_t),
+        ("weights", sffn_weights),
+        ("n_rows", c_uint32),
+        ("n_cols", c_uint32),
+        ("group_size", c_uint32),
+        ("normalize", c_int32),
+        ("max_rounds", c_uint32),
+        ("seed", c_uint64),
+        ("progress", progress_fn),
+        ("progress_user", c_void_p),
+    ]
+    _defaults_ = {"group_size": 32, "normalize": 1, "max_rounds": 30}
+    progress: Any
+
+
+class sffn_svd_config(Sized):
+    _fields_ = [
+        ("struct_size", c_size_t),
+        ("weights", sffn_weights),
+        ("n_rows", c_uint32),
+        ("n_cols", c_uint32),
+        ("rank", c_uint32),
+        ("second_moment", c_void_p),
+        ("seed", c_uint64),
+        ("progress", progress_fn),
+        ("progress_user", c_void_p),
+    ]
+    progress: Any
+
+
 class sffn_model_info(Sized):
     _fields_ = [
         ("struct_size", c_size_t),
@@ -632,6 +664,8 @@ FUNCTIONS: dict[str, tuple[Any, list[Any]]] = {
         _status,
         [_handle, _handle, POINTER(sffn_threshold_config), POINTER(sffn_activity), _array, POINTER(sffn_measured)],
     ),
+    "sffn_cluster_neurons": (_status, [_handle, POINTER(sffn_cluster_config), _array, POINTER(c_double)]),
+    "sffn_fit_svd": (_status, [_handle, POINTER(sffn_svd_config), _array, _array, POINTER(c_double)]),
     # model.h, prepare.h
     "sffn_model_open": (_status, [_handle, c_char_p, _out]),
     "sffn_model_close": (None, [_handle]),
@@ -680,6 +714,8 @@ STRUCTS: tuple[type[Structure], ...] = (
     sffn_activity,
     sffn_measured,
     sffn_threshold_config,
+    sffn_cluster_config,
+    sffn_svd_config,
     sffn_model_info,
     sffn_tensor_info,
     sffn_prepare_layer,

@@ -1,4 +1,4 @@
-"""Calibration: what preparation learns from a model's activations."""
+"""What preparation learns from a model's weights and activations: thresholds, experts, predictors."""
 
 from __future__ import annotations
 
@@ -7,16 +7,18 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 
 from . import _abi
 from ._arrays import F32, FloatArray, Rows, rows
 from ._enums import Active, Tie, parse
-from ._errors import ShapeError, check
+from ._errors import ArgumentError, ShapeError, check
 from ._lib import lib
 from ._progress import Progress, Watch
 from .context import Child, Context, uint32
 from .ffn import FFN
 from .predictor import number_or_vector
+from .weights import WeightsLike, as_weights
 
 
 @dataclass(frozen=True)
@@ -208,3 +210,85 @@ class Calibration(Child):
 
     def _describe(self) -> str:
         return f"d_model={self.d_model} d_ff={self.d_ff}"
+
+
+def cluster_neurons(
+    context: Context,
+    weights: WeightsLike,
+    *,
+    group_size: int = 32,
+    normalize: bool = True,
+    max_rounds: int = 30,
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> tuple[npt.NDArray[np.uint32], float]:
+    """Balanced k-means: experts of exactly ``group_size`` neurons from the rows of the gate (up when ungated).
+
+    Args:
+        weights: an array or Weights [d_ff, d_model], any type; group_size divides d_ff.
+        normalize: rows are scaled to length 1 first.
+        max_rounds: of improvement by swaps; ends earlier when hardly any row moves.
+
+    Returns: (permutation, cost): permutation[new position] = neuron, for ``gate[permutation]``; cost is the sum of
+    squared distances to the experts' means. The same for any number of threads.
+
+    Raises:
+        ShapeError: group_size does not divide d_ff. ArgumentError: NaN. Interrupted.
+    """
+    source, using, watch = as_weights(weights, "weights"), context._live(), Watch(progress)
+    n, d = source.shape
+    config = _abi.sffn_cluster_config(
+        weights=source.struct(),
+        n_rows=uint32(n, "d_ff"),
+        n_cols=uint32(d, "d_model"),
+        group_size=uint32(group_size, "group_size"),
+        normalize=normalize,
+        max_rounds=uint32(max_rounds, "max_rounds"),
+        seed=seed & 0xFFFFFFFFFFFFFFFF,
+        progress=watch.fn,
+    )
+    permutation, cost = np.empty(n, np.uint32), ctypes.c_double()
+    status = lib.sffn_cluster_neurons(
+        using.ptr, ctypes.byref(config), permutation.ctypes.data, ctypes.byref(cost)
+    )
+    watch.check(status, using.ptr, "sffn_cluster_neurons")
+    return permutation, cost.value
+
+
+def fit_svd(
+    context: Context,
+    weights: WeightsLike,
+    rank: int,
+    *,
+    second_moment: Any = None,
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> tuple[FloatArray, FloatArray, float]:
+    """The best map of a rank: (w1 [rank, d_model], w2 [d_ff, rank], captured) with weights ~ w2 @ w1.
+
+    Args:
+        weights: the gate, an array or Weights [d_ff, d_model], any type.
+        second_moment: float32 [d_model, d_model], Calibration.second_moment(): the loss is then that on such inputs.
+
+    ``captured`` is the share of the squared norm that stays. w2 has orthonormal columns.
+    """
+    source, using, watch = as_weights(weights, "weights"), context._live(), Watch(progress)
+    n, d = source.shape
+    moment = None if second_moment is None else rows(second_moment, "second_moment", d, "d_model", n_rows=d, tight=True)
+    config = _abi.sffn_svd_config(
+        weights=source.struct(),
+        n_rows=uint32(n, "d_ff"),
+        n_cols=uint32(d, "d_model"),
+        rank=uint32(rank, "rank"),
+        second_moment=None if moment is None else moment.address,
+        seed=seed & 0xFFFFFFFFFFFFFFFF,
+        progress=watch.fn,
+    )
+    if not 0 < rank <= min(n, d):
+        raise ArgumentError(f"rank: {rank} is outside 1 .. {min(n, d)}")
+    w1, w2, captured = np.empty((rank, d), F32), np.empty((n, rank), F32), ctypes.c_double()
+    status = lib.sffn_fit_svd(
+        using.ptr, ctypes.byref(config), w1.ctypes.data, w2.ctypes.data, ctypes.byref(captured)
+    )
+    watch.check(status, using.ptr, "sffn_fit_svd")
+    return w1, w2, captured.value
