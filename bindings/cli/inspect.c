@@ -14,10 +14,26 @@ struct layer {
     int is_sparse;
     int has_screen;
     sffn_ffn_config config;
+    int has_predictor, has_router, is_permuted;
+    sffn_predictor_config predictor;
+    sffn_router_config router;
+    int32_t plan;   /* enum sffn_select */
     uint64_t bytes; /* gate, up and down in the file */
     const char *gate, *up, *down;
     char reason[512]; /* why sparse, or why not */
 };
+
+/* What the file calls them, for what this command prints. */
+static const char *const plan_names[] = {"default", "dense", "gate", "predictor", "router"};
+static const char *const rule_names[] = {"none", "score", "abs_score", "abs_h"};
+static const char *const predictor_names[] = {"screened_gate", "low_rank", "gate_svd", "sign"};
+static const char *const router_names[] = {"sigmoid", "top_k", "mass"};
+#define NAME_OF(names, value) name_of(names, sizeof names / sizeof names[0], value)
+
+static const char *name_of(const char *const *names, size_t n, int32_t value)
+{
+    return value >= 0 && (size_t)value < n ? names[value] : "unknown";
+}
 
 static uint64_t matrix_bytes(const sffn_weights *w, uint32_t d_model, uint32_t d_ff)
 {
@@ -37,6 +53,34 @@ static const char *tensor_type(const sffn_model *model, uint32_t i, const char *
         return NULL;
     *bytes += t.bytes;
     return t.type_name;
+}
+
+/* 1 when the file has it, 0 when not, or when it is wrong: then that is the reason why the layer cannot run. */
+static int is_there(const sffn_context *ctx, struct layer *layer, sffn_status status)
+{
+    if (status != SFFN_OK && status != SFFN_ERR_NOT_FOUND) {
+        layer->is_readable = 0;
+        snprintf(layer->reason, sizeof layer->reason, "%s", sffn_context_last_error(ctx));
+    }
+    return status == SFFN_OK;
+}
+
+static void look_at_selectors(const sffn_context *ctx, const sffn_model *model, uint32_t i,
+                              struct layer *layer)
+{
+    static const sffn_predictor_config predictor = SFFN_PREDICTOR_CONFIG_INIT;
+    static const sffn_router_config router = SFFN_ROUTER_CONFIG_INIT;
+    char name[64];
+    sffn_tensor_info t = SFFN_TENSOR_INFO_INIT;
+    layer->predictor = predictor;
+    layer->router = router;
+    is_there(ctx, layer, sffn_model_layer_plan(model, i, &layer->plan));
+    layer->has_predictor =
+        is_there(ctx, layer, sffn_model_layer_predictor_config(model, i, &layer->predictor));
+    layer->has_router =
+        is_there(ctx, layer, sffn_model_layer_router_config(model, i, &layer->router));
+    snprintf(name, sizeof name, "blk.%u.sffn_permutation", (unsigned)i);
+    layer->is_permuted = sffn_model_find_tensor(model, name, &t) == SFFN_OK;
 }
 
 static void look_at(const sffn_context *ctx, const sffn_model *model, const sffn_model_info *info,
@@ -64,13 +108,20 @@ static void look_at(const sffn_context *ctx, const sffn_model *model, const sffn
     layer->bytes = matrix_bytes(&c->gate, c->d_model, c->d_ff) +
                    matrix_bytes(&c->up, c->d_model, c->d_ff) +
                    matrix_bytes(&c->down, c->d_model, c->d_ff);
+    look_at_selectors(ctx, model, i, layer);
+    if (!layer->is_readable)
+        return;
+    if (layer->plan == SFFN_SELECT_DENSE) {
+        snprintf(layer->reason, sizeof layer->reason, "the plan is dense");
+        return;
+    }
     switch (c->activation) {
     case SFFN_ACT_SILU:
     case SFFN_ACT_GELU_ERF:
     case SFFN_ACT_GELU_TANH:
-        layer->is_sparse = c->rule != SFFN_RULE_NONE;
+        layer->is_sparse = c->rule != SFFN_RULE_NONE || layer->has_predictor || layer->has_router;
         snprintf(layer->reason, sizeof layer->reason, "%s %s", sffn_activation_name(c->activation),
-                 layer->is_sparse ? "with a threshold after the gate: approximate"
+                 layer->is_sparse ? "with a rule or a selector: approximate"
                                   : "has no exact zeros: runs dense unless a threshold after the "
                                     "gate or a router is given");
         return;
@@ -122,6 +173,49 @@ static size_t sum_types(const sffn_model *model, size_t n_tensors, struct type_s
     return n;
 }
 
+static void json_rule(struct json *json, const sffn_ffn_config *c)
+{
+    json_object_begin(json, "rule");
+    json_text(json, "name", NAME_OF(rule_names, c->rule));
+    json_text(json, "tie", c->rule_tie == SFFN_TIE_KEEP ? "keep" : "drop");
+    json_number(json, "threshold", (double)c->rule_threshold);
+    json_bool(json, "has_thresholds", c->rule_thresholds != NULL);
+    json_object_end(json);
+}
+
+static void json_predictor(struct json *json, const struct layer *layer)
+{
+    const sffn_predictor_config *p = &layer->predictor;
+    if (!layer->has_predictor) {
+        json_text(json, "predictor", NULL);
+        return;
+    }
+    json_object_begin(json, "predictor");
+    json_text(json, "kind", NAME_OF(predictor_names, p->kind));
+    json_text(json, "decision", p->decision == SFFN_DECIDE_TOP_K ? "top_k" : "threshold");
+    json_text(json, "tie", p->tie == SFFN_TIE_KEEP ? "keep" : "drop");
+    json_number(json, "threshold", (double)p->threshold);
+    json_bool(json, "has_thresholds", p->thresholds != NULL);
+    json_number(json, "margin", (double)p->margin);
+    json_uint(json, "top_k", p->top_k);
+    json_object_end(json);
+}
+
+static void json_router(struct json *json, const struct layer *layer)
+{
+    const sffn_router_config *r = &layer->router;
+    if (!layer->has_router) {
+        json_text(json, "router", NULL);
+        return;
+    }
+    json_object_begin(json, "router");
+    json_text(json, "rule", NAME_OF(router_names, r->rule));
+    json_uint(json, "n_experts", r->n_experts);
+    json_uint(json, "block_size", r->block_size);
+    json_number(json, "threshold", (double)r->threshold);
+    json_object_end(json);
+}
+
 static void json_layer(struct json *json, uint32_t i, const struct layer *layer)
 {
     const sffn_ffn_config *c = &layer->config;
@@ -143,11 +237,16 @@ static void json_layer(struct json *json, uint32_t i, const struct layer *layer)
         json_text(json, NULL, "gate");
     if (layer->has_screen)
         json_text(json, NULL, "screen");
-    if (c->predictor != NULL)
+    if (layer->has_predictor)
         json_text(json, NULL, "predictor");
-    if (c->router != NULL)
+    if (layer->has_router)
         json_text(json, NULL, "router");
     json_array_end(json);
+    json_text(json, "plan", NAME_OF(plan_names, layer->plan));
+    json_rule(json, c);
+    json_predictor(json, layer);
+    json_router(json, layer);
+    json_bool(json, "is_permuted", layer->is_permuted);
     json_uint(json, "bytes", layer->bytes);
     json_bool(json, "runs_sparse", layer->is_sparse);
     json_text(json, "reason", layer->reason);
@@ -202,6 +301,76 @@ static void print_json(const char *path, const sffn_model_info *info, const stru
     json_end(&json);
 }
 
+static void print_predictor(struct table *table, const struct layer *layer)
+{
+    const sffn_predictor_config *p = &layer->predictor;
+    char text[96];
+    if (p->decision == SFFN_DECIDE_TOP_K)
+        snprintf(text, sizeof text, "top %u", (unsigned)p->top_k);
+    else if (p->thresholds != NULL)
+        snprintf(text, sizeof text, "a threshold per neuron");
+    else
+        snprintf(text, sizeof text, "%s %g", p->tie == SFFN_TIE_KEEP ? ">=" : ">",
+                 (double)p->threshold);
+    table_cell(table, "%s, %s", NAME_OF(predictor_names, p->kind), text);
+}
+
+/* What a call without further arguments does; without a plan or a selector in the file, what may be asked for. */
+static const char *way_of(const struct layer *layer)
+{
+    if (!layer->is_readable)
+        return "not at all";
+    if (!layer->is_sparse)
+        return "dense";
+    if (layer->plan == SFFN_SELECT_PREDICTOR ||
+        (layer->plan == SFFN_SELECT_DEFAULT && layer->has_predictor))
+        return "sparse: predictor";
+    if (layer->plan == SFFN_SELECT_ROUTER ||
+        (layer->plan == SFFN_SELECT_DEFAULT && layer->has_router))
+        return "sparse: router";
+    return layer->has_screen && layer->plan == SFFN_SELECT_DEFAULT ? "sparse: gate, screen"
+                                                                   : "sparse: gate";
+}
+
+/* What a prepared file says of who selects; nothing for others. */
+static void print_selectors(const sffn_model_info *info, const struct layer *layers)
+{
+    struct table table;
+    int has_any = 0;
+    for (uint32_t i = 0; i < info->n_layers; i++)
+        has_any |= layers[i].has_predictor || layers[i].has_router || layers[i].is_permuted ||
+                   layers[i].plan != SFFN_SELECT_DEFAULT || layers[i].config.rule != SFFN_RULE_NONE;
+    if (!has_any)
+        return;
+    printf("\n");
+    table_begin(&table, "rlllll");
+    table_cells(&table, "layer|plan|rule|predictor|router|neurons");
+    for (uint32_t i = 0; i < info->n_layers; i++) {
+        const struct layer *layer = &layers[i];
+        const sffn_ffn_config *c = &layer->config;
+        table_cell(&table, "%u", (unsigned)i);
+        table_cell(&table, "%s", NAME_OF(plan_names, layer->plan));
+        if (c->rule == SFFN_RULE_NONE)
+            table_cell(&table, "-");
+        else if (c->rule_thresholds != NULL)
+            table_cell(&table, "%s, a threshold per neuron", NAME_OF(rule_names, c->rule));
+        else
+            table_cell(&table, "%s %s %g", NAME_OF(rule_names, c->rule),
+                       c->rule_tie == SFFN_TIE_KEEP ? ">=" : ">", (double)c->rule_threshold);
+        if (layer->has_predictor)
+            print_predictor(&table, layer);
+        else
+            table_cell(&table, "-");
+        if (layer->has_router)
+            table_cell(&table, "%s, %u experts of %u", NAME_OF(router_names, layer->router.rule),
+                       (unsigned)layer->router.n_experts, (unsigned)layer->router.block_size);
+        else
+            table_cell(&table, "-");
+        table_cell(&table, "%s", layer->is_permuted ? "reordered" : "as they were");
+    }
+    table_end(&table, stdout, 1);
+}
+
 static void print_layers(const sffn_model_info *info, const struct layer *layers)
 {
     struct table table;
@@ -222,12 +391,10 @@ static void print_layers(const sffn_model_info *info, const struct layer *layers
         table_cell(&table, "%s",
                    layer->is_readable ? sffn_activation_name(layer->config.activation) : "-");
         table_cell(&table, "%s", cli_bytes_text(layer->bytes, bytes));
-        table_cell(&table, "%s",
-                   !layer->is_readable ? "not at all"
-                   : layer->is_sparse  ? layer->has_screen ? "sparse: gate, screen" : "sparse: gate"
-                                       : "dense");
+        table_cell(&table, "%s", way_of(layer));
     }
     table_end(&table, stdout, 1);
+    print_selectors(info, layers);
     /* Most models have the same reason in all layers: say it once per run of layers. */
     for (uint32_t i = 0, end; i < info->n_layers; i = end) {
         for (end = i + 1;

@@ -35,10 +35,9 @@ struct pre {
     int keeps_tokens;    /* a piece that is a token as a whole is not merged from its bytes */
 };
 static const struct pre pres[] = {
-    {"gpt-2", 0, 0, 0},     {"gpt2", 0, 0, 0},
-    {"starcoder", 0, 1, 0}, /* single digits are cut out first */
-    {"llama-bpe", 1, 3, 1}, {"llama3", 1, 3, 1},
-    {"qwen2", 1, 1, 0},
+    {"gpt-2", 0, 0, 0},     {"gpt2", 0, 0, 0},   {"starcoder", 0, 1, 0},
+    {"smollm", 0, 1, 0}, /* single digits are cut out first */
+    {"llama-bpe", 1, 3, 1}, {"llama3", 1, 3, 1}, {"qwen2", 1, 1, 0},
 };
 
 struct tokenizer {
@@ -589,7 +588,7 @@ static int read_kind(struct tokenizer *t, const sffn_model *model)
             t->pre = &pres[i];
     if (t->pre == NULL)
         return cli_fail(
-            "tokenizer.ggml.pre is '%.*s', expected gpt-2, starcoder, llama-bpe or qwen2",
+            "tokenizer.ggml.pre is '%.*s', expected gpt-2, starcoder, smollm, llama-bpe or qwen2",
             (int)(n < 64 ? n : 64), text);
     return CLI_OK;
 }

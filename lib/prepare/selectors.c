@@ -276,7 +276,10 @@ sffn_status sffn_results_take(sffn_context *ctx, const sffn_model *model,
     *results = (struct sffn_results){NULL, 0, NULL, 0};
     if (!config->layers)
         return SFFN_OK;
-    if (config->n_layers != n || n > model->info.n_tensors)
+    if (n > model->info.n_tensors) /* so that memory is bounded by the file's size */
+        return sffn_fail(ctx, SFFN_ERR_FORMAT, "%s: %u layers, but %zu tensors", model->path,
+                         (unsigned)n, model->info.n_tensors);
+    if (config->n_layers != n)
         return sffn_fail(ctx, SFFN_ERR_SHAPE, "n_layers is %u; %s has %u",
                          (unsigned)config->n_layers, model->path, (unsigned)n);
     results->n_layers = n;

@@ -159,6 +159,37 @@ class Tiny(Case):
         for word in ("blk.1.ffn_down.weight", "32 x 96", "tokenizer.ggml.merges", "sparse: gate"):
             self.assertIn(word, out)
 
+    def test_inspect_selectors(self):
+        """Plan, rule, predictor, router and order of the neurons, per layer."""
+        STRING, F32, U32, ARRAY = tiny_gguf.STRING, tiny_gguf.F32, tiny_gguf.U32, tiny_gguf.ARRAY
+
+        def change(metadata, tensors):
+            metadata |= {
+                "sffn.plan": (ARRAY, (STRING, ["predictor", "router"])), "sffn.rule": (ARRAY, (STRING, ["none", "abs_h"])),
+                "sffn.rule_threshold": (ARRAY, (F32, [0.0, 0.25])), "sffn.predictor.kind": (ARRAY, (STRING, ["screened_gate", "none"])),
+                "sffn.predictor.margin": (ARRAY, (F32, [0.5, 0.0])), "sffn.router.rule": (ARRAY, (STRING, ["none", "sigmoid"])),
+                "sffn.router.block_size": (ARRAY, (U32, [32, 48])),
+            }
+            tensors |= {"blk.0.sffn_predictor.threshold": ((96,), [0.125] * 96), "blk.1.sffn_router.weight": ((2, 32), [0.5] * 64)}
+
+        model = self.make(change=change)
+        first, second = self.json("inspect", model)["layers"]
+        self.assertEqual((first["plan"], second["plan"]), ("predictor", "router"))
+        self.assertEqual(first["select"], ["gate", "screen", "predictor"])
+        self.assertEqual((first["predictor"]["kind"], first["predictor"]["margin"], first["predictor"]["has_thresholds"]),
+                         ("screened_gate", 0.5, True))
+        self.assertEqual((first["router"], second["predictor"], first["rule"]["name"]), (None, None, "none"))
+        self.assertEqual((second["router"]["n_experts"], second["router"]["block_size"]), (2, 48))
+        self.assertEqual(second["rule"], {"name": "abs_h", "tie": "drop", "threshold": 0.25, "has_thresholds": False})
+        self.assertEqual(first["is_permuted"], False)
+        out, _ = self.ok("inspect", model)
+        for word in ("screened_gate, a threshold per neuron", "sigmoid, 2 experts of 48", "abs_h > 0.25", "sparse: router"):
+            self.assertIn(word, out)
+        bad = self.make(change=lambda m, t: m.update({"sffn.plan": (ARRAY, (STRING, ["gate", "gats"]))}))
+        layers = self.json("inspect", bad)["layers"]
+        self.assertEqual([layer["runs_sparse"] for layer in layers], [True, False])
+        self.assertIn("'gats'", layers[1]["reason"])
+
     def test_inspect_silu(self):
         got = self.json("inspect", self.make(activation="silu"))
         self.assertEqual(got["n_sparse_layers"], 0)

@@ -49,6 +49,67 @@ static void typed(struct buf *b, uint32_t type, uint64_t block, uint64_t bytes, 
     b_fill(b, size * (3 + (uint64_t)is_embedded));
 }
 
+/* Blocks of 256: rows of gate, up and embedding, and a down whose transpose is two columns wide. */
+static void typed_k(struct buf *b, uint32_t type, uint64_t bytes)
+{
+    static const uint64_t two[] = {256, 2};
+    static const char *const names[] = {"blk.0.ffn_gate.weight", "blk.0.ffn_up.weight",
+                                        "blk.0.ffn_down.weight", "token_embd.weight"};
+    g_head(b, 3, 4, 2);
+    g_key_text(b, "general.architecture", "llama");
+    g_key_u32(b, "llama.block_count", 1);
+    for (uint64_t i = 0; i < 4; i++)
+        g_tensor(b, names[i], 2, two, type, i * ((2 * bytes + 31) & ~UINT64_C(31)));
+    for (int i = 0; i < 4; i++)
+        b_pad(b, 32), b_fill(b, 2 * bytes);
+}
+
+/* One layer with a key and a tensor for everything that can select. */
+static void selectors(struct buf *b)
+{
+    static const uint64_t gate[] = {32, 32}, one[] = {32, 1}, vector[] = {32};
+    static const struct {
+        const char *name;
+        uint32_t n_dims;
+        const uint64_t *ne;
+        uint32_t type;
+        uint64_t bytes;
+    } tensors[] = {
+        {"blk.0.ffn_gate.weight", 2, gate, 2, 576},
+        {"blk.0.ffn_up.weight", 2, gate, 2, 576},
+        {"blk.0.ffn_down_t.weight", 2, gate, 2, 576},
+        {"blk.0.sffn_rule.threshold", 1, vector, 0, 128},
+        {"blk.0.sffn_predictor.threshold", 1, vector, 1, 64},
+        {"blk.0.sffn_router.weight", 2, one, 0, 128},
+        {"blk.0.sffn_permutation", 1, vector, 26, 128},
+    };
+    g_head(b, 3, sizeof(tensors) / sizeof(tensors[0]), 9);
+    g_key_text(b, "general.architecture", "llama");
+    g_key_text(b, "sffn.activation", "relu2");
+    g_key_array(b, "sffn.plan", K_STRING, 1), b_text(b, "predictor");
+    g_key_array(b, "sffn.rule", K_STRING, 1), b_text(b, "abs_h");
+    g_key_array(b, "sffn.rule_tie", K_STRING, 1), b_text(b, "keep");
+    g_key_array(b, "sffn.predictor.kind", K_STRING, 1), b_text(b, "screened_gate");
+    g_key_array(b, "sffn.predictor.threshold", K_F32, 1), b_f32(b, 0.5f);
+    g_key_array(b, "sffn.router.rule", K_STRING, 1), b_text(b, "sigmoid");
+    g_key_array(b, "sffn.router.block_size", K_U32, 1), b_u32(b, 32);
+    uint64_t offset = 0;
+    for (size_t i = 0; i < sizeof(tensors) / sizeof(tensors[0]); i++) {
+        g_tensor(b, tensors[i].name, tensors[i].n_dims, tensors[i].ne, tensors[i].type, offset);
+        offset += (tensors[i].bytes + 31) & ~UINT64_C(31);
+    }
+    b_pad(b, 32);
+    for (size_t i = 0; i + 1 < sizeof(tensors) / sizeof(tensors[0]); i++) {
+        if (tensors[i].n_dims == 2)
+            b_fill(b, tensors[i].bytes);
+        else /* the pattern has NaN */
+            b_raw(b, (const uint8_t[128]){0}, tensors[i].bytes);
+        b_pad(b, 32);
+    }
+    for (uint32_t i = 0; i < 32; i++)
+        b_u32(b, 31 - i);
+}
+
 int main(int argc, char **argv)
 {
     if (argc != 2)
@@ -81,6 +142,22 @@ int main(int argc, char **argv)
             b_free(&b);
         }
     }
+    static const struct {
+        const char *name;
+        uint32_t type;
+        uint64_t bytes;
+    } k_types[] = {{"q4_k", 12, 144}, {"q5_k", 13, 176}, {"q6_k", 14, 210}};
+    for (size_t i = 0; i < sizeof(k_types) / sizeof(k_types[0]); i++) {
+        for (int choice = 0; choice <= 24; choice += 24) {
+            char name[64];
+            snprintf(name, sizeof(name), "%s-%d", k_types[i].name, choice);
+            typed_k(&b, k_types[i].type, k_types[i].bytes);
+            seed("prepare", name, &b, choice + (int)i);
+            b_free(&b);
+        }
+    }
+    selectors(&b), seed("gguf", "selectors", &b, -1), seed("prepare", "selectors", &b, 0),
+        seed("prepare", "selectors-24", &b, 24), b_free(&b);
     g_valid(&b), b.n = b.n > 4096 ? 4096 : b.n, seed("gguf", "valid_cut", &b, -1), b_free(&b);
     s_valid(&b), seed("safetensors", "valid", &b, -1), seed("prepare", "safetensors", &b, 0),
         b_free(&b);

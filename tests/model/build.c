@@ -293,6 +293,37 @@ static uint64_t sum_bytes(uint64_t sum, const void *data, size_t n)
     return sum;
 }
 
+/* Whatever the configs point to lies in the file or in the model's memory: read it. */
+static uint64_t walk_selectors(const sffn_model *model, uint32_t layer)
+{
+    sffn_predictor_config predictor = SFFN_PREDICTOR_CONFIG_INIT;
+    sffn_router_config router = SFFN_ROUTER_CONFIG_INIT;
+    sffn_tensor_info up = SFFN_TENSOR_INFO_INIT;
+    int32_t plan = 0;
+    char name[64];
+    uint64_t sum = (uint64_t)sffn_model_layer_plan(model, layer, &plan) + (uint64_t)plan;
+    if (sffn_model_layer_predictor_config(model, layer, &predictor) == SFFN_OK &&
+        predictor.thresholds)
+        sum = sum_bytes(sum, predictor.thresholds, predictor.d_ff * sizeof(float));
+    if (sffn_model_layer_router_config(model, layer, &router) == SFFN_OK) {
+        sum = sum_bytes(sum, router.weights.data,
+                        sffn_dtype_row_bytes(router.weights.dtype, router.d_model) *
+                            router.n_experts);
+        if (router.bias)
+            sum = sum_bytes(sum, router.bias, router.n_experts * sizeof(float));
+    }
+    snprintf(name, sizeof(name), "blk.%u.ffn_up.weight", (unsigned)layer);
+    if (sffn_model_find_tensor(model, name, &up) == SFFN_OK && up.dims[0] <= 65536) {
+        uint32_t *order = calloc((size_t)up.dims[0], sizeof(*order));
+        if (!order)
+            die("calloc");
+        if (sffn_model_layer_permutation(model, layer, order) == SFFN_OK)
+            sum = sum_bytes(sum, order, (size_t)up.dims[0] * sizeof(*order));
+        free(order);
+    }
+    return sum;
+}
+
 uint64_t model_walk(const sffn_model *model)
 {
     uint64_t sum = 0;
@@ -331,6 +362,7 @@ uint64_t model_walk(const sffn_model *model)
         sum += sffn_model_meta_count(model, key);
     }
     for (uint32_t layer = 0; layer < info.n_layers && layer < 4; layer++) {
+        sum += walk_selectors(model, layer);
         sffn_ffn_config config = SFFN_FFN_CONFIG_INIT;
         if (sffn_model_layer_config(model, layer, &config) != SFFN_OK)
             continue;

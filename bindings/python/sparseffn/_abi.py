@@ -229,6 +229,9 @@ class sffn_router_config(Sized):
         ("input", c_int32),
     ]
     _defaults_ = {"block_size": 32, "threshold": 0.5, "mass": 0.9}
+    d_model: int
+    n_experts: int
+    block_size: int
 
 
 class sffn_router_info(Sized):

@@ -105,6 +105,7 @@ class FFN(Child):
         max_density: a batch whose selected neurons exceed this share runs dense; 1: never.
         dense_tokens: batches of at least this many tokens run dense; 0: never.
         name: for error texts and the log.
+        select: the layer's plan, what a call's "default" means: "dense", "gate", "predictor", "router".
 
     Raises:
         ArgumentError, ShapeError, DTypeError, UnsupportedError, OutOfMemory; TypeError for arrays that don't fit.
@@ -135,6 +136,7 @@ class FFN(Child):
         max_density: float = 1.0,
         dense_tokens: int = 32,
         name: str | None = None,
+        select: Select | str = "default",
     ) -> None:
         up_w, down_w = as_weights(up, "up"), as_weights(down, "down")
         gate_w = None if gate is None else as_weights(gate, "gate")
@@ -176,6 +178,7 @@ class FFN(Child):
             max_density=max_density,
             dense_tokens=uint32(dense_tokens, "dense_tokens"),
             name=None if name is None else name.encode(),
+            select=parse(Select, select, "select"),
         )
         if gate_w is not None:
             config.gate = gate_w.struct()

@@ -12,13 +12,14 @@ import numpy as np
 
 from . import _abi
 from ._arrays import FloatArray
-from ._enums import Activation, DType, FileFormat, Layout, MetaKind, Rule, Tie
+from ._enums import Activation, DType, FileFormat, Layout, MetaKind, Rule, Select, Tie
 from ._errors import NotFound
 from ._lib import lib
 from .active_set import foreign_array
 from .context import Child, Context, probe, uint32
 from .ffn import FFN
 from .predictor import Predictor
+from .router import Router
 from .weights import Tensor, Weights, row_bytes
 
 MetaValue = Union[int, float, bool, str, list[Any], None]
@@ -259,26 +260,90 @@ class Model(Child):
             name=None if c.name is None else _text(c.name),
         )
 
-    def ffn(self, layer: int, *, context: Context | None = None, **parameters: Any) -> FFN:
-        """The FFN of one layer; ``parameters`` are FFN's and come before what the file says.
+    def plan(self, layer: int) -> Select:
+        """How the file says this layer should run; Select.DEFAULT when it does not. Raises NotFound, FormatError."""
+        handle = self._live()
+        select = ctypes.c_int32()
+        status = lib.sffn_model_layer_plan(handle.ptr, uint32(layer, "layer"), ctypes.byref(select))
+        handle.check(status, "sffn_model_layer_plan")
+        return Select(select.value)
 
-        ``model.ffn(0, storage="borrow")`` reads gate and up in the mapped file. Raises as layer() and FFN().
+    def permutation(self, layer: int) -> np.ndarray[Any, np.dtype[np.uint32]]:
+        """uint32 [d_ff]: the file's neuron i was neuron permutation[i] before preparation.
+
+        Raises NotFound (never permuted), FormatError, ShapeError.
         """
-        values = self.layer(layer).parameters()
-        if values["name"] is None:
-            values["name"] = f"blk.{layer}"
-        values.update(parameters)
-        return FFN(self.context if context is None else context, **values)
+        handle = self._live()
+        name = f"blk.{uint32(layer, 'layer')}.ffn_up.weight"
+        order = np.empty(self.tensors[name].shape[0], np.uint32)
+        status = lib.sffn_model_layer_permutation(handle.ptr, layer, order.ctypes.data)
+        handle.check(status, "sffn_model_layer_permutation")
+        return order
 
-    def predictor(self, layer: int, *, margin: float = 1.5, context: Context | None = None) -> Predictor:
-        """The screened-gate predictor of one layer, with its gate, gate bias and activation threshold."""
+    def predictor(self, layer: int, *, margin: float | None = None, context: Context | None = None) -> Predictor:
+        """The layer's predictor from the file; a screened gate with the layer's own threshold when the file has none.
+
+        ``margin`` asks for the screened gate in any case. Raises FormatError, ShapeError, UnsupportedError.
+        """
+        using = self.context if context is None else context
+        config = self._predictor_config(layer) if margin is None else None
+        if config is not None:
+            return Predictor._from_config(using, config)
         found = self.layer(layer)
         # The gate score of an ungated layer is its up projection.
         gate, bias = (found.up, found.up_bias) if found.gate is None else (found.gate, found.gate_bias)
         threshold = found.act_threshold if found.activation in (Activation.FATRELU, Activation.SHIFTED_RELU) else 0.0
-        return Predictor(
-            self.context if context is None else context, gate, gate_bias=bias, threshold=threshold, margin=margin
+        margin = 1.5 if margin is None else margin
+        return Predictor(using, gate, gate_bias=bias, threshold=threshold, margin=margin)
+
+    def router(self, layer: int, *, context: Context | None = None) -> Router:
+        """The layer's router. Raises NotFound when it has none, FormatError, ShapeError, UnsupportedError."""
+        handle = self._live()
+        config = _abi.sffn_router_config()
+        status = lib.sffn_model_layer_router_config(handle.ptr, uint32(layer, "layer"), ctypes.byref(config))
+        handle.check(status, "sffn_model_layer_router_config")
+        return Router._from_config(self.context if context is None else context, config)
+
+    def _predictor_config(self, layer: int) -> _abi.sffn_predictor_config | None:
+        handle = self._live()
+        config = _abi.sffn_predictor_config()
+        status = probe(
+            lib.sffn_model_layer_predictor_config, handle.ptr, uint32(layer, "layer"), ctypes.byref(config)
         )
+        if status == NotFound.STATUS and layer < self.n_layers:
+            return None
+        handle.check(status, "sffn_model_layer_predictor_config")
+        return config
+
+    def ffn(self, layer: int, *, context: Context | None = None, **parameters: Any) -> FFN:
+        """The FFN of one layer with the selector and the plan of the file, ready to run.
+
+        ``parameters`` are FFN's and come before what the file says: ``model.ffn(0, storage="borrow")`` reads gate and
+        up in the mapped file, ``model.ffn(0, predictor=p)`` or ``router=``, ``select=`` replace the plan.
+        Raises as layer(), predictor(), router() and FFN().
+        """
+        values = self.layer(layer).parameters()
+        if values["name"] is None:
+            values["name"] = f"blk.{layer}"
+        if not {"predictor", "router", "select"} & parameters.keys():
+            values.update(self._selector(layer, context))
+        values.update(parameters)
+        return FFN(self.context if context is None else context, **values)
+
+    def _selector(self, layer: int, context: Context | None) -> dict[str, Any]:
+        """What the plan names; without one, what there is."""
+        plan = self.plan(layer)
+        values: dict[str, Any] = {"select": plan}
+        if plan in (Select.DEFAULT, Select.PREDICTOR) and self._predictor_config(layer) is not None:
+            values["predictor"] = self.predictor(layer, context=context)
+        elif plan == Select.ROUTER:
+            values["router"] = self.router(layer, context=context)
+        elif plan == Select.DEFAULT:
+            try:
+                values["router"] = self.router(layer, context=context)
+            except NotFound:
+                pass
+        return values
 
     def _describe(self) -> str:
         info = self.info

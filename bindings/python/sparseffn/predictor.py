@@ -145,8 +145,17 @@ class Predictor(Child):
         config.b1, _b1 = vector(b1, "b1", int(config.rank), "rank")
         config.b2, _b2 = vector(b2, "b2", n_scores, "n_layers * d_ff")
         config.threshold, config.thresholds, _vec = number_or_vector(threshold, "threshold", n_scores)
+        self._make(context, config, keep)
+
+    @classmethod
+    def _from_config(cls, context: Context, config: _abi.sffn_predictor_config) -> Predictor:
+        made = cls.__new__(cls)
+        made._make(context, config)
+        return made
+
+    def _make(self, context: Context, config: _abi.sffn_predictor_config, keep: tuple[Any, ...] = ()) -> None:
         self._create(context, "sffn_predictor_create", (ctypes.byref(config),), "sffn_predictor_destroy", keep)
-        self.d_model, self.d_ff, self.n_layers = int(d_model), int(d_ff), int(n_layers)
+        self.d_model, self.d_ff, self.n_layers = int(config.d_model), int(config.d_ff), int(config.n_layers)
 
     @property
     def info(self) -> PredictorInfo:

@@ -107,8 +107,18 @@ class Router(Child):
         )
         if hidden is not None:
             config.hidden_weights = hidden.struct()
+        self._make(context, config)
+
+    @classmethod
+    def _from_config(cls, context: Context, config: _abi.sffn_router_config) -> Router:
+        made = cls.__new__(cls)
+        made._make(context, config)
+        return made
+
+    def _make(self, context: Context, config: _abi.sffn_router_config) -> None:
         self._create(context, "sffn_router_create", (ctypes.byref(config),), "sffn_router_destroy")
-        self.d_model, self.n_experts, self.block_size = d_model, n_experts, int(block_size)
+        self.d_model, self.n_experts = int(config.d_model), int(config.n_experts)
+        self.block_size = int(config.block_size)
         self._is_weighted = config.weighting != Weighting.NONE
 
     @property
