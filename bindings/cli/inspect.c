@@ -27,7 +27,10 @@ struct layer {
 static const char *const plan_names[] = {"default", "dense", "gate", "predictor", "router"};
 static const char *const rule_names[] = {"none", "score", "abs_score", "abs_h"};
 static const char *const predictor_names[] = {"screened_gate", "low_rank", "gate_svd", "sign"};
+static const char *const hidden_names[] = {"none", "relu", "tanh"};
+static const char *const input_names[] = {"ffn", "residual", "layer", "layer_norm", "first_layer"};
 static const char *const router_names[] = {"sigmoid", "top_k", "mass"};
+static const char *const weighting_names[] = {"none", "sigmoid", "softmax", "softmax_selected"};
 #define NAME_OF(names, value) name_of(names, sizeof names / sizeof names[0], value)
 
 static const char *name_of(const char *const *names, size_t n, int32_t value)
@@ -183,6 +186,12 @@ static void json_rule(struct json *json, const sffn_ffn_config *c)
     json_object_end(json);
 }
 
+/* Of its matrices in the file; copies of the gate have none. */
+static uint64_t predictor_bytes(const sffn_predictor_config *p)
+{
+    return matrix_bytes(&p->w1, p->d_model, p->rank) + matrix_bytes(&p->w2, p->rank, p->d_ff);
+}
+
 static void json_predictor(struct json *json, const struct layer *layer)
 {
     const sffn_predictor_config *p = &layer->predictor;
@@ -198,6 +207,10 @@ static void json_predictor(struct json *json, const struct layer *layer)
     json_bool(json, "has_thresholds", p->thresholds != NULL);
     json_number(json, "margin", (double)p->margin);
     json_uint(json, "top_k", p->top_k);
+    json_uint(json, "rank", p->rank);
+    json_text(json, "hidden_activation", NAME_OF(hidden_names, p->hidden_activation));
+    json_text(json, "input", NAME_OF(input_names, p->input));
+    json_uint(json, "bytes", predictor_bytes(p));
     json_object_end(json);
 }
 
@@ -213,6 +226,11 @@ static void json_router(struct json *json, const struct layer *layer)
     json_uint(json, "n_experts", r->n_experts);
     json_uint(json, "block_size", r->block_size);
     json_number(json, "threshold", (double)r->threshold);
+    json_uint(json, "top_k", r->top_k);
+    json_number(json, "mass", (double)r->mass);
+    json_uint(json, "n_hidden", r->n_hidden);
+    json_text(json, "weighting", NAME_OF(weighting_names, r->weighting));
+    json_text(json, "input", NAME_OF(input_names, r->input));
     json_object_end(json);
 }
 
@@ -312,7 +330,11 @@ static void print_predictor(struct table *table, const struct layer *layer)
     else
         snprintf(text, sizeof text, "%s %g", p->tie == SFFN_TIE_KEEP ? ">=" : ">",
                  (double)p->threshold);
-    table_cell(table, "%s, %s", NAME_OF(predictor_names, p->kind), text);
+    if (p->rank != 0)
+        table_cell(table, "%s, rank %u, %s", NAME_OF(predictor_names, p->kind), (unsigned)p->rank,
+                   text);
+    else
+        table_cell(table, "%s, %s", NAME_OF(predictor_names, p->kind), text);
 }
 
 /* What a call without further arguments does; without a plan or a selector in the file, what may be asked for. */

@@ -216,11 +216,50 @@ static sffn_status no_selector(const sffn_model *model, uint32_t layer, const ch
                      (unsigned)layer, what);
 }
 
-/* Fills in what keys say, no tensors. */
+/* A predictor as PowerInfer's files have it: blk.N.fc1.weight and fc2.weight, ReLU between them, one threshold for the
+ * logits, kept at equality. Its engine feeds the residual stream before the FFN's norm; Falcon's layers have no such place
+ * and use their own input. */
+static sffn_status read_powerinfer(const sffn_model *model, uint32_t number,
+                                   sffn_predictor_config *config, int *is_there)
+{
+    const struct layer layer = {model, number, SFFN_OK};
+    const struct sffn_meta *meta = sffn_model_meta(model, "powerinfer.sparse_threshold");
+    *is_there = layer_tensor(&layer, "fc1.weight") || layer_tensor(&layer, "fc2.weight");
+    if (!*is_there)
+        return SFFN_OK;
+    config->kind = SFFN_PREDICTOR_LOW_RANK;
+    config->decision = SFFN_DECIDE_THRESHOLD;
+    config->tie = SFFN_TIE_KEEP;
+    config->threshold = 0;
+    config->rank = 0; /* fc1's rows */
+    config->hidden_activation = SFFN_HIDDEN_RELU;
+    config->input =
+        strcmp(model->info.architecture, "falcon") == 0 ? SFFN_INPUT_LAYER : SFFN_INPUT_RESIDUAL;
+    return sffn_model_float_key(meta, &config->threshold);
+}
+
+/* Fills in what keys say; of tensors only whether they are there. */
 static sffn_status read_predictor(const sffn_model *model, uint32_t layer,
                                   sffn_predictor_config *config, int *is_there)
 {
-    return sffn_fields_read(model, &sffn_predictor_fields, layer, config, is_there);
+    const sffn_status status =
+        sffn_fields_read(model, &sffn_predictor_fields, layer, config, is_there);
+    if (status != SFFN_OK || *is_there || model->info.format != SFFN_FILE_GGUF ||
+        sffn_model_meta(model, sffn_predictor_fields.rows[0].key))
+        return status;
+    return read_powerinfer(model, layer, config, is_there);
+}
+
+static void take_low_rank(struct layer *layer, sffn_predictor_config *config)
+{
+    const int is_ours = sffn_model_meta(layer->model, sffn_predictor_fields.rows[0].key) != NULL;
+    take_matrix(layer, is_ours ? "sffn_predictor_w1.weight" : "fc1.weight", &config->rank,
+                &config->d_model, SFFN_ERR_FORMAT, &config->w1);
+    take_matrix(layer, is_ours ? "sffn_predictor_w2.weight" : "fc2.weight", &config->d_ff,
+                &config->rank, SFFN_ERR_FORMAT, &config->w2);
+    config->b1 = config->b2 = NULL;
+    take_vector(layer, "sffn_predictor_w1.bias", config->rank, &config->b1);
+    take_vector(layer, "sffn_predictor_w2.bias", config->d_ff, &config->b2);
 }
 
 sffn_status sffn_model_layer_predictor_config(const sffn_model *model, uint32_t layer_number,
@@ -249,6 +288,8 @@ sffn_status sffn_model_layer_predictor_config(const sffn_model *model, uint32_t 
     config.gate_bias = ffn.gate.data ? ffn.gate_bias : ffn.up_bias;
     config.thresholds = NULL;
     take_thresholds(&layer, "sffn_predictor.threshold", ffn.d_ff, &config.thresholds);
+    if (config.kind == SFFN_PREDICTOR_LOW_RANK)
+        take_low_rank(&layer, &config);
     return layer.status != SFFN_OK
                ? layer.status
                : sffn_info_copy(model->ctx, "sffn_predictor_config", out, &config, sizeof(config));
@@ -273,18 +314,23 @@ sffn_status sffn_model_layer_router_config(const sffn_model *model, uint32_t lay
     if (status != SFFN_OK)
         return status;
     struct layer layer = {model, layer_number, SFFN_OK};
-    uint32_t n_experts = 0, d_model = ffn.d_model;
-    const struct sffn_tensor *tensor = take_matrix(&layer, "sffn_router.weight", &n_experts,
-                                                   &d_model, SFFN_ERR_FORMAT, &config.weights);
+    uint32_t n_experts = 0, n_hidden = 0, d_model = ffn.d_model;
+    config.bias = config.hidden_bias = NULL;
+    if (take_matrix(&layer, "sffn_router_hidden.weight", &n_hidden, &d_model, SFFN_OK,
+                    &config.hidden_weights))
+        take_vector(&layer, "sffn_router_hidden.bias", n_hidden, &config.hidden_bias);
+    const struct sffn_tensor *tensor =
+        take_matrix(&layer, "sffn_router.weight", &n_experts, n_hidden ? &n_hidden : &d_model,
+                    SFFN_ERR_FORMAT, &config.weights);
     if (tensor && (uint64_t)n_experts * config.block_size != ffn.d_ff) {
         char reason[128];
         snprintf(reason, sizeof(reason), "has %u experts of %u neurons; the layer has %u neurons",
                  (unsigned)n_experts, (unsigned)config.block_size, (unsigned)ffn.d_ff);
         tensor_fail(&layer, SFFN_ERR_SHAPE, tensor, 0, reason);
     }
-    config.bias = NULL;
     take_vector(&layer, "sffn_router.bias", n_experts, &config.bias);
     config.d_model = d_model;
+    config.n_hidden = n_hidden;
     config.n_experts = n_experts;
     return layer.status != SFFN_OK
                ? layer.status

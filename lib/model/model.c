@@ -171,7 +171,7 @@ static sffn_status take_u32(const sffn_model *model, const char *suffix, uint32_
     return SFFN_OK;
 }
 
-static sffn_status take_float_key(const struct sffn_meta *meta, float *value)
+sffn_status sffn_model_float_key(const struct sffn_meta *meta, float *value)
 {
     struct sffn_quoted text;
     if (!meta)
@@ -256,7 +256,7 @@ static sffn_status take_gguf_activation(sffn_model *model)
         return model->unknown_activation ? SFFN_OK : sffn_no_memory(model->ctx, model->path);
     }
     meta = sffn_model_meta(model, "sffn.act_threshold");
-    sffn_status status = take_float_key(meta, &info->act_threshold);
+    sffn_status status = sffn_model_float_key(meta, &info->act_threshold);
     if (status == SFFN_OK && !(info->act_threshold >= 0.0f))
         return sffn_file_fail(meta->file, SFFN_ERR_FORMAT, meta->raw,
                               "sffn.act_threshold is negative");
@@ -342,10 +342,11 @@ static sffn_status take_gguf_info(sffn_model *model)
     for (size_t i = 0; i < sizeof(sizes) / sizeof(sizes[0]) && status == SFFN_OK; i++)
         status = take_u32(model, sizes[i].suffix, sizes[i].value);
     if (status == SFFN_OK)
-        status = take_float_key(sffn_model_arch_meta(model, "attention.layer_norm_rms_epsilon"),
-                                &info->rms_norm_eps);
+        status = sffn_model_float_key(
+            sffn_model_arch_meta(model, "attention.layer_norm_rms_epsilon"), &info->rms_norm_eps);
     if (status == SFFN_OK)
-        status = take_float_key(sffn_model_arch_meta(model, "rope.freq_base"), &info->rope_theta);
+        status =
+            sffn_model_float_key(sffn_model_arch_meta(model, "rope.freq_base"), &info->rope_theta);
     if (status != SFFN_OK)
         return status;
     if (!info->n_kv_heads)
@@ -410,7 +411,8 @@ static int is_config_vector(const char *name)
     static const char *const parts[] = {"ffn_gate.bias",          "ffn_up.bias",
                                         "ffn_down.bias",          "sffn_rule.threshold",
                                         "sffn_router.bias",       "sffn_predictor.threshold",
-                                        "sffn_predictor_w1.bias", "sffn_predictor_w2.bias"};
+                                        "sffn_predictor_w1.bias", "sffn_predictor_w2.bias",
+                                        "sffn_router_hidden.bias"};
     uint32_t layer;
     const char *rest;
     if (!sffn_model_layer_of(name, &layer, &rest))

@@ -32,6 +32,9 @@ const struct sffn_meta *sffn_model_meta(const sffn_model *model, const char *key
 /* The key "<architecture>.<suffix>". */
 const struct sffn_meta *sffn_model_arch_meta(const sffn_model *model, const char *suffix);
 
+/* A key's finite float. Without the key (NULL) *value stays. */
+sffn_status sffn_model_float_key(const struct sffn_meta *meta, float *value);
+
 /* 1 for GGUF architectures whose q and k rows llama.cpp's converter reorders, so that
  * neighbouring pairs rotate. */
 int sffn_rope_is_permuted(const char *architecture);

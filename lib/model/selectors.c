@@ -8,9 +8,16 @@
 static const char *const plan_names[] = {"default", "dense", "gate", "predictor", "router", NULL};
 static const char *const tie_names[] = {"drop", "keep", NULL};
 static const char *const rule_names[] = {"none", "score", "abs_score", "abs_h", NULL};
-static const char *const predictor_names[] = {"screened_gate", NULL};
+static const char *const predictor_names[] = {"screened_gate", "low_rank", "gate_svd", "sign",
+                                              NULL};
 static const char *const decision_names[] = {"threshold", "top_k", NULL};
-static const char *const router_names[] = {"sigmoid", NULL};
+static const char *const hidden_names[] = {"none", "relu", "tanh", NULL};
+static const char *const dtype_names[] = {"keep", "f32", "f16", "bf16", "q8_0", "q4_0", NULL};
+static const char *const input_names[] = {"ffn",        "residual",    "layer",
+                                          "layer_norm", "first_layer", NULL};
+static const char *const router_names[] = {"sigmoid", "top_k", "mass", NULL};
+static const char *const weighting_names[] = {"none", "sigmoid", "softmax", "softmax_selected",
+                                              NULL};
 
 #define NAME(type, field, key, names, first)                                                       \
     {                                                                                              \
@@ -49,6 +56,11 @@ static const struct sffn_field predictor_rows[] = {
     F32(sffn_predictor_config, margin, "sffn.predictor.margin"),
     U32(sffn_predictor_config, top_k, "sffn.predictor.top_k"),
     U32(sffn_predictor_config, top_k_multiple, "sffn.predictor.top_k_multiple"),
+    U32(sffn_predictor_config, rank, "sffn.predictor.rank"),
+    NAME(sffn_predictor_config, hidden_activation, "sffn.predictor.hidden_activation", hidden_names,
+         SFFN_HIDDEN_NONE),
+    NAME(sffn_predictor_config, dtype, "sffn.predictor.dtype", dtype_names, -1),
+    NAME(sffn_predictor_config, input, "sffn.predictor.input", input_names, SFFN_INPUT_FFN),
 };
 const struct sffn_fields sffn_predictor_fields = FIELDS(predictor_rows);
 
@@ -56,6 +68,12 @@ static const struct sffn_field router_rows[] = {
     NAME(sffn_router_config, rule, "sffn.router.rule", router_names, SFFN_ROUTER_SIGMOID),
     F32(sffn_router_config, threshold, "sffn.router.threshold"),
     U32(sffn_router_config, block_size, "sffn.router.block_size"),
+    U32(sffn_router_config, top_k, "sffn.router.top_k"),
+    F32(sffn_router_config, mass, "sffn.router.mass"),
+    U32(sffn_router_config, normalize_input, "sffn.router.normalize_input"),
+    NAME(sffn_router_config, weighting, "sffn.router.weighting", weighting_names,
+         SFFN_WEIGHTING_NONE),
+    NAME(sffn_router_config, input, "sffn.router.input", input_names, SFFN_INPUT_FFN),
 };
 const struct sffn_fields sffn_router_fields = FIELDS(router_rows);
 

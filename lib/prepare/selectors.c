@@ -174,6 +174,24 @@ static sffn_status add_permutation(struct taker *t, const struct sffn_layer_resu
 
 /* ---- one layer ---- */
 
+static sffn_status add_low_rank(struct taker *t, const sffn_predictor_config *c,
+                                const struct sffn_layer_result *r)
+{
+    if (c->rank == 0)
+        return sffn_fail(t->ctx, SFFN_ERR_INVALID_ARGUMENT,
+                         "layers[%u].predictor->rank is 0; expected the rows of w1",
+                         (unsigned)t->layer);
+    sffn_status status = add_matrix(t, "predictor->w1", "sffn_predictor_w1.weight", &c->w1, c->rank,
+                                    c->d_model, NULL);
+    if (status == SFFN_OK)
+        status = add_vector(t, "sffn_predictor_w1.bias", c->b1, c->rank, NULL);
+    if (status == SFFN_OK)
+        status = add_matrix(t, "predictor->w2", "sffn_predictor_w2.weight", &c->w2, r->d_ff,
+                            c->rank, r->order);
+    return status == SFFN_OK ? add_vector(t, "sffn_predictor_w2.bias", c->b2, r->d_ff, r->order)
+                             : status;
+}
+
 static sffn_status take_predictor(struct taker *t, const sffn_predictor_config *source,
                                   struct sffn_layer_result *r)
 {
@@ -184,6 +202,10 @@ static sffn_status take_predictor(struct taker *t, const sffn_predictor_config *
         return SFFN_OK;
     r->has_predictor = 1;
     sffn_status status = sffn_config_copy(t->ctx, "sffn_predictor_config", c, sizeof(*c), source);
+    if (status == SFFN_OK && (c->kind == SFFN_PREDICTOR_CALLBACK || c->n_layers != 1))
+        return sffn_fail(t->ctx, SFFN_ERR_UNSUPPORTED, "layers[%u].predictor: %s cannot be written",
+                         (unsigned)t->layer,
+                         c->n_layers != 1 ? "one of several layers" : "a callback");
     if (status == SFFN_OK)
         status = check_fields(t, ".predictor", &sffn_predictor_fields, c);
     if (status == SFFN_OK)
@@ -194,7 +216,8 @@ static sffn_status take_predictor(struct taker *t, const sffn_predictor_config *
         return wrong_size(t, "predictor->d_ff", c->d_ff, "d_ff", r->d_ff);
     if (c->d_model != t->model->info.d_model)
         return wrong_size(t, "predictor->d_model", c->d_model, "d_model", t->model->info.d_model);
-    return add_vector(t, "sffn_predictor.threshold", c->thresholds, r->d_ff, r->order);
+    status = add_vector(t, "sffn_predictor.threshold", c->thresholds, r->d_ff, r->order);
+    return status == SFFN_OK && c->kind == SFFN_PREDICTOR_LOW_RANK ? add_low_rank(t, c, r) : status;
 }
 
 static sffn_status take_router(struct taker *t, const sffn_router_config *source,
@@ -217,9 +240,16 @@ static sffn_status take_router(struct taker *t, const sffn_router_config *source
     if (c->d_model != t->model->info.d_model)
         return wrong_size(t, "router->d_model", c->d_model, "d_model", t->model->info.d_model);
     status = add_matrix(t, "router->weights", "sffn_router.weight", &c->weights, c->n_experts,
-                        c->d_model, NULL);
-    return status == SFFN_OK ? add_vector(t, "sffn_router.bias", c->bias, c->n_experts, NULL)
-                             : status;
+                        c->n_hidden ? c->n_hidden : c->d_model, NULL);
+    if (status == SFFN_OK)
+        status = add_vector(t, "sffn_router.bias", c->bias, c->n_experts, NULL);
+    if (status != SFFN_OK || !c->n_hidden)
+        return status;
+    status = add_matrix(t, "router->hidden_weights", "sffn_router_hidden.weight",
+                        &c->hidden_weights, c->n_hidden, c->d_model, NULL);
+    return status == SFFN_OK
+               ? add_vector(t, "sffn_router_hidden.bias", c->hidden_bias, c->n_hidden, NULL)
+               : status;
 }
 
 static sffn_status take_layer(struct taker *t, const sffn_prepare_layer *source,

@@ -293,6 +293,16 @@ static uint64_t sum_bytes(uint64_t sum, const void *data, size_t n)
     return sum;
 }
 
+static uint64_t sum_floats(uint64_t sum, const float *v, size_t n)
+{
+    return v ? sum_bytes(sum, v, n * sizeof(*v)) : sum;
+}
+
+static uint64_t sum_matrix(uint64_t sum, const sffn_weights *w, size_t n_rows, size_t n_cols)
+{
+    return w->data ? sum_bytes(sum, w->data, n_rows * sffn_dtype_row_bytes(w->dtype, n_cols)) : sum;
+}
+
 /* Whatever the configs point to lies in the file or in the model's memory: read it. */
 static uint64_t walk_selectors(const sffn_model *model, uint32_t layer)
 {
@@ -302,15 +312,20 @@ static uint64_t walk_selectors(const sffn_model *model, uint32_t layer)
     int32_t plan = 0;
     char name[64];
     uint64_t sum = (uint64_t)sffn_model_layer_plan(model, layer, &plan) + (uint64_t)plan;
-    if (sffn_model_layer_predictor_config(model, layer, &predictor) == SFFN_OK &&
-        predictor.thresholds)
-        sum = sum_bytes(sum, predictor.thresholds, predictor.d_ff * sizeof(float));
+    if (sffn_model_layer_predictor_config(model, layer, &predictor) == SFFN_OK) {
+        const sffn_predictor_config *p = &predictor;
+        sum = sum_floats(sum, p->thresholds, p->d_ff);
+        sum = sum_floats(sum, p->b1, p->rank);
+        sum = sum_floats(sum, p->b2, p->d_ff);
+        sum = sum_matrix(sum, &p->w1, p->rank, p->d_model);
+        sum = sum_matrix(sum, &p->w2, p->d_ff, p->rank);
+    }
     if (sffn_model_layer_router_config(model, layer, &router) == SFFN_OK) {
-        sum = sum_bytes(sum, router.weights.data,
-                        sffn_dtype_row_bytes(router.weights.dtype, router.d_model) *
-                            router.n_experts);
-        if (router.bias)
-            sum = sum_bytes(sum, router.bias, router.n_experts * sizeof(float));
+        const sffn_router_config *r = &router;
+        sum = sum_floats(sum, r->bias, r->n_experts);
+        sum = sum_floats(sum, r->hidden_bias, r->n_hidden);
+        sum = sum_matrix(sum, &r->weights, r->n_experts, r->n_hidden ? r->n_hidden : r->d_model);
+        sum = sum_matrix(sum, &r->hidden_weights, r->n_hidden, r->d_model);
     }
     snprintf(name, sizeof(name), "blk.%u.ffn_up.weight", (unsigned)layer);
     if (sffn_model_find_tensor(model, name, &up) == SFFN_OK && up.dims[0] <= 65536) {

@@ -426,6 +426,266 @@ static void ready_layers(void **state)
     sffn_model_close(source);
 }
 
+/* Each field of the configs, with a value that is not its default, and every tensor. */
+static void every_field(void **state)
+{
+    (void)state;
+    enum { RANK = 12, HIDDEN = 6, EXPERTS = 4 };
+    const sffn_prepare_layer init = SFFN_PREPARE_LAYER_INIT;
+    sffn_prepare_layer layers[LAYERS] = {init, init};
+    sffn_predictor_config p = SFFN_PREDICTOR_CONFIG_INIT, p_read = SFFN_PREDICTOR_CONFIG_INIT;
+    sffn_router_config r = SFFN_ROUTER_CONFIG_INIT, r_read = SFFN_ROUTER_CONFIG_INIT;
+    float w1[RANK * D_MODEL], b1[RANK], b2[D_FF], hidden[HIDDEN * D_MODEL], hidden_bias[HIDDEN];
+    float experts[EXPERTS * HIDDEN], bias[EXPERTS];
+    uint16_t w2[D_FF * RANK];
+    float *const all[] = {w1, b1, b2, hidden, hidden_bias, experts, bias, thresholds};
+    const size_t sizes[] = {RANK * D_MODEL,   RANK,    D_FF, HIDDEN * D_MODEL, HIDDEN,
+                            EXPERTS * HIDDEN, EXPERTS, D_FF};
+    for (size_t i = 0; i < sizeof(all) / sizeof(all[0]); i++)
+        for (size_t j = 0; j < sizes[i]; j++)
+            all[i][j] = value(j * 7 + i);
+    for (size_t i = 0; i < D_FF * RANK; i++)
+        w2[i] = (uint16_t)(0x3c00 + i); /* f16 */
+    shuffle(orders[0], 3);
+    p.kind = SFFN_PREDICTOR_LOW_RANK;
+    p.d_model = D_MODEL;
+    p.d_ff = D_FF;
+    p.decision = SFFN_DECIDE_TOP_K;
+    p.tie = SFFN_TIE_KEEP;
+    p.threshold = -0.5f;
+    p.thresholds = thresholds;
+    p.margin = 0.25f;
+    p.top_k = 20;
+    p.top_k_multiple = 8;
+    p.rank = RANK;
+    p.w1.data = w1;
+    p.w2.data = w2;
+    p.w2.dtype = SFFN_F16;
+    p.b1 = b1;
+    p.b2 = b2;
+    p.hidden_activation = SFFN_HIDDEN_TANH;
+    p.dtype = SFFN_BF16;
+    p.input = SFFN_INPUT_LAYER_NORM;
+    r.d_model = D_MODEL;
+    r.n_experts = EXPERTS;
+    r.block_size = D_FF / EXPERTS;
+    r.rule = SFFN_ROUTER_MASS;
+    r.threshold = 0.25f;
+    r.weights.data = experts;
+    r.bias = bias;
+    r.top_k = 3;
+    r.mass = 0.75f;
+    r.n_hidden = HIDDEN;
+    r.hidden_weights.data = hidden;
+    r.hidden_bias = hidden_bias;
+    r.normalize_input = 1;
+    r.weighting = SFFN_WEIGHTING_SOFTMAX_SELECTED;
+    r.input = SFFN_INPUT_LAYER;
+    layers[0].predictor = &p;
+    layers[0].permutation = orders[0];
+    layers[1].router = &r;
+    sffn_prepare_config config = config_with(layers);
+    config.dtype = SFFN_Q8_0; /* selectors keep their types */
+    sffn_model *source = open_valid(), *m = prepare(source, "fields.gguf", &config);
+    sffn_prepare_config again = SFFN_PREPARE_CONFIG_INIT;
+    again.dtype = SFFN_Q4_0;
+    for (int pass = 0; pass < 2; pass++) { /* and when they are carried over */
+        OK(sffn_model_layer_predictor_config(m, 0, &p_read));
+        OK(sffn_model_layer_router_config(m, 1, &r_read));
+#define SAME(field) assert_true(p_read.field == p.field)
+        SAME(kind), SAME(d_model), SAME(d_ff), SAME(decision), SAME(tie), SAME(threshold);
+        SAME(margin), SAME(top_k), SAME(top_k_multiple), SAME(rank), SAME(hidden_activation);
+        SAME(dtype), SAME(input), SAME(w1.dtype), SAME(w2.dtype), SAME(n_layers);
+#undef SAME
+#define SAME(field) assert_true(r_read.field == r.field)
+        SAME(d_model), SAME(n_experts), SAME(block_size), SAME(rule), SAME(threshold), SAME(top_k);
+        SAME(mass), SAME(n_hidden), SAME(normalize_input), SAME(weighting), SAME(input);
+        assert_memory_equal(p_read.w1.data, w1, sizeof(w1));
+        assert_memory_equal(p_read.b1, b1, sizeof(b1));
+        for (uint32_t i = 0; i < D_FF; i++) {
+            const uint32_t old = orders[0][i];
+            assert_memory_equal((const uint16_t *)p_read.w2.data + i * RANK, w2 + old * RANK,
+                                RANK * sizeof(*w2));
+            assert_true(p_read.b2[i] == b2[old] && p_read.thresholds[i] == thresholds[old]);
+        }
+        assert_memory_equal(r_read.weights.data, experts, sizeof(experts));
+        assert_memory_equal(r_read.bias, bias, sizeof(bias));
+        assert_memory_equal(r_read.hidden_weights.data, hidden, sizeof(hidden));
+        assert_memory_equal(r_read.hidden_bias, hidden_bias, sizeof(hidden_bias));
+        sffn_model *next = prepare(m, pass ? "last.gguf" : "next.gguf", &again);
+        sffn_model_close(m);
+        m = next;
+    }
+    sffn_model_close(m);
+    sffn_model_close(source);
+}
+
+/* ---- PowerInfer's files ---- */
+
+enum { RANK = 32 };
+
+static const uint64_t gate_ne[] = {D_MODEL, D_FF}, fc1_ne[] = {D_MODEL, RANK},
+                      fc2_ne[] = {RANK, D_FF}, long_ne[] = {RANK, 2 * D_FF},
+                      wide_ne[] = {2 * D_MODEL, RANK};
+
+static void g_powerinfer(struct buf *b, const char *architecture, uint32_t dtype, uint32_t ggml,
+                         const uint64_t *ne1, const uint64_t *ne2, int has_threshold)
+{
+    static const char *const parts[] = {"ffn_gate", "ffn_up", "ffn_down_t", "fc1", "fc2"};
+    const uint64_t *const ne[] = {gate_ne, gate_ne, gate_ne, ne1, ne2};
+    const int n = ne2 ? 5 : 4;
+    uint64_t offset = 0;
+    g_head(b, 3, (uint64_t)n, 1 + (uint64_t)has_threshold);
+    memcpy(b->data, "PWRI", 4);
+    g_key_text(b, "general.architecture", architecture);
+    if (has_threshold)
+        g_key_f32(b, "powerinfer.sparse_threshold", 0.125f);
+    for (int i = 0; i < n; i++) {
+        char name[64];
+        snprintf(name, sizeof(name), "blk.0.%s.weight", parts[i]);
+        g_tensor(b, name, 2, ne[i], i < 3 ? 0 : ggml, offset);
+        offset += i < 3       ? D_MODEL * D_FF * 4
+                  : ggml == 6 ? ne[i][0] * ne[i][1] / 32 * 22
+                              : sffn_dtype_row_bytes((int32_t)dtype, ne[i][0]) * ne[i][1];
+        offset = (offset + 31) & ~UINT64_C(31);
+    }
+    b_pad(b, 32);
+    for (int i = 0; i < n; i++) {
+        for (uint64_t row = 0; row < ne[i][1]; row++) {
+            float x[2 * D_MODEL];
+            uint8_t packed[2 * D_MODEL * sizeof(float)];
+            const size_t cols = (size_t)ne[i][0];
+            for (size_t j = 0; j < cols; j++)
+                x[j] = value(row * cols + j + (size_t)i * 1000);
+            if (i >= 3 && ggml == 6)
+                b_fill(b, cols / 32 * 22);
+            else if (sffn_dtype_from_f32(i < 3 ? SFFN_F32 : (int32_t)dtype, x, cols, packed) ==
+                     SFFN_OK)
+                b_raw(b, packed, sffn_dtype_row_bytes(i < 3 ? SFFN_F32 : (int32_t)dtype, cols));
+        }
+        b_pad(b, 32);
+    }
+}
+
+static void powerinfer(void **state)
+{
+    (void)state;
+    static const struct {
+        int32_t dtype;
+        uint32_t ggml;
+    } types[] = {{SFFN_F32, 0}, {SFFN_F16, 1}, {SFFN_Q8_0, 8}, {SFFN_Q4_0, 2}};
+    sffn_predictor_config c = SFFN_PREDICTOR_CONFIG_INIT;
+    struct buf b = {NULL, 0, 0};
+    float x[D_MODEL], y[2][D_MODEL], scores[D_FF], rows[2][RANK * D_MODEL], fc2[D_FF * RANK];
+    for (size_t i = 0; i < D_MODEL; i++)
+        x[i] = value(i + 17);
+    for (size_t i = 0; i < 4; i++) {
+        sffn_ffn *ffn = NULL;
+        sffn_predictor *predictor = NULL;
+        sffn_ffn_config fc = SFFN_FFN_CONFIG_INIT;
+        sffn_ffn_info info = SFFN_FFN_INFO_INIT;
+        sffn_ffn_stats stats = SFFN_FFN_STATS_INIT;
+        g_powerinfer(&b, "llama", (uint32_t)types[i].dtype, types[i].ggml, fc1_ne, fc2_ne, i > 0);
+        sffn_model *m = open_buf(&b, "powerinfer.gguf");
+        OK(sffn_model_layer_predictor_config(m, 0, &c));
+        assert_true(c.kind == SFFN_PREDICTOR_LOW_RANK && c.rank == RANK && c.d_model == D_MODEL &&
+                    c.d_ff == D_FF && c.tie == SFFN_TIE_KEEP && c.w1.dtype == types[i].dtype &&
+                    c.decision == SFFN_DECIDE_THRESHOLD &&
+                    c.hidden_activation == SFFN_HIDDEN_RELU && c.input == SFFN_INPUT_RESIDUAL &&
+                    !c.b1 && !c.b2 && !c.thresholds);
+        assert_true(c.threshold == (i > 0 ? 0.125f : 0.0f));
+        OK(sffn_model_layer_config(m, 0, &fc));
+        assert_true(fc.activation == SFFN_ACT_RELU && fc.down.layout == SFFN_LAYOUT_ROWS);
+        /* fc2 relu(fc1 x), in double */
+        for (size_t r = 0; r < RANK; r++)
+            OK(sffn_dtype_to_f32(c.w1.dtype,
+                                 (const uint8_t *)c.w1.data +
+                                     r * sffn_dtype_row_bytes(c.w1.dtype, D_MODEL),
+                                 D_MODEL, rows[0] + r * D_MODEL));
+        OK(sffn_dtype_to_f32(c.w2.dtype, c.w2.data, D_FF * RANK, fc2));
+        OK(sffn_predictor_create(ctx, &c, &predictor));
+        OK(sffn_predictor_predict(ctx, predictor, x, D_MODEL, 1, scores, D_FF, NULL));
+        double hidden[RANK];
+        float largest = 0;
+        for (size_t r = 0; r < RANK; r++) {
+            hidden[r] = 0;
+            for (size_t j = 0; j < D_MODEL; j++)
+                hidden[r] += (double)rows[0][r * D_MODEL + j] * (double)x[j];
+            hidden[r] = hidden[r] > 0 ? hidden[r] : 0;
+            largest = fmaxf(largest, (float)hidden[r]);
+        }
+        for (size_t n = 0; n < D_FF; n++) {
+            double score = 0;
+            for (size_t r = 0; r < RANK; r++)
+                score += (double)fc2[n * RANK + r] * hidden[r];
+            /* Quantised weights meet an x and a hidden vector in 8 bits: half a step, 1/254 of the largest, in each term. */
+            const double step = types[i].dtype >= SFFN_Q8_0 ? 1.0 / 254 : 0x1p-20;
+            const double in_hidden = step * D_MODEL * 1.125;
+            assert_true(fabs(score - (double)scores[n]) <=
+                        RANK * 1.125 * (in_hidden + step * ((double)largest + in_hidden)));
+        }
+        sffn_predictor_destroy(predictor);
+        /* Ready to run, with the residual stream as the predictor's own input. */
+        OK(sffn_ffn_create_from_model(ctx, m, 0, NULL, &ffn));
+        OK(sffn_ffn_get_info(ffn, &info));
+        assert_true(info.has_predictor);
+        sffn_ffn_args args = SFFN_FFN_ARGS_INIT;
+        args.x = x, args.y = y[0], args.n_tokens = 1, args.select_x = x, args.stats = &stats;
+        OK(sffn_ffn_forward(ctx, ffn, &args));
+        uint64_t kept = 0;
+        for (size_t n = 0; n < D_FF; n++)
+            kept += scores[n] >= c.threshold;
+        assert_true(stats.n_selected == kept && kept > 0 && kept < D_FF);
+        sffn_ffn_destroy(ffn);
+        /* Prepared, it is a GGUF file with the same predictor. */
+        sffn_prepare_config config = SFFN_PREPARE_CONFIG_INIT;
+        config.dtype = SFFN_Q8_0;
+        sffn_model *again = prepare(m, "again.gguf", &config);
+        sffn_predictor_config carried = SFFN_PREDICTOR_CONFIG_INIT;
+        OK(sffn_model_layer_predictor_config(again, 0, &carried));
+        assert_true(carried.w1.dtype == types[i].dtype && carried.threshold == c.threshold &&
+                    carried.tie == SFFN_TIE_KEEP);
+        assert_memory_equal(carried.w2.data, c.w2.data,
+                            sffn_dtype_row_bytes(c.w2.dtype, D_FF * RANK));
+        sffn_model_close(again);
+        sffn_model_close(m);
+        b_free(&b);
+    }
+    g_powerinfer(&b, "falcon", SFFN_F16, 1, fc1_ne, fc2_ne, 0);
+    sffn_model *m = open_buf(&b, "powerinfer.gguf");
+    OK(sffn_model_layer_predictor_config(m, 0, &c));
+    assert_int_equal(c.input, SFFN_INPUT_LAYER);
+    sffn_model_close(m);
+    b_free(&b);
+    static const struct {
+        uint32_t ggml;
+        const uint64_t *ne1, *ne2;
+        sffn_status status;
+        const char *words;
+    } bad[] = {
+        {6, fc1_ne, fc2_ne, SFFN_ERR_UNSUPPORTED,
+         "tensor 'blk.0.fc1.weight' has type Q5_0, for which there are no kernels: `sffn prepare`"},
+        {1, wide_ne, fc2_ne, SFFN_ERR_SHAPE, "tensor 'blk.0.fc1.weight' has 2 dimensions, 32 x 64"},
+        {1, fc1_ne, long_ne, SFFN_ERR_SHAPE,
+         "tensor 'blk.0.fc2.weight' has 2 dimensions, 128 x 32"},
+        {1, fc1_ne, fc1_ne, SFFN_ERR_SHAPE, "tensor 'blk.0.fc2.weight' has 2 dimensions, 32 x 32"},
+        {1, fc1_ne, NULL, SFFN_ERR_FORMAT, "no tensor 'blk.0.fc2.weight'"},
+    };
+    for (size_t i = 0; i < sizeof(bad) / sizeof(bad[0]); i++) {
+        g_powerinfer(&b, "llama", SFFN_F16, bad[i].ggml, bad[i].ne1, bad[i].ne2, 1);
+        m = open_buf(&b, "powerinfer.gguf");
+        ERROR(sffn_model_layer_predictor_config(m, 0, &c), bad[i].status, bad[i].words);
+        if (i == 0) { /* prepare converts it */
+            sffn_model *again = prepare(m, "again.gguf", NULL);
+            OK(sffn_model_layer_predictor_config(again, 0, &c));
+            assert_int_equal(c.w1.dtype, SFFN_Q8_0);
+            sffn_model_close(again);
+        }
+        sffn_model_close(m);
+        b_free(&b);
+    }
+}
+
 /* ---- wrong results ---- */
 
 static void refuses_results(void **state)
@@ -465,6 +725,20 @@ static void refuses_results(void **state)
     REFUSES(predictor.d_ff = 65, SFFN_ERR_SHAPE,
             "layers[0].predictor->d_ff is 65; the layer's d_ff is 64");
     REFUSES(predictor.d_model = 64, SFFN_ERR_SHAPE, "predictor->d_model is 64");
+    REFUSES(predictor.kind = SFFN_PREDICTOR_CALLBACK, SFFN_ERR_UNSUPPORTED,
+            "layers[0].predictor: a callback cannot be written");
+    REFUSES(predictor.n_layers = 2, SFFN_ERR_UNSUPPORTED,
+            "one of several layers cannot be written");
+    REFUSES(predictor.kind = SFFN_PREDICTOR_LOW_RANK, SFFN_ERR_INVALID_ARGUMENT,
+            "layers[0].predictor->rank is 0");
+    REFUSES((predictor.kind = SFFN_PREDICTOR_LOW_RANK, predictor.rank = 2),
+            SFFN_ERR_INVALID_ARGUMENT, "layers[0].predictor->w1: data is NULL");
+    REFUSES(predictor.hidden_activation = 3, SFFN_ERR_INVALID_ARGUMENT,
+            "the value 3 of sffn.predictor.hidden_activation");
+    REFUSES(predictor.dtype = -2, SFFN_ERR_INVALID_ARGUMENT,
+            "the value -2 of sffn.predictor.dtype");
+    REFUSES(router.n_hidden = 5, SFFN_ERR_INVALID_ARGUMENT, "router->hidden_weights: data is NULL");
+    REFUSES(router.mass = NAN, SFFN_ERR_INVALID_ARGUMENT, "sffn.router.mass is NaN");
     REFUSES(predictor.struct_size = 3, SFFN_ERR_INVALID_ARGUMENT, "sffn_predictor_config");
     REFUSES(router.n_experts = 3, SFFN_ERR_SHAPE,
             "layers[1].router->n_experts * block_size is 96; the layer's d_ff is 64");
@@ -562,6 +836,7 @@ KEY_NAME(rule_unknown, "sffn.rule", "abs")
 KEY_NAME(rule_score, "sffn.rule", "score")
 KEY_NAME(kind_unknown, "sffn.predictor.kind", "oracle")
 KEY_NAME(kind_screen, "sffn.predictor.kind", "screened_gate")
+KEY_NAME(kind_low_rank, "sffn.predictor.kind", "low_rank")
 KEY_NAME(router_unknown, "sffn.router.rule", "softmax")
 KEY_NAME(router_sigmoid, "sffn.router.rule", "sigmoid")
 static void plan_scalar(struct buf *b)
@@ -579,6 +854,11 @@ static void plan_none(struct buf *b)
 static void plan_ints(struct buf *b)
 {
     g_key_array(b, "sffn.plan", K_I32, 1), b_u32(b, 2);
+}
+static void rank_of_3(struct buf *b)
+{
+    kind_low_rank(b);
+    g_key_array(b, "sffn.predictor.rank", K_U32, 1), b_u32(b, 3);
 }
 static void threshold_nan(struct buf *b)
 {
@@ -699,6 +979,12 @@ static void refuses_files(void **state)
          SFFN_ERR_SHAPE, "has 3 experts of 32 neurons; the layer has 64 neurons"},
         {"sffn_router.weight", 2, narrow, 0, twice, 4 * 32, router_sigmoid, 1, ask_router,
          SFFN_ERR_SHAPE, "tensor 'blk.0.sffn_router.weight' has 2 dimensions, 2 x 16"},
+        {"sffn_router_hidden.weight", 2, narrow, 0, twice, 4 * 32, router_sigmoid, 1, ask_router,
+         SFFN_ERR_SHAPE, "tensor 'blk.0.sffn_router_hidden.weight' has 2 dimensions, 2 x 16"},
+        {"sffn_predictor_w1.weight", 2, narrow, 0, twice, 4 * 32, kind_low_rank, 1, ask_predictor,
+         SFFN_ERR_SHAPE, "tensor 'blk.0.sffn_predictor_w1.weight' has 2 dimensions, 2 x 16"},
+        {"sffn_predictor_w1.weight", 2, experts, 0, twice, 4 * 64, rank_of_3, 2, ask_predictor,
+         SFFN_ERR_SHAPE, "2 x 32; expected a matrix of 3 x 32"},
         {"sffn_permutation", 1, vector, 26, twice, 4 * D_FF, NULL, 0, ask_permutation,
          SFFN_ERR_FORMAT,
          "tensor 'blk.0.sffn_permutation' is no permutation: element 9 is 55, for the second time"},
@@ -778,6 +1064,8 @@ int main(void)
         TEST(strides),
         TEST(refuses_files),
         TEST(words_in_both_contexts),
+        TEST(every_field),
+        TEST(powerinfer),
     };
     return cmocka_run_group_tests_name("selectors", tests, NULL, NULL);
 }

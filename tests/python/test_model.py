@@ -296,6 +296,111 @@ def test_prepare_with_a_threshold(ctx, tiny_f32, tmp_path):
         sf.prepare(ctx, model, tmp_path / "no.gguf", act_threshold=-1)
 
 
+def selected_layers(rng):
+    """Layer 0: a low-rank predictor and a new order. Layer 1: a router, a rule and another order."""
+    w1, w2 = rng.standard_normal((32, D)).astype(np.float32) / 8, rng.standard_normal((F, 32)).astype(np.float32) / 8
+    predictor = dict(
+        kind="low_rank",
+        w1=w1,
+        w2=sf.quantize(w2, "q8_0"),
+        b2=rng.standard_normal(F).astype(np.float32) / 8,
+        hidden="relu",
+        threshold=rng.standard_normal(F).astype(np.float32) / 16,
+        tie="keep",
+        input="residual",
+    )
+    router = dict(weights=rng.standard_normal((3, D)).astype(np.float32), bias=np.zeros(3, np.float32), threshold=0.25)
+    return [
+        sf.PrepareLayer(plan="predictor", predictor=predictor, permutation=rng.permutation(F)),
+        sf.PrepareLayer(plan="router", router=router, rule="abs_h", rule_threshold=0.0625, permutation=rng.permutation(F)),
+    ]
+
+
+def test_prepare_layers(ctx, rng, tiny, tmp_path):
+    """Selectors out and in: the public reader sees them, and so does Model."""
+    gguf = pytest.importorskip("gguf")
+    path, _ = tiny
+    source, layers = sf.Model(ctx, path), selected_layers(rng)
+    sf.prepare(ctx, source, tmp_path / "out.gguf", layers=layers, command="make it", notes="ä")
+    reader = gguf.GGUFReader(str(tmp_path / "out.gguf"))
+    keys = {name: field.contents() for name, field in reader.fields.items()}
+    assert keys["sffn.plan"] == ["predictor", "router"] and keys["sffn.rule"] == ["none", "abs_h"]
+    assert keys["sffn.predictor.kind"] == ["low_rank", "none"] and keys["sffn.router.rule"] == ["none", "sigmoid"]
+    assert keys["sffn.predictor.input"][0] == "residual" and keys["sffn.predictor.tie"][0] == "keep"
+    assert keys["sffn.router.threshold"][1] == 0.25 and keys["sffn.rule_threshold"][1] == 0.0625
+    assert keys["sffn.prepare.command"] == "make it" and keys["sffn.prepare.notes"] == "ä"
+    tensors = {t.name: t for t in reader.tensors}
+    for i, layer in enumerate(layers):
+        order = layer.permutation
+        assert np.array_equal(tensors[f"blk.{i}.sffn_permutation"].data, order)
+        for name in ("ffn_gate", "ffn_up"):  # bit for bit, whatever the type
+            ours = source.tensors[f"blk.{i}.{name}.weight"].data.view(np.uint8).reshape(F, -1)
+            theirs = np.ascontiguousarray(tensors[f"blk.{i}.{name}.weight"].data).view(np.uint8).reshape(F, -1)
+            assert np.array_equal(theirs, ours[order])
+    given = layers[0].predictor
+    assert np.array_equal(tensors["blk.0.sffn_predictor_w1.weight"].data, given["w1"])
+    w2 = tensors["blk.0.sffn_predictor_w2.weight"]
+    assert w2.tensor_type == gguf.GGMLQuantizationType.Q8_0
+    assert np.array_equal(w2.data, given["w2"].array.reshape(F, -1)[layers[0].permutation])
+    assert np.array_equal(tensors["blk.0.sffn_predictor_w2.bias"].data, given["b2"][layers[0].permutation])
+    assert np.array_equal(tensors["blk.0.sffn_predictor.threshold"].data, given["threshold"][layers[0].permutation])
+    assert np.array_equal(tensors["blk.1.sffn_router.weight"].data, layers[1].router["weights"])
+
+    model = sf.Model(ctx, tmp_path / "out.gguf")
+    assert (model.plan(0), model.plan(1)) == (sf.Select.PREDICTOR, sf.Select.ROUTER)
+    assert source.plan(0) is sf.Select.DEFAULT
+    assert np.array_equal(model.permutation(1), layers[1].permutation)
+    with pytest.raises(sf.NotFound, match="layer 0 has no permutation"):
+        source.permutation(0)
+    with pytest.raises(sf.NotFound, match="layer 0 has no router"):
+        model.router(0)
+    with pytest.raises(sf.NotFound, match="layer 2"):
+        model.plan(2)
+    assert model.layer(1).rule is sf.Rule.ABS_H and model.layer(1).rule_threshold == 0.0625
+    x = rng.standard_normal((3, D)).astype(np.float32)
+    stats = sf.FFNStats()
+    hidden = np.maximum(given["w1"].astype(np.float64) @ x.T, 0)
+    scores = (sf.dequantize(given["w2"]).astype(np.float64) @ hidden).T + given["b2"]
+    predictor, order = model.predictor(0), layers[0].permutation
+    got = predictor.scores(x)
+    # x and the hidden vector meet q8_0 weights in 8 bits: half a step of the largest in each term
+    bound = 32 * np.abs(sf.dequantize(given["w2"])).max() * np.abs(hidden).max() / 254 + 1e-4
+    assert np.abs(got - scores[:, order]).max() <= bound
+    model.ffn(0).forward(x, stats=stats)
+    assert stats.n_selected == (got >= given["threshold"][order]).sum()
+    model.ffn(1).forward(x, stats=stats)
+    router = model.router(1)
+    kept = router.select(x)
+    assert stats.n_selected == sum(kept.count(t) for t in range(3)) * 32
+    model.ffn(1, select="dense").forward(x, stats=stats)
+    assert stats.way is sf.Path.DENSE
+    # the same scores in a new order, bit for bit
+    ours, theirs = (m.ffn(0, select="gate").gate(x)[0] for m in (model, source))
+    assert np.array_equal(ours, theirs[:, order])
+
+
+def test_prepare_wrong_layers(ctx, rng, tiny_f32, tmp_path):
+    model, out = sf.Model(ctx, tiny_f32[0]), tmp_path / "no.gguf"
+    for change, error, words in [
+        (lambda a, b: None, sf.ShapeError, "n_layers is 1"),
+        (lambda a, b: a.__setattr__("plan", "gats"), ValueError, "plan"),
+        (lambda a, b: a.predictor.__setitem__("rnak", 3), TypeError, "no parameter 'rnak'"),
+        (lambda a, b: a.predictor.__setitem__("w2", np.zeros((F, 8), np.float32)), sf.ShapeError, "w2"),
+        (lambda a, b: a.predictor.__setitem__("b2", np.zeros(3, np.float32)), sf.ShapeError, "b2"),
+        (lambda a, b: a.predictor.__setitem__("threshold", float("nan")), sf.ArgumentError, "threshold is NaN"),
+        (lambda a, b: a.__setattr__("permutation", np.zeros(F, int)), sf.ArgumentError, "again"),
+        (lambda a, b: a.__setattr__("permutation", np.arange(F) - 1), sf.ArgumentError, r"permutation\[0\]"),
+        (lambda a, b: a.__setattr__("permutation", np.arange(F - 1)), sf.ShapeError, "permutation"),
+        (lambda a, b: b.router.__setitem__("block_size", 16), sf.ShapeError, "n_experts"),
+        (lambda a, b: b.__setattr__("router", None), sf.ArgumentError, "plan is 'router'"),
+    ]:
+        layers = selected_layers(rng)
+        change(*layers)
+        with pytest.raises(error, match=words):
+            sf.prepare(ctx, model, out, layers=layers[:1] if "n_layers" in words else layers)
+    assert not out.exists()
+
+
 class Stop(Exception):
     pass
 

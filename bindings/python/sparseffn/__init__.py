@@ -54,7 +54,7 @@ from ._errors import (
 )
 from ._lib import lib as _lib
 from ._lib import path as library_path
-from ._prepare import prepare
+from ._prepare import PrepareLayer, prepare
 from ._train import prosparse_lambda
 from ._version import __version__
 from .active_set import ActiveSet, normal_quantile
@@ -110,6 +110,7 @@ __all__ = [
     "Predictor",
     "PredictorInfo",
     "PredictorKind",
+    "PrepareLayer",
     "Router",
     "RouterInfo",
     "RouterRule",
