@@ -3,6 +3,7 @@
 
     python3 examples/training/run.py stage                      copies examples/training/data/* to the work folder
     python3 examples/training/run.py small   --seconds 540      the bundled model and its ablation, from scratch
+    python3 examples/training/run.py export NAME                the weights of one finished run of 'small'
     python3 examples/training/run.py smollm2 --seconds 540      SmolLM2-135M: ProSparse, LTE at 50 % and 70 %, and what needs no training
 
 Each command stops in time and goes on where it stopped when it is given again; it ends with 'all runs are done' or 'run again'. The work folder is
@@ -79,6 +80,18 @@ def get_tokens(name: str, tokenizer: Any, bos: int, n_context: int, device: str,
             say(f"{name} {part}: {sum(len(d.encode()) for d in documents):,} bytes, {len(ids):,} tokens")
         found.append(Tokens(np.load(cache), n_context, device))
     return found[0], found[1]
+
+
+def export(folder: Path) -> int:
+    """Copies a model to $OUT, without its tokenizer, which is in the data folder already."""
+    if not folder.is_dir():
+        print(f"there is no {folder}: has this run ended?", file=sys.stderr)
+        return 1
+    OUT.mkdir(parents=True, exist_ok=True)
+    for file in folder.iterdir():
+        if file.name != "tokenizer.json":
+            shutil.copyfile(file, OUT / file.name)
+    return 0
 
 
 class Plan:
@@ -210,7 +223,7 @@ def small(plan: Plan, device: str, tiny: bool) -> bool:
         plan.keep(name, measure(model, heldout, limit))
         found = plan.results[name]
         say(f"{name}: perplexity {found['dense']['perplexity']:.3f}, zeros {found['dense']['mean_zeros']:.4f}, shift {found.get('shift')}")
-        save(model, plan.folder / name / "hf", tokenizer=DATA / "tokenizer-small.json", shard_bytes=14 << 20)
+        save(model, plan.folder / name / "hf", tokenizer=DATA / "tokenizer-small.json", shard_bytes=(16 << 20) - 65536)
         reset_compiler()
     # What goes back: of the ProSparse models within 2 % of plain ReLU's perplexity the sparsest, else the best one.
     plain = plan.results["relu"]["dense"]["perplexity"]
@@ -218,12 +231,8 @@ def small(plan: Plan, device: str, tiny: bool) -> bool:
     close = [n for n in candidates if plan.results[n]["dense"]["perplexity"] <= 1.02 * plain]
     chosen = max(close, key=lambda n: plan.results[n]["dense"]["mean_zeros"]) if close else min(candidates, key=lambda n: plan.results[n]["dense"]["perplexity"])
     say(f"chosen: {chosen}")
-    OUT.mkdir(parents=True, exist_ok=True)
-    for file in (plan.folder / chosen / "hf").iterdir():
-        if file.name != "tokenizer.json":  # it is in the data folder already
-            shutil.copyfile(file, OUT / file.name)
     plan.keep("chosen", chosen)
-    return True
+    return export(plan.folder / chosen / "hf") == 0
 
 
 def smollm2(plan: Plan, device: str, tiny: bool) -> bool:
@@ -320,12 +329,15 @@ def groups(plan: Plan, model: Any, size: int, name: str) -> Any:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("what", choices=["stage", "small", "smollm2"])
+    parser.add_argument("what", choices=["stage", "small", "smollm2", "export"])
+    parser.add_argument("run", nargs="?", help="export: the run of 'small' whose weights go to $OUT")
     parser.add_argument("--seconds", type=float, default=math.inf, help="stop with a checkpoint after this time (default: never)")
     parser.add_argument("--tiny", action="store_true", help="sizes for a CPU, to try the script")
     args = parser.parse_args()
     if args.what == "stage":
         return stage()
+    if args.what == "export":
+        return export(WORK / "small" / str(args.run) / "hf")
     missing = [n for n in ("heldout.xz", "tokenizer-small.json", *(["smollm2.gguf"] if args.what == "smollm2" and not args.tiny else [])) if not (DATA / n).exists()]
     if missing or not list(DATA.glob("train-*.xz")):
         print(f"{DATA} lacks {', '.join(missing) or 'train-*.xz'}: see the head of this file", file=sys.stderr)
