@@ -23,12 +23,22 @@ enum sffn_activation {
     SFFN_ACT_GELU_TANH = 6,  /**< the tanh form of GELU */
     SFFN_ACT_SHIFTED_RELU = 7 /**< max(0, g - t): the value is shifted, unlike FATReLU */
 };
-/** Post-gate rule: a further test that drops neurons. Zeros of the activation itself are always skipped. */
+/**
+ * Post-gate rule: a further test that drops neurons. Zeros of the activation itself are always skipped, and NaN is always kept. The rules are those
+ * of sffn_active_set_set_values(), applied to s, |s| or |h| of all d_ff neurons of a token; a neuron that was not computed counts as 0. Those on s
+ * save the up and the down rows, those on h the down rows.
+ */
 enum sffn_rule {
     SFFN_RULE_NONE = 0,
     SFFN_RULE_SCORE = 1,     /**< keep when s_i > t_i (or >=) */
     SFFN_RULE_ABS_SCORE = 2, /**< keep when |s_i| > t_i (or >=): CATS arXiv:2404.08763, CHESS arXiv:2409.01366 */
-    SFFN_RULE_ABS_H = 3      /**< keep when |h_i| > t_i (or >=): CETT, arXiv:2402.03804; saves only the down rows */
+    SFFN_RULE_ABS_H = 3,     /**< keep when |h_i| > t_i (or >=): CETT, arXiv:2402.03804 */
+    SFFN_RULE_TOP_K_SCORE = 4, /**< keep the rule_k largest |s_i|; among equals the lowest i: Q-Sparse, arXiv:2407.10969 */
+    SFFN_RULE_TOP_K_H = 5,
+    SFFN_RULE_BLOCK_TOP_K_SCORE = 6, /**< the same among each rule_m consecutive neurons, and among the d_ff % rule_m at the end */
+    SFFN_RULE_BLOCK_TOP_K_H = 7,
+    SFFN_RULE_STATISTICAL_SCORE = 8, /**< keep when |s_i| > mean + std * Phi^-1(rule_sparsity) (or >=), mean and std of the token's |s|; infinities keep all */
+    SFFN_RULE_STATISTICAL_H = 9
 };
 
 typedef struct sffn_ffn_config {
@@ -48,6 +58,9 @@ typedef struct sffn_ffn_config {
     int32_t rule_tie;            /**< enum sffn_tie; default SFFN_TIE_DROP */
     float rule_threshold;        /**< t for all neurons */
     const float *rule_thresholds;/**< [d_ff] t_i, instead of rule_threshold; NULL: none; copied */
+    uint32_t rule_k;             /**< top-k rules: > 0; per block at most rule_m */
+    uint32_t rule_m;             /**< block top-k: > 0 */
+    float rule_sparsity;         /**< statistical rules: the share of neurons to drop, in (0, 1) */
     int32_t storage;             /**< enum sffn_storage, of gate and up, and of down when it is SFFN_LAYOUT_ROWS; default copy */
     int32_t dtype;               /**< packed type of all three; -1 (default): each keeps its own */
     uint32_t block_size;         /**< 32: keep q8_0/q4_0 down blocks of SFFN_LAYOUT_COLUMNS losslessly, experts of 32k neurons only (see matmul.h). Default 1 */
@@ -63,11 +76,11 @@ typedef struct sffn_ffn_config {
 } sffn_ffn_config;
 #define SFFN_FFN_CONFIG_INIT \
     { sizeof(sffn_ffn_config), 0u, 0u, SFFN_WEIGHTS_INIT, SFFN_WEIGHTS_INIT, SFFN_WEIGHTS_INIT, NULL, NULL, NULL, SFFN_ACT_RELU, SFFN_TIE_KEEP, \
-      0.0f, SFFN_RULE_NONE, SFFN_TIE_DROP, 0.0f, NULL, SFFN_STORAGE_COPY, -1, 1u, NULL, NULL, 1.0f, 32u, NULL, SFFN_SELECT_DEFAULT }
+      0.0f, SFFN_RULE_NONE, SFFN_TIE_DROP, 0.0f, NULL, 0u, 0u, 0.0f, SFFN_STORAGE_COPY, -1, 1u, NULL, NULL, 1.0f, 32u, NULL, SFFN_SELECT_DEFAULT }
 
 /**
  * Packs a layer; the up and down rows of one neuron are stored next to each other. Reserves @p ctx's scratch for it.
- * @retval SFFN_ERR_INVALID_ARGUMENT  NULL, zero size, unknown enum, NaN or negative threshold, dReLU without gate, both predictor and router,
+ * @retval SFFN_ERR_INVALID_ARGUMENT  NULL, zero size, unknown enum, NaN or negative threshold, numbers of a rule out of range, dReLU without gate, both predictor and router,
  *                                    a plan (select) without its selector
  * @retval SFFN_ERR_SHAPE             sizes of weights, predictor or router don't fit
  * @retval SFFN_ERR_UNSUPPORTED       a predictor of several layers: call sffn_predictor_predict_layers() and hand the sets in; see also matmul.h
@@ -187,6 +200,11 @@ typedef struct sffn_ffn_info {
 } sffn_ffn_info;
 #define SFFN_FFN_INFO_INIT { sizeof(sffn_ffn_info), 0u, 0u, 0, 0, 0, 0, 0, 0, 0, 0, 0.0f, 0u, 0u }
 SFFN_API sffn_status sffn_ffn_get_info(const sffn_ffn *ffn, sffn_ffn_info *info);
+/** "none", "score", "abs_score", "abs_h", "top_k_score", "top_k_h", "block_top_k_score", "block_top_k_h", "statistical_score", "statistical_h"; "unknown"
+ * otherwise. Since 0.1. */
+SFFN_API const char *sffn_rule_name(int32_t rule);
+/** The rule of that name, or -1. Since 0.1. */
+SFFN_API int32_t sffn_rule_from_name(const char *name);
 /** "relu", "fatrelu", "relu2", "drelu", "silu", "gelu", "gelu_tanh", "shifted_relu"; "unknown" otherwise. Since 0.1. */
 SFFN_API const char *sffn_activation_name(int32_t activation);
 /** The activation of that name, or -1. Since 0.1. */

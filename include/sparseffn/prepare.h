@@ -16,12 +16,14 @@ typedef struct sffn_prepare_layer {
     int32_t rule_tie;             /**< enum sffn_tie */
     float rule_threshold;
     const float *rule_thresholds; /**< [d_ff] or NULL */
+    uint32_t rule_k, rule_m;      /**< blocks of rule_m are those after the permutation */
+    float rule_sparsity;
     const sffn_predictor_config *predictor; /**< NULL: none. Its gate is not written: that of the file is used when the predictor is made */
     const sffn_router_config *router;       /**< NULL: none. Its experts are the blocks of neurons after the permutation */
     const uint32_t *permutation;  /**< [d_ff]: new neuron i is the source's permutation[i]. NULL: as they are */
 } sffn_prepare_layer;
 #define SFFN_PREPARE_LAYER_INIT \
-    { sizeof(sffn_prepare_layer), SFFN_SELECT_DEFAULT, SFFN_RULE_NONE, SFFN_TIE_DROP, 0.0f, NULL, NULL, NULL, NULL }
+    { sizeof(sffn_prepare_layer), SFFN_SELECT_DEFAULT, SFFN_RULE_NONE, SFFN_TIE_DROP, 0.0f, NULL, 0u, 0u, 0.0f, NULL, NULL, NULL }
 
 typedef struct sffn_prepare_config {
     size_t struct_size;

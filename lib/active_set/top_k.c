@@ -1,21 +1,25 @@
 #include "active_set/top_k.h"
 
-#define FEW 256 /* up to here the key is found bit by bit: clearing the counts would cost more */
+#define FEW 64 /* up to here clearing the counts would cost more than sorting */
 
 /* Both return the k-th largest key, and in *k how many of the entries equal to it are among the k largest. */
 
+/* Keeps the k largest so far in order. */
 static uint32_t nth_of_few(const uint32_t *keys, size_t n, size_t *k)
 {
-    uint32_t key = 0;
-    for (uint32_t bit = 0x80000000u; bit; bit >>= 1) {
-        size_t n_reach = 0;
-        for (size_t i = 0; i < n; i++)
-            n_reach += keys[i] >= (key | bit);
-        if (n_reach >= *k)
-            key |= bit;
+    uint32_t largest[FEW];
+    size_t n_held = 0;
+    for (size_t i = 0; i < n; i++) {
+        if (n_held == *k && keys[i] <= largest[n_held - 1])
+            continue;
+        size_t at = n_held < *k ? n_held++ : n_held - 1;
+        for (; at > 0 && largest[at - 1] < keys[i]; at--)
+            largest[at] = largest[at - 1];
+        largest[at] = keys[i];
     }
-    for (size_t i = 0; i < n; i++)
-        *k -= keys[i] > key;
+    const uint32_t key = largest[n_held - 1];
+    for (*k = 0; n_held > 0 && largest[n_held - 1] == key; n_held--)
+        ++*k;
     return key;
 }
 

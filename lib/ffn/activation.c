@@ -1,6 +1,8 @@
 #include <math.h>
+#include <stdio.h>
 #include <string.h>
 
+#include "base/context.h"
 #include "ffn/ffn.h"
 
 static const char *const names[] = {"relu", "fatrelu", "relu2",     "drelu",
@@ -43,35 +45,83 @@ float sffn_activate(const struct sffn_ffn *ffn, float g)
     }
 }
 
-/* 1 when v does not pass t. NaN passes, so that it is seen. */
-static int fails(const struct sffn_ffn *ffn, uint32_t neuron, float v)
+/* In the order of enum sffn_rule. */
+static const struct {
+    const char *name;
+    enum sffn_rule_on on;
+    int32_t kind;
+} rules[] = {
+    {"none", SFFN_ON_NOTHING, SFFN_VALUE_ABOVE},
+    {"score", SFFN_ON_S, SFFN_VALUE_ABOVE},
+    {"abs_score", SFFN_ON_S, SFFN_VALUE_ABS_ABOVE},
+    {"abs_h", SFFN_ON_H, SFFN_VALUE_ABS_ABOVE},
+    {"top_k_score", SFFN_ON_S, SFFN_VALUE_TOP_K},
+    {"top_k_h", SFFN_ON_H, SFFN_VALUE_TOP_K},
+    {"block_top_k_score", SFFN_ON_S, SFFN_VALUE_BLOCK_TOP_K},
+    {"block_top_k_h", SFFN_ON_H, SFFN_VALUE_BLOCK_TOP_K},
+    {"statistical_score", SFFN_ON_S, SFFN_VALUE_STATISTICAL_TOP_K},
+    {"statistical_h", SFFN_ON_H, SFFN_VALUE_STATISTICAL_TOP_K},
+};
+
+const char *sffn_rule_name(int32_t rule)
 {
-    const float t = ffn->rule_thresholds ? ffn->rule_thresholds[neuron] : ffn->rule_threshold;
-    return ffn->rule_tie == SFFN_TIE_KEEP ? v < t : v <= t;
+    return rule >= 0 && rule < (int32_t)(sizeof(rules) / sizeof(*rules)) ? rules[rule].name
+                                                                         : "unknown";
+}
+
+int32_t sffn_rule_from_name(const char *name)
+{
+    for (int32_t i = 0; name && i < (int32_t)(sizeof(rules) / sizeof(*rules)); i++)
+        if (strcmp(name, rules[i].name) == 0)
+            return i;
+    return -1;
+}
+
+sffn_status sffn_ffn_set_rule(const sffn_context *ctx, const sffn_ffn_config *c, const char *name,
+                              struct sffn_ffn *ffn)
+{
+    const sffn_value_rule init = SFFN_VALUE_RULE_INIT;
+    char what[96];
+    ffn->rule = c->rule;
+    ffn->rule_on = rules[c->rule].on;
+    ffn->value_rule = init;
+    ffn->value_rule.kind = rules[c->rule].kind;
+    ffn->value_rule.tie = c->rule_tie;
+    ffn->value_rule.threshold = c->rule_threshold;
+    ffn->value_rule.thresholds = c->rule_thresholds;
+    ffn->value_rule.k = c->rule_k;
+    ffn->value_rule.m = c->rule_m;
+    ffn->value_rule.sparsity = c->rule_sparsity;
+    const int is_top_k =
+        ffn->value_rule.kind == SFFN_VALUE_TOP_K || ffn->value_rule.kind == SFFN_VALUE_BLOCK_TOP_K;
+    if (is_top_k && c->rule_k == 0)
+        return sffn_fail(ctx, SFFN_ERR_INVALID_ARGUMENT,
+                         "%s: rule_k is 0: rule %s would keep nothing; expected > 0", name,
+                         rules[c->rule].name);
+    snprintf(what, sizeof(what), "%s: rule_", name);
+    return sffn_value_rule_check(ctx, what, &ffn->value_rule, c->d_ff);
+}
+
+/* Rules that look at one value; NaN passes, so that it is seen. */
+static int rule_drops(const struct sffn_ffn *ffn, enum sffn_rule_on on, uint32_t neuron, float v)
+{
+    return ffn->rule_on == on && !sffn_value_rule_needs_all(&ffn->value_rule) &&
+           !sffn_value_passes(&ffn->value_rule, neuron, v);
 }
 
 int sffn_gate_drops(const struct sffn_ffn *ffn, uint32_t neuron, float s)
 {
-    if (s == 0)
-        return 1;
-    switch (ffn->rule) {
-    case SFFN_RULE_SCORE:
-        return fails(ffn, neuron, s);
-    case SFFN_RULE_ABS_SCORE:
-        return fails(ffn, neuron, fabsf(s));
-    default:
-        return 0;
-    }
+    return s == 0 || rule_drops(ffn, SFFN_ON_S, neuron, s);
 }
 
 int sffn_h_drops(const struct sffn_ffn *ffn, uint32_t neuron, float h)
 {
-    return h == 0 || (ffn->rule == SFFN_RULE_ABS_H && fails(ffn, neuron, fabsf(h)));
+    return h == 0 || rule_drops(ffn, SFFN_ON_H, neuron, h);
 }
 
 int sffn_gate_is_threshold(const struct sffn_ffn *ffn, float *t, int *keep_equal)
 {
-    if (ffn->rule == SFFN_RULE_SCORE || ffn->rule == SFFN_RULE_ABS_SCORE)
+    if (ffn->rule_on == SFFN_ON_S)
         return 0;
     *t = 0;
     *keep_equal = 0;

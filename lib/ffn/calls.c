@@ -190,6 +190,8 @@ sffn_status sffn_ffn_gate(sffn_context *ctx, const sffn_ffn *ffn, const float *x
     if (active_in)
         call.stages[call.n_stages++] = SFFN_STAGE_SELECT;
     call.stages[call.n_stages++] = SFFN_STAGE_GATE;
+    if (!ffn->is_gated || ffn->rule_on == SFFN_ON_S)
+        call.n_stages = sffn_plan_rule(ffn, call.stages, call.n_stages);
     call.stages[call.n_stages++] = SFFN_STAGE_EXPORT;
     return sffn_call_run(ctx, &call);
 }
@@ -209,8 +211,11 @@ sffn_status sffn_ffn_up(sffn_context *ctx, const sffn_ffn *ffn, const float *x, 
     call.n_stages = 0;
     call.stages[call.n_stages++] = SFFN_STAGE_CLEAR;
     call.stages[call.n_stages++] = SFFN_STAGE_IMPORT;
-    if (ffn->is_gated)
+    if (ffn->is_gated) {
         call.stages[call.n_stages++] = SFFN_STAGE_UP;
+        if (ffn->rule_on == SFFN_ON_H)
+            call.n_stages = sffn_plan_rule(ffn, call.stages, call.n_stages);
+    }
     return sffn_call_run(ctx, &call);
 }
 

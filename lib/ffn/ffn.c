@@ -14,7 +14,7 @@ static sffn_status check_enums(const sffn_context *ctx, const sffn_ffn_config *c
         int32_t value, count;
     } enums[] = {{"activation", c->activation, SFFN_ACT_SHIFTED_RELU + 1},
                  {"act_tie", c->act_tie, 2},
-                 {"rule", c->rule, SFFN_RULE_ABS_H + 1},
+                 {"rule", c->rule, SFFN_RULE_STATISTICAL_H + 1},
                  {"rule_tie", c->rule_tie, 2},
                  {"storage", c->storage, 2},
                  {"select", c->select, SFFN_SELECT_ROUTER + 1}};
@@ -48,16 +48,6 @@ static sffn_status check_config(const sffn_context *ctx, const sffn_ffn_config *
         return sffn_fail(ctx, SFFN_ERR_INVALID_ARGUMENT,
                          "%s: act_threshold is %g; expected a finite number >= 0", name,
                          (double)c->act_threshold);
-    if (isnan(c->rule_threshold))
-        return sffn_fail(ctx, SFFN_ERR_INVALID_ARGUMENT, "%s: rule_threshold is NaN", name);
-    if (c->rule_threshold < 0 && (c->rule == SFFN_RULE_ABS_SCORE || c->rule == SFFN_RULE_ABS_H))
-        return sffn_fail(ctx, SFFN_ERR_INVALID_ARGUMENT,
-                         "%s: rule_threshold is %g; a magnitude rule expects >= 0", name,
-                         (double)c->rule_threshold);
-    for (uint32_t i = 0; c->rule_thresholds && i < c->d_ff; i++)
-        if (isnan(c->rule_thresholds[i]))
-            return sffn_fail(ctx, SFFN_ERR_INVALID_ARGUMENT, "%s: rule_thresholds[%u] is NaN", name,
-                             (unsigned)i);
     if (c->activation == SFFN_ACT_DRELU && !c->gate.data)
         return sffn_fail(ctx, SFFN_ERR_INVALID_ARGUMENT,
                          "%s: drelu needs a gate; gate.data is NULL", name);
@@ -226,15 +216,14 @@ sffn_status sffn_ffn_create(sffn_context *ctx, const sffn_ffn_config *config, sf
     ffn->activation = c.activation;
     ffn->act_tie = c.act_tie;
     ffn->act_threshold = c.act_threshold;
-    ffn->rule = c.rule;
-    ffn->rule_tie = c.rule_tie;
-    ffn->rule_threshold = c.rule_threshold;
     ffn->predictor = c.predictor;
     ffn->router = c.router;
     ffn->select = c.select;
     ffn->max_density = c.max_density;
     ffn->dense_tokens = c.dense_tokens;
-    status = pack_layer(ctx, ffn, &c);
+    status = sffn_ffn_set_rule(ctx, &c, ffn->name, ffn);
+    if (status == SFFN_OK)
+        status = pack_layer(ctx, ffn, &c);
     ffn->gate_bias = sffn_copy_floats(ctx, "gate_bias", ffn->is_gated ? c.gate_bias : c.up_bias,
                                       c.d_ff, &status);
     ffn->up_bias =
@@ -242,6 +231,7 @@ sffn_status sffn_ffn_create(sffn_context *ctx, const sffn_ffn_config *config, sf
     ffn->down_bias = sffn_copy_floats(ctx, "down_bias", c.down_bias, c.d_model, &status);
     ffn->rule_thresholds =
         sffn_copy_floats(ctx, "rule_thresholds", c.rule_thresholds, c.d_ff, &status);
+    ffn->value_rule.thresholds = ffn->rule_thresholds;
     if (status == SFFN_OK)
         status = sffn_ffn_reserve(ctx, ffn);
     if (status != SFFN_OK) {

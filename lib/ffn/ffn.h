@@ -1,6 +1,7 @@
 /* ffn.h  One layer, and the plan of one call, as the files of this folder see them. */
 #ifndef SFFN_LIB_FFN_H
 #define SFFN_LIB_FFN_H
+#include "active_set/value_rule.h"
 #include "matmul/rows.h"
 #include "predictor/predictor.h"
 #include "router/router.h"
@@ -19,9 +20,10 @@ struct sffn_ffn {
     float *gate_bias, *up_bias, *down_bias;
     int32_t activation, act_tie;
     float act_threshold;
-    int32_t rule, rule_tie;
-    float rule_threshold;
-    float *rule_thresholds;
+    int32_t rule;
+    enum sffn_rule_on { SFFN_ON_NOTHING, SFFN_ON_S, SFFN_ON_H } rule_on; /* the values that the rule looks at */
+    sffn_value_rule value_rule;
+    float *rule_thresholds; /* of value_rule */
     const struct sffn_predictor *predictor;
     const struct sffn_router *router;
     struct sffn_predictor *owned_predictor; /* those that were made for this layer alone, or NULL */
@@ -51,7 +53,14 @@ static inline float sffn_make_h(const struct sffn_ffn *ffn, uint32_t neuron, flo
         u = 0;
     return s * u;
 }
-/* 1 when s is zero or the rule drops the neuron. NaN never drops. */
+/* Takes the rule apart: value_rule and rule_on. Checks it. */
+sffn_status sffn_ffn_set_rule(const sffn_context *ctx, const sffn_ffn_config *config, const char *name, struct sffn_ffn *ffn);
+/* 1 when the rule looks at all neurons of a token before it decides: the DECIDE stages then follow the stage that makes its values. */
+static inline int sffn_rule_decides_later(const struct sffn_ffn *ffn)
+{
+    return ffn->rule_on != SFFN_ON_NOTHING && sffn_value_rule_needs_all(&ffn->value_rule);
+}
+/* 1 when s is zero or the rule drops the neuron, as far as s alone decides. NaN never drops. */
 int sffn_gate_drops(const struct sffn_ffn *ffn, uint32_t neuron, float s);
 /* The same for h, after the up product. */
 int sffn_h_drops(const struct sffn_ffn *ffn, uint32_t neuron, float h);
@@ -68,12 +77,14 @@ enum sffn_stage {
     SFFN_STAGE_GATE,    /* selected -> active, with s */
     SFFN_STAGE_IMPORT,  /* the caller's set and s -> active */
     SFFN_STAGE_UP,      /* active -> nonzero, with h */
+    SFFN_STAGE_CUT,     /* all s or all h of each token -> where the rule cuts them */
+    SFFN_STAGE_KEEP,    /* drops what the rule cuts off from active or nonzero */
     SFFN_STAGE_EXPORT,  /* active -> the caller's set */
     SFFN_STAGE_DENSE_H, /* everything -> h */
     SFFN_STAGE_DOWN,    /* nonzero -> partial sums */
     SFFN_STAGE_REDUCE   /* partial sums -> y */
 };
-#define SFFN_MAX_STAGES (5 + SFFN_SELECT_MAX_STEPS)
+#define SFFN_MAX_STAGES (7 + SFFN_SELECT_MAX_STEPS)
 
 struct sffn_counters { /* of one thread, one cache line apart */
     uint64_t selected, selected_rows, active, active_rows, nonzero, nonzero_rows;
@@ -87,8 +98,12 @@ struct sffn_workspace {
     struct sffn_select_scratch select;
     float *values;                  /* [nth][2][SFFN_CHUNK * SFFN_TILE_TOKENS]: products on their way to a list */
     struct sffn_list selected, active, nonzero;
+    /* For rules that look at all neurons of a token: */
+    float *rule_values;             /* [SFFN_TILE_TOKENS][d_ff]: |s| or |h|, 0 where there is none */
+    struct sffn_cut *cuts;          /* [SFFN_TILE_TOKENS][n_cuts] */
+    uint32_t *cut_scratch;          /* [nth][cut_scratch_words]: counts and keys of sffn_top_k() */
     struct sffn_axpy_scratch axpy;
-    size_t x_bytes;
+    size_t x_bytes, n_cuts, cut_scratch_words;
 };
 #define SFFN_CHUNK 256 /* rows multiplied before they are decided */
 
@@ -109,6 +124,8 @@ struct sffn_call {
 /* Checks the arguments and decides the stages of a whole layer. */
 sffn_status sffn_call_plan(const sffn_context *ctx, const struct sffn_ffn *ffn, const sffn_ffn_args *args,
                            struct sffn_call *call);
+/* Appends what a rule that looks at all neurons needs, if the layer has one; returns how many stages there are now. */
+uint32_t sffn_plan_rule(const struct sffn_ffn *ffn, enum sffn_stage *stages, uint32_t n);
 /* The whole pipeline: forward.c. `scratch` holds sffn_workspace_layout() bytes. */
 void sffn_call_run_phase(const struct sffn_kernels *k, const struct sffn_call *call, void *scratch, uint32_t phase,
                          uint32_t ith, uint32_t nth, int collects_stats);

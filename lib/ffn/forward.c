@@ -88,6 +88,8 @@ static void clear_outputs(struct worker *w)
         if (w->call->s_out)
             memset(w->call->s_out + t * w->ffn->d_ff + first, 0, (last - first) * sizeof(float));
     }
+    for (size_t t = 0; t < w->tile && sffn_rule_decides_later(w->ffn); t++)
+        memset(w->w.rule_values + t * w->ffn->d_ff + first, 0, (last - first) * sizeof(float));
 }
 
 /* one step of the selector -> selected */
@@ -171,6 +173,12 @@ static void keep_above_threshold(struct worker *w, struct appender *out, const u
     w->counters->active += n_kept;
 }
 
+/* 1 when what a stage makes waits for the rule: every value that is not zero goes on the list, and run_keep() does the rest. */
+static int waits_for_rule(const struct worker *w, enum sffn_rule_on made)
+{
+    return sffn_rule_decides_later(w->ffn) && (w->ffn->rule_on == made || !w->ffn->is_gated);
+}
+
 /* selected -> active, with s = act(g); for ungated layers s is h, and active is nonzero */
 static void run_gate(struct worker *w)
 {
@@ -183,6 +191,7 @@ static void run_gate(struct worker *w)
     const int is_simple = w->tile == 1 && !ffn->gate_bias &&
                           (ffn->is_gated || (ffn->rule == SFFN_RULE_NONE && !w->weights)) &&
                           sffn_gate_is_threshold(ffn, &threshold, &keep_equal);
+    const int waits = waits_for_rule(w, SFFN_ON_S);
     size_t first, last;
     sffn_share(sffn_list_count(&list), w->ith, w->nth, &first, &last);
     struct appender out =
@@ -215,8 +224,14 @@ static void run_gate(struct worker *w)
                     if (sffn_gate_drops(ffn, row, v) ||
                         (!ffn->is_gated && sffn_h_drops(ffn, row, h)))
                         continue;
-                    s[t] = ffn->is_gated ? v : note_h(w, row, t, h);
                     kept |= 1u << t;
+                    if (waits) {
+                        s[t] = v;
+                        w->w.rule_values[t * ffn->d_ff + row] =
+                            fabsf(ffn->rule_on == SFFN_ON_S ? v : h);
+                        continue;
+                    }
+                    s[t] = ffn->is_gated ? v : note_h(w, row, t, h);
                     w->counters->active++;
                     if (w->call->s_out)
                         w->call->s_out[(w->token + t) * ffn->d_ff + row] = v;
@@ -226,7 +241,8 @@ static void run_gate(struct worker *w)
             }
         }
     }
-    w->counters->active_rows += out.segment->n;
+    if (!waits)
+        w->counters->active_rows += out.segment->n;
 }
 
 /* the caller's set and s -> active (nonzero for ungated layers) */
@@ -269,6 +285,7 @@ static void run_up(struct worker *w)
     float *u = w->w.values + w->ith * 2 * SFFN_CHUNK * SFFN_TILE_TOKENS;
     size_t first, last;
     sffn_share(sffn_list_count(&list), w->ith, w->nth, &first, &last);
+    const int waits = waits_for_rule(w, SFFN_ON_H);
     struct appender out = append_to(&w->w.nonzero, w->ith, first, w->tile);
     struct sffn_walk walk = sffn_walk_begin(&list, first, last);
     while (sffn_walk_next(&walk)) {
@@ -290,8 +307,13 @@ static void run_up(struct worker *w)
                                           u[i * w->tile + t]));
                     if (sffn_h_drops(ffn, row, v))
                         continue;
-                    h[t] = note_h(w, row, t, v);
                     kept |= 1u << t;
+                    if (waits) {
+                        h[t] = v;
+                        w->w.rule_values[t * ffn->d_ff + row] = fabsf(v);
+                        continue;
+                    }
+                    h[t] = note_h(w, row, t, v);
                     w->counters->nonzero++;
                 }
                 if (kept)
@@ -299,7 +321,59 @@ static void run_up(struct worker *w)
             }
         }
     }
-    w->counters->nonzero_rows += out.segment->n;
+    if (!waits)
+        w->counters->nonzero_rows += out.segment->n;
+}
+
+/* all |s| or |h| of a token -> where the rule cuts them. The cuts are shared out: finding one is too short to be divided. */
+static void run_cut(struct worker *w)
+{
+    const sffn_value_rule *rule = &w->ffn->value_rule;
+    const size_t d_ff = w->ffn->d_ff, stretch = sffn_value_rule_stretch(rule, d_ff);
+    uint32_t *scratch = w->w.cut_scratch + w->ith * w->w.cut_scratch_words;
+    size_t begin, end;
+    sffn_share(w->tile * w->w.n_cuts, w->ith, w->nth, &begin, &end);
+    for (size_t i = begin; i < end; i++) {
+        const size_t first = i % w->w.n_cuts * stretch;
+        w->w.cuts[i] = sffn_value_rule_cut(rule, w->w.rule_values + i / w->w.n_cuts * d_ff, first,
+                                           d_ff - first < stretch ? d_ff - first : stretch, scratch,
+                                           scratch + SFFN_TOP_K_COUNTS);
+    }
+}
+
+/* Drops from this thread's segment what lies below the cuts. Only now is it known which h goes into the sums, and their scale. */
+static void run_keep(struct worker *w)
+{
+    const struct sffn_ffn *ffn = w->ffn;
+    const size_t stretch = sffn_value_rule_stretch(&ffn->value_rule, ffn->d_ff);
+    const int is_h = !ffn->is_gated || ffn->rule_on == SFFN_ON_H;
+    struct sffn_list *list = is_h ? &w->w.nonzero : &w->w.active;
+    const struct sffn_segment before = list->segments[w->ith];
+    struct appender out = append_to(list, w->ith, before.start, w->tile);
+    uint64_t n_kept = 0;
+    for (size_t pos = before.start; pos < before.start + before.n; pos++) {
+        const uint32_t row = list->rows[pos];
+        const unsigned wanted = list->masks[pos];
+        float values[SFFN_TILE_TOKENS] = {0};
+        unsigned kept = 0;
+        for (size_t t = 0; t < w->tile; t++) {
+            const float v = list->values[pos * w->tile + t];
+            if (!(wanted >> t & 1) ||
+                !sffn_value_rule_keeps(&ffn->value_rule, w->w.cuts[t * w->w.n_cuts + row / stretch],
+                                       row, fabsf(v)))
+                continue;
+            values[t] = is_h ? note_h(w, row, t, v) : v;
+            kept |= 1u << t;
+            n_kept++;
+            if (w->call->s_out)
+                w->call->s_out[(w->token + t) * ffn->d_ff + row] = v;
+        }
+        if (kept)
+            append(&out, row, kept, values);
+    }
+    const int is_active = !ffn->is_gated || ffn->rule_on == SFFN_ON_S;
+    *(is_active ? &w->counters->active : &w->counters->nonzero) += n_kept;
+    *(is_active ? &w->counters->active_rows : &w->counters->nonzero_rows) += out.segment->n;
 }
 
 /* everything -> h, without lists; the post-gate rule is not applied */
@@ -411,6 +485,8 @@ static void write_stats(const struct worker *w, uint32_t nth)
     s.select_ns = ns[SFFN_STAGE_SELECT];
     s.gate_ns = ns[SFFN_STAGE_GATE] + ns[SFFN_STAGE_DENSE_H];
     s.up_ns = ns[SFFN_STAGE_UP];
+    *(ffn->rule_on == SFFN_ON_H && ffn->is_gated ? &s.up_ns : &s.gate_ns) +=
+        ns[SFFN_STAGE_CUT] + ns[SFFN_STAGE_KEEP];
     s.down_ns = ns[SFFN_STAGE_DOWN] + ns[SFFN_STAGE_REDUCE];
     s.total_ns = s.select_ns + s.gate_ns + s.up_ns + s.down_ns + ns[SFFN_STAGE_CLEAR] +
                  ns[SFFN_STAGE_IMPORT];
@@ -449,6 +525,12 @@ static void run_stage(struct worker *w, uint32_t stage)
         break;
     case SFFN_STAGE_UP:
         run_up(w);
+        break;
+    case SFFN_STAGE_CUT:
+        run_cut(w);
+        break;
+    case SFFN_STAGE_KEEP:
+        run_keep(w);
         break;
     case SFFN_STAGE_EXPORT:
         export_active(w);

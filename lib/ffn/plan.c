@@ -58,6 +58,15 @@ static sffn_status check_strides(const sffn_context *ctx, const struct sffn_ffn 
     return SFFN_OK;
 }
 
+uint32_t sffn_plan_rule(const struct sffn_ffn *ffn, enum sffn_stage *stages, uint32_t n)
+{
+    if (sffn_rule_decides_later(ffn)) {
+        stages[n++] = SFFN_STAGE_CUT;
+        stages[n++] = SFFN_STAGE_KEEP;
+    }
+    return n;
+}
+
 sffn_status sffn_call_plan(const sffn_context *ctx, const struct sffn_ffn *ffn,
                            const sffn_ffn_args *public_args, struct sffn_call *call)
 {
@@ -120,7 +129,8 @@ sffn_status sffn_call_plan(const sffn_context *ctx, const struct sffn_ffn *ffn,
     call->n_tiles = (uint32_t)((args->n_tokens + SFFN_TILE_TOKENS - 1) / SFFN_TILE_TOKENS);
     enum sffn_stage *stages = call->stages;
     uint32_t n = 0;
-    if (args->h)
+    const int decides_later = !call->is_dense && sffn_rule_decides_later(ffn);
+    if (args->h || decides_later)
         stages[n++] = SFFN_STAGE_CLEAR;
     if (call->is_dense) {
         stages[n++] = SFFN_STAGE_DENSE_H;
@@ -133,8 +143,12 @@ sffn_status sffn_call_plan(const sffn_context *ctx, const struct sffn_ffn *ffn,
         for (uint32_t i = 0; call->select != SFFN_SELECT_GATE && !is_list && i < n_steps; i++)
             stages[n++] = SFFN_STAGE_SELECT;
         stages[n++] = SFFN_STAGE_GATE;
+        if (ffn->is_gated && ffn->rule_on == SFFN_ON_S)
+            n = sffn_plan_rule(ffn, stages, n);
         if (ffn->is_gated)
             stages[n++] = SFFN_STAGE_UP;
+        if (!ffn->is_gated || ffn->rule_on == SFFN_ON_H)
+            n = sffn_plan_rule(ffn, stages, n);
     }
     stages[n++] = SFFN_STAGE_DOWN;
     stages[n++] = SFFN_STAGE_REDUCE;
@@ -169,6 +183,17 @@ size_t sffn_workspace_layout(const struct sffn_ffn *ffn, uint32_t nth, struct sf
     TAKE(nonzero.masks, ffn->d_ff, 1);
     TAKE(nonzero.values, ffn->d_ff, SFFN_TILE_TOKENS * sizeof(float));
     TAKE(nonzero.segments, nth, sizeof(struct sffn_segment));
+    size_t n_cuts = 0;
+    if (sffn_rule_decides_later(ffn)) {
+        const size_t stretch = sffn_value_rule_stretch(&ffn->value_rule, ffn->d_ff);
+        const size_t n_keys = stretch < ffn->d_ff ? stretch : ffn->d_ff;
+        n_cuts = ((size_t)ffn->d_ff + stretch - 1) / stretch;
+        TAKE(rule_values, ffn->d_ff, SFFN_TILE_TOKENS * sizeof(float));
+        TAKE(cuts, n_cuts, SFFN_TILE_TOKENS * sizeof(struct sffn_cut));
+        TAKE(cut_scratch, nth, (SFFN_TOP_K_COUNTS + n_keys) * sizeof(uint32_t));
+        if (base)
+            w->cut_scratch_words = SFFN_TOP_K_COUNTS + n_keys;
+    }
 #undef TAKE
     if (selector)
         used += sffn_select_scratch_layout(selector, nth, base ? &w->select : NULL,
@@ -179,6 +204,7 @@ size_t sffn_workspace_layout(const struct sffn_ffn *ffn, uint32_t nth, struct sf
         w->selected.values = NULL;
         w->selected.n_segments = w->active.n_segments = w->nonzero.n_segments = nth;
         w->x_bytes = x_bytes;
+        w->n_cuts = n_cuts;
     }
     return used;
 }

@@ -7,7 +7,17 @@
 
 static const char *const plan_names[] = {"default", "dense", "gate", "predictor", "router", NULL};
 static const char *const tie_names[] = {"drop", "keep", NULL};
-static const char *const rule_names[] = {"none", "score", "abs_score", "abs_h", NULL};
+static const char *const rule_names[] = {"none",
+                                         "score",
+                                         "abs_score",
+                                         "abs_h",
+                                         "top_k_score",
+                                         "top_k_h",
+                                         "block_top_k_score",
+                                         "block_top_k_h",
+                                         "statistical_score",
+                                         "statistical_h",
+                                         NULL};
 static const char *const predictor_names[] = {"screened_gate", "low_rank", "gate_svd", "sign",
                                               NULL};
 static const char *const decision_names[] = {"threshold", "top_k", NULL};
@@ -43,6 +53,9 @@ static const struct sffn_field rule_rows[] = {
     NAME(sffn_ffn_config, rule, "sffn.rule", rule_names, SFFN_RULE_NONE),
     NAME(sffn_ffn_config, rule_tie, "sffn.rule_tie", tie_names, SFFN_TIE_DROP),
     F32(sffn_ffn_config, rule_threshold, "sffn.rule_threshold"),
+    U32(sffn_ffn_config, rule_k, "sffn.rule_k"),
+    U32(sffn_ffn_config, rule_m, "sffn.rule_m"),
+    F32(sffn_ffn_config, rule_sparsity, "sffn.rule_sparsity"),
 };
 const struct sffn_fields sffn_rule_fields = FIELDS(rule_rows);
 

@@ -275,6 +275,9 @@ static sffn_status take_layer(struct taker *t, const sffn_prepare_layer *source,
     r->ffn.rule_tie = layer.rule_tie;
     r->ffn.rule_threshold = layer.rule_threshold;
     r->ffn.rule_thresholds = layer.rule_thresholds;
+    r->ffn.rule_k = layer.rule_k;
+    r->ffn.rule_m = layer.rule_m;
+    r->ffn.rule_sparsity = layer.rule_sparsity;
     status = check_fields(t, "", &plan, &layer.plan);
     if (status == SFFN_OK)
         status = check_fields(t, "", &sffn_rule_fields, &r->ffn);

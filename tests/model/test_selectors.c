@@ -136,6 +136,9 @@ static void make_results(sffn_prepare_layer layers[LAYERS], sffn_predictor_confi
     layers[1].rule_tie = SFFN_TIE_KEEP;
     layers[1].rule_threshold = 0.0625f;
     layers[1].rule_thresholds = thresholds;
+    layers[1].rule_k = 3;
+    layers[1].rule_m = 16;
+    layers[1].rule_sparsity = 0.75f;
 }
 
 static sffn_prepare_config config_with(const sffn_prepare_layer *layers)
@@ -218,7 +221,8 @@ static void comes_back(void **state)
           "layer 0 has no router");
     OK(sffn_model_layer_config(m, 1, &ffn));
     assert_true(ffn.rule == SFFN_RULE_ABS_H && ffn.rule_tie == SFFN_TIE_KEEP &&
-                ffn.rule_threshold == 0.0625f);
+                ffn.rule_threshold == 0.0625f && ffn.rule_k == 3 && ffn.rule_m == 16 &&
+                ffn.rule_sparsity == 0.75f);
     assert_memory_equal(ffn.rule_thresholds, thresholds, sizeof(thresholds));
     OK(sffn_model_layer_config(m, 0, &ffn));
     assert_true(ffn.rule == SFFN_RULE_NONE && !ffn.rule_thresholds);

@@ -407,3 +407,25 @@ def test_refused_calls_leave_the_output(ctx, rng):
     with pytest.raises(sf.ArgumentError, match="h: must not overlap x"):
         both = zeros(5, F)
         ffn.forward(both[:, :D], out, h=both)
+
+
+@pytest.mark.parametrize("rule", ["top_k_score", "top_k_h", "block_top_k_score", "block_top_k_h", "statistical_h"])
+def test_rules_over_a_token(ctx, rule):
+    rng = np.random.default_rng(3)
+    gate, up, down = (rng.standard_normal(s).astype(np.float32) for s in [(48, 16), (48, 16), (16, 48)])
+    x = rng.standard_normal((3, 16)).astype(np.float32)
+    plain = sf.FFN(ctx, gate=gate, up=up, down=down)
+    layer = sf.FFN(ctx, gate=gate, up=up, down=down, rule=rule, rule_k=5, rule_m=20, rule_sparsity=0.75)
+    assert layer.info.rule == sf.Rule[rule.upper()]
+    h, kept = np.empty((3, 48), np.float32), np.empty((3, 48), np.float32)
+    plain.forward(x, h=h)
+    values = h if rule.endswith("_h") else plain.gate(x)[0]
+    layer.forward(x, h=kept)
+    active = sf.ActiveSet(ctx, 48, max_tokens=3)
+    active.clear(3)
+    kind = {"top": "top_k", "blo": "block_top_k", "sta": "statistical_top_k"}[rule[:3]]
+    for t in range(3):
+        active.set_values(t, np.abs(values[t]), kind, k=5, m=20, sparsity=0.75)
+    assert np.array_equal(kept, np.where(active.mask(), h, 0))
+    with pytest.raises(sf.ArgumentError, match="rule_k is 0"):
+        sf.FFN(ctx, gate=gate, up=up, down=down, rule="top_k_h")

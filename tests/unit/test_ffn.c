@@ -76,7 +76,7 @@ static void config_errors(void **state)
             "act_threshold inf");
     INVALID((config.activation = SFFN_ACT_SHIFTED_RELU, config.act_threshold = -2.0f),
             "act_threshold -2");
-    INVALID(config.rule = 4, "rule 4");
+    INVALID(config.rule = 10, "rule 10");
     INVALID(config.rule = -1, "rule -1");
     INVALID(config.rule_tie = -1, "rule_tie -1");
     INVALID((config.rule = SFFN_RULE_SCORE, config.rule_threshold = NAN), "rule_threshold nan");
@@ -87,6 +87,12 @@ static void config_errors(void **state)
     thresholds[17] = NAN;
     INVALID((config.rule = SFFN_RULE_ABS_H, config.rule_thresholds = thresholds),
             "rule_thresholds 17");
+    INVALID(config.rule = SFFN_RULE_TOP_K_SCORE, "rule_k 0 top_k_score");
+    INVALID((config.rule = SFFN_RULE_BLOCK_TOP_K_H, config.rule_k = 0), "rule_k 0");
+    INVALID((config.rule = SFFN_RULE_BLOCK_TOP_K_H, config.rule_k = 5, config.rule_m = 4),
+            "rule_k 5 rule_m 4");
+    INVALID((config.rule = SFFN_RULE_STATISTICAL_H, config.rule_sparsity = 1.5f),
+            "rule_sparsity 1.5 (0, 1)");
     INVALID(config.storage = 2, "storage 2");
     INVALID(config.dtype = 5, "dtype 5");
     INVALID(config.dtype = -2, "dtype -2");

@@ -442,6 +442,64 @@ static void dense_ignores_the_rule(void **state)
     sffn_ffn_destroy(ffn);
 }
 
+/* 14.11 as a rule on h = 1 * v, gated, and on s. */
+static void toy_14_11_rules(void **state)
+{
+    (void)state;
+    static const float ones[8] = {1, 1, 1, 1, 1, 1, 1, 1};
+    static const float v[8] = {1, -3, 2, 0.5f, -0.2f, 0.1f, 0.3f, -4}, tied[3] = {2, -2, 2};
+    static const struct {
+        int32_t rule;
+        uint32_t k, m;
+        unsigned want; /* of v */
+    } table[] = {{SFFN_RULE_TOP_K_H, 4, 0, 0x87u},
+                 {SFFN_RULE_TOP_K_H, 9, 0, 0xFFu},
+                 {SFFN_RULE_BLOCK_TOP_K_H, 2, 4, 0xC6u},
+                 {SFFN_RULE_BLOCK_TOP_K_H, 1, 5, 0x82u}};
+    for (size_t i = 0; i < sizeof table / sizeof table[0]; i++) {
+        struct toy toy = toy_of(8, ones, v, NULL);
+        toy.config.rule = table[i].rule;
+        toy.config.rule_k = table[i].k;
+        toy.config.rule_m = table[i].m;
+        toy_run(&toy, &one);
+        float sum = 0;
+        for (unsigned n = 0; n < 8; n++) {
+            const float h = table[i].want >> n & 1 ? v[n] : 0;
+            CHECK_SAYS(toy.h[n] == h, "case %zu: h[%u] %g", i, n, (double)toy.h[n]);
+            sum += h;
+        }
+        CHECK_WITHIN((double)toy.y[0], (double)sum, 1e-6, "case %zu", i);
+        CHECK(active_bits(&toy) == 0xFFu && toy.stats.n_active == 8);
+        toy_free(&toy);
+    }
+    struct toy toy = toy_of(3, ones, tied, NULL);
+    toy.config.rule = SFFN_RULE_TOP_K_H;
+    toy.config.rule_k = 2;
+    toy_run(&toy, &one);
+    CHECK(toy.h[0] == 2 && toy.h[1] == -2 && toy.h[2] == 0 && toy.stats.n_nonzero == 2);
+    toy_free(&toy);
+    /* s: ReLU leaves {1, 2, 0.5, 0.1, 0.3}; the up rows of the others are not needed */
+    toy = toy_of(8, v, NULL, NULL);
+    toy.config.rule = SFFN_RULE_TOP_K_SCORE;
+    toy.config.rule_k = 2;
+    toy_run(&toy, &one);
+    CHECK(active_bits(&toy) == 0x05u && toy.stats.n_active == 2 && toy.stats.n_nonzero == 2);
+    CHECK(toy.y[0] == 3);
+    toy_free(&toy);
+    /* zeros count: mean of {2, 0, 0, 0} is 0.5, its std 0.866 */
+    static const float g[4] = {2, -1, -1, 0};
+    toy = toy_of(4, g, NULL, NULL);
+    toy.config.rule = SFFN_RULE_STATISTICAL_SCORE;
+    toy.config.rule_sparsity = 0.95f; /* 0.5 + 0.866 * 1.645 = 1.92 */
+    toy_run(&toy, &one);
+    CHECK(active_bits(&toy) == 1u);
+    toy_free(&toy);
+    toy.config.rule_sparsity = 0.96f; /* 0.5 + 0.866 * 1.751 = 2.02 */
+    toy_run(&toy, &one);
+    CHECK(active_bits(&toy) == 0u && toy.y[0] == 0);
+    toy_free(&toy);
+}
+
 int main(void)
 {
     struct cases cases = {0};
@@ -457,6 +515,7 @@ int main(void)
     CASE(&cases, toy_14_10_per_neuron_thresholds);
     CASE(&cases, toy_14_16_chess_and_cats);
     CASE(&cases, rule_ties);
+    CASE(&cases, toy_14_11_rules);
     CASE(&cases, zeros_of_the_activation_are_skipped);
     CASE(&cases, dense_ignores_the_rule);
     sffn_status status = sffn_context_create(NULL, &ctx);

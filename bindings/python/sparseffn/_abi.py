@@ -271,6 +271,9 @@ class sffn_ffn_config(Sized):
         ("rule_tie", c_int32),
         ("rule_threshold", c_float),
         ("rule_thresholds", c_void_p),
+        ("rule_k", c_uint32),
+        ("rule_m", c_uint32),
+        ("rule_sparsity", c_float),
         ("storage", c_int32),
         ("dtype", c_int32),
         ("block_size", c_uint32),
@@ -297,6 +300,9 @@ class sffn_ffn_config(Sized):
     rule_tie: int
     rule_threshold: float
     rule_thresholds: int | None
+    rule_k: int
+    rule_m: int
+    rule_sparsity: float
     block_size: int
     name: bytes | None
 
@@ -520,6 +526,9 @@ class sffn_prepare_layer(Sized):
         ("rule_tie", c_int32),
         ("rule_threshold", c_float),
         ("rule_thresholds", c_void_p),
+        ("rule_k", c_uint32),
+        ("rule_m", c_uint32),
+        ("rule_sparsity", c_float),
         ("predictor", c_void_p),  # sffn_predictor_config
         ("router", c_void_p),  # sffn_router_config
         ("permutation", c_void_p),
@@ -653,6 +662,8 @@ FUNCTIONS: dict[str, tuple[Any, list[Any]]] = {
     "sffn_ffn_up": (_status, [_handle, _handle, _array, _array, c_size_t, _handle, _array]),
     "sffn_ffn_down": (_status, [_handle, _handle, _array, c_size_t, _handle, _array]),
     "sffn_ffn_get_info": (_status, [_handle, POINTER(sffn_ffn_info)]),
+    "sffn_rule_name": (c_char_p, [c_int32]),
+    "sffn_rule_from_name": (c_int32, [c_char_p]),
     "sffn_activation_name": (c_char_p, [c_int32]),
     "sffn_activation_from_name": (c_int32, [c_char_p]),
     # calibrate.h

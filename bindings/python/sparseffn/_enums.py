@@ -57,6 +57,12 @@ class Rule(IntEnum):
     SCORE = 1
     ABS_SCORE = 2
     ABS_H = 3
+    TOP_K_SCORE = 4
+    TOP_K_H = 5
+    BLOCK_TOP_K_SCORE = 6
+    BLOCK_TOP_K_H = 7
+    STATISTICAL_SCORE = 8
+    STATISTICAL_H = 9
 
 
 class Tie(IntEnum):

@@ -96,7 +96,10 @@ class FFN(Child):
         gate_bias, up_bias: float32 [d_ff]; down_bias: float32 [d_model]; or None; copied.
         activation: "relu", "fatrelu", "relu2", "drelu", "silu", "gelu", "gelu_tanh", "shifted_relu".
         act_threshold: t of fatrelu and shifted_relu, >= 0; act_tie: "keep" or "drop" when g == t (fatrelu).
-        rule: "none", "score", "abs_score", "abs_h": keep a neuron when s, |s|, |h| > rule_threshold.
+        rule: "none"; "score", "abs_score", "abs_h": keep a neuron when s, |s|, |h| > rule_threshold; "top_k_score",
+            "top_k_h": the rule_k largest |s| or |h| of a token, among equals the lowest neuron; "block_top_k_score",
+            "block_top_k_h": the same of every rule_m neurons; "statistical_score", "statistical_h": above
+            mean + std * normal_quantile(rule_sparsity) of the token's |s| or |h|.
         rule_threshold: a float, or float32 [d_ff] per neuron; copied. rule_tie: "drop" or "keep" at equality.
         storage: "copy", or "borrow": gate and up (and down when stored in rows) are read in place and kept alive.
         dtype: packed type of all three; None: each keeps its own.
@@ -128,6 +131,9 @@ class FFN(Child):
         rule: Rule | str = "none",
         rule_threshold: Any = 0.0,
         rule_tie: Tie | str = "drop",
+        rule_k: int = 0,
+        rule_m: int = 0,
+        rule_sparsity: float = 0.0,
         storage: Storage | str = "copy",
         dtype: DType | str | None = None,
         block_size: int = 1,
@@ -170,6 +176,9 @@ class FFN(Child):
             rule_tie=parse(Tie, rule_tie, "rule_tie"),
             rule_threshold=threshold,
             rule_thresholds=thresholds_ptr,
+            rule_k=uint32(rule_k, "rule_k"),
+            rule_m=uint32(rule_m, "rule_m"),
+            rule_sparsity=rule_sparsity,
             storage=store,
             dtype=-1 if dtype is None else parse(DType, dtype, "dtype"),
             block_size=uint32(block_size, "block_size"),

@@ -71,6 +71,9 @@ class Layer:
     rule: Rule
     rule_threshold: float | FloatArray
     rule_tie: Tie
+    rule_k: int
+    rule_m: int
+    rule_sparsity: float
     block_size: int
     name: str | None
 
@@ -256,6 +259,9 @@ class Model(Child):
             rule=Rule(c.rule),
             rule_threshold=c.rule_threshold if thresholds is None else thresholds,
             rule_tie=Tie(c.rule_tie),
+            rule_k=c.rule_k,
+            rule_m=c.rule_m,
+            rule_sparsity=c.rule_sparsity,
             block_size=c.block_size,
             name=None if c.name is None else _text(c.name),
         )
