@@ -28,6 +28,13 @@ enum sffn_predictor_kind {
      * ISA give the same predictor. Its input is the layer's own x. Uses gate, gate_bias, rank, dtype (-1: q8_0).
      */
     SFFN_PREDICTOR_GATE_SVD = 2,
+    /**
+     * Sign bits: score = alpha * P - N, where N of the d_model products gate_ij * x_j are negative and P are not (a zero has no sign and counts as
+     * positive: "< 0" on both sides). Neuron i passes when score >= threshold_i; with 0, unless N > alpha * P. Decided in integers, alpha being
+     * taken to four decimals; equality passes, whatever tie says. One bit per gate weight; for activations that are zero below 0. No training.
+     * SparseInfer, arXiv:2411.12692. Its input is the layer's own x. Uses gate, alpha.
+     */
+    SFFN_PREDICTOR_SIGN = 3,
     /** The caller's function makes the scores. Uses callback, callback_user, n_layers. */
     SFFN_PREDICTOR_CALLBACK = 4
 };
@@ -82,13 +89,14 @@ typedef struct sffn_predictor_config {
     sffn_predictor_callback callback;
     void *callback_user;
     int32_t input;            /**< enum sffn_selector_input; default SFFN_INPUT_FFN; only remembered */
+    float alpha;              /**< sign bits: in (0, 1000], larger keeps more neurons; default 1.03, as in the paper's code */
 } sffn_predictor_config;
 #define SFFN_PREDICTOR_CONFIG_INIT \
     { sizeof(sffn_predictor_config), SFFN_PREDICTOR_SCREENED_GATE, 0u, 0u, SFFN_WEIGHTS_INIT, NULL, SFFN_DECIDE_THRESHOLD, SFFN_TIE_DROP, \
-      0.0f, NULL, 1.5f, 0u, 1u, 1u, 0u, SFFN_WEIGHTS_INIT, SFFN_WEIGHTS_INIT, NULL, NULL, SFFN_HIDDEN_NONE, -1, NULL, NULL, SFFN_INPUT_FFN }
+      0.0f, NULL, 1.5f, 0u, 1u, 1u, 0u, SFFN_WEIGHTS_INIT, SFFN_WEIGHTS_INIT, NULL, NULL, SFFN_HIDDEN_NONE, -1, NULL, NULL, SFFN_INPUT_FFN, 1.03f }
 
 /**
- * @retval SFFN_ERR_INVALID_ARGUMENT  NULL, zero size, unknown enum value, NaN threshold, bias or margin, top_k out of range or with thresholds, rank
+ * @retval SFFN_ERR_INVALID_ARGUMENT  NULL, zero size, unknown enum value, NaN or out of range threshold, bias, margin or alpha, NaN in weights, top_k out of range or with thresholds, rank
  *                                    out of range, weights in SFFN_LAYOUT_COLUMNS, n_layers over 1 with a kind that scores one layer
  * @retval SFFN_ERR_SHAPE             d_model no multiple of 32 (screened gate; q8_0 and q4_0 w1), rank no multiple of 32 (q8_0 and q4_0 w2), row_bytes too small
  * @retval SFFN_ERR_UNSUPPORTED       screened gate: a q4_0 gate, whose 4-bit copy would cost as many bytes as the gate itself; a gate in SFFN_LAYOUT_COLUMNS
@@ -135,8 +143,9 @@ typedef struct sffn_predictor_info {
     float margin;             /**< screened gate; 0 otherwise */
     int32_t input;            /**< enum sffn_selector_input */
     uint64_t weight_bytes;    /**< as sffn_predictor_weight_bytes() */
+    float alpha;              /**< sign bits; 0 otherwise */
 } sffn_predictor_info;
-#define SFFN_PREDICTOR_INFO_INIT { sizeof(sffn_predictor_info), 0, 0u, 0u, 0u, 0u, 0, 0, 0, 0, 0.0f, 0, 0u, 0.0f, 0, 0u }
+#define SFFN_PREDICTOR_INFO_INIT { sizeof(sffn_predictor_info), 0, 0u, 0u, 0u, 0u, 0, 0, 0, 0, 0.0f, 0, 0u, 0.0f, 0, 0u, 0.0f }
 /** @retval SFFN_ERR_INVALID_ARGUMENT  NULL. Since 0.1. */
 SFFN_API sffn_status sffn_predictor_get_info(const sffn_predictor *predictor, sffn_predictor_info *info);
 #ifdef __cplusplus

@@ -64,6 +64,12 @@ typedef void sffn_quantize_x_fn(int8_t *q, float *d, int32_t *sum, const float *
  * use_abs compares |v[i]|. Returns how many. rows has room for n entries; whole-vector stores past the count are allowed up to rows + n. */
 typedef size_t sffn_threshold_fn(uint32_t *rows, const float *v, uint32_t first, size_t n, float t, int keep_equal, int use_abs);
 
+/* Bit k % 8 of bits[k / 8] is x[k] < 0, so 0 for -0 and NaN; (n + 7) / 8 bytes, the unused bits of the last one 0. */
+typedef void sffn_pack_signs_fn(uint8_t *bits, const float *x, size_t n);
+
+/* out[r * n_tokens + t] = in how many bits row w + r * n_bytes and token x + t * n_bytes differ. n_bytes is a multiple of 8 below 2^29. */
+typedef void sffn_count_signs_fn(uint32_t *out, const uint8_t *w, size_t n_rows, const uint8_t *x, size_t n_tokens, size_t n_bytes);
+
 /* One entry per op and weight type; fn NULL: the op is not defined for the type. name: "rows_dot_q8_0_avx512_vnni". */
 #define SFFN_KERNEL_ENTRY(op) \
     struct sffn_##op##_kernel { \
@@ -76,6 +82,8 @@ SFFN_KERNEL_ENTRY(rows_axpy_int);
 SFFN_KERNEL_ENTRY(blocks_axpy);
 SFFN_KERNEL_ENTRY(quantize_x);
 SFFN_KERNEL_ENTRY(threshold);
+SFFN_KERNEL_ENTRY(pack_signs);
+SFFN_KERNEL_ENTRY(count_signs);
 
 struct sffn_kernels {
 #define SFFN_WEIGHT_OP(op) struct sffn_##op##_kernel op[SFFN_DTYPE_COUNT_];

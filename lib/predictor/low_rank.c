@@ -41,22 +41,10 @@ sffn_status sffn_gate_svd_init(sffn_context *ctx, struct sffn_predictor *p,
     const size_t d = c->d_model, f = c->d_ff, rank = c->rank;
     const size_t floats = (d + rank) * f + rank * d;
     const sffn_weights *gate = &c->gate;
-    const size_t min_bytes = sffn_dtype_row_bytes(gate->dtype, d);
-    const size_t row_bytes = gate->row_bytes ? gate->row_bytes : min_bytes;
-    if (!gate->data)
-        return sffn_fail(ctx, SFFN_ERR_INVALID_ARGUMENT, "predictor: gate.data is NULL");
-    if (sffn_dtype_block_size(gate->dtype) == 0)
-        return sffn_fail(ctx, SFFN_ERR_INVALID_ARGUMENT,
-                         "predictor: gate.dtype is %d; expected a value of enum sffn_dtype",
-                         (int)gate->dtype);
-    if (gate->layout != SFFN_LAYOUT_ROWS)
-        return sffn_fail(ctx, SFFN_ERR_INVALID_ARGUMENT,
-                         "predictor: gate.layout is %d; expected SFFN_LAYOUT_ROWS",
-                         (int)gate->layout);
-    if (min_bytes == 0 || row_bytes < min_bytes)
-        return sffn_fail(ctx, SFFN_ERR_SHAPE,
-                         "predictor: gate.row_bytes is %zu; %zu %s elements take %zu", row_bytes, d,
-                         sffn_dtype_name(gate->dtype), min_bytes);
+    size_t row_bytes;
+    sffn_status status = sffn_check_gate(ctx, c, &row_bytes);
+    if (status != SFFN_OK)
+        return status;
     if (rank > d || rank > f)
         return sffn_fail(ctx, SFFN_ERR_INVALID_ARGUMENT,
                          "predictor: rank is %zu; a gate of %zu x %zu has at most %zu", rank, f, d,
@@ -72,7 +60,7 @@ sffn_status sffn_gate_svd_init(sffn_context *ctx, struct sffn_predictor *p,
                           rows + i * d);
     const struct sffn_low_rank job = {
         .what = "predictor: gate", .rows = f, .columns = d, .rank = rank, .w = rows, .seed = 1};
-    sffn_status status = sffn_low_rank_factors(ctx, &job, w1, w2, NULL);
+    status = sffn_low_rank_factors(ctx, &job, w1, w2, NULL);
     const sffn_weights first = {w1, SFFN_F32, SFFN_LAYOUT_ROWS, 0},
                        second = {w2, SFFN_F32, SFFN_LAYOUT_ROWS, 0};
     if (status == SFFN_OK)

@@ -14,6 +14,7 @@ static const struct {
     {SFFN_PREDICTOR_SCREENED_GATE, 0, 0, sffn_screened_gate_init},
     {SFFN_PREDICTOR_LOW_RANK, 1, 1, sffn_low_rank_init},
     {SFFN_PREDICTOR_GATE_SVD, 1, 0, sffn_gate_svd_init},
+    {SFFN_PREDICTOR_SIGN, 0, 0, sffn_signs_init},
     {SFFN_PREDICTOR_CALLBACK, 0, 1, sffn_callback_init},
 };
 enum { N_KINDS = sizeof(kinds) / sizeof(*kinds) };
@@ -90,6 +91,33 @@ static sffn_status check_config(const sffn_context *ctx, const sffn_predictor_co
     return status;
 }
 
+sffn_status sffn_check_gate(const sffn_context *ctx, const sffn_predictor_config *c,
+                            size_t *row_bytes)
+{
+    const sffn_weights *gate = &c->gate;
+    const size_t min_bytes = sffn_dtype_row_bytes(gate->dtype, c->d_model);
+    *row_bytes = gate->row_bytes ? gate->row_bytes : min_bytes;
+    if (!gate->data)
+        return sffn_fail(ctx, SFFN_ERR_INVALID_ARGUMENT, "predictor: gate.data is NULL");
+    if (sffn_dtype_block_size(gate->dtype) == 0)
+        return sffn_fail(ctx, SFFN_ERR_INVALID_ARGUMENT,
+                         "predictor: gate.dtype is %d; expected a value of enum sffn_dtype",
+                         (int)gate->dtype);
+    if (gate->layout != SFFN_LAYOUT_ROWS)
+        return sffn_fail(ctx, SFFN_ERR_INVALID_ARGUMENT,
+                         "predictor: gate.layout is %d; expected SFFN_LAYOUT_ROWS",
+                         (int)gate->layout);
+    if (min_bytes == 0)
+        return sffn_fail(
+            ctx, SFFN_ERR_SHAPE, "predictor: d_model is %u; a gate of %s needs a multiple of %zu",
+            (unsigned)c->d_model, sffn_dtype_name(gate->dtype), sffn_dtype_block_size(gate->dtype));
+    if (*row_bytes < min_bytes)
+        return sffn_fail(ctx, SFFN_ERR_SHAPE,
+                         "predictor: gate.row_bytes is %zu; %u %s elements take %zu", *row_bytes,
+                         (unsigned)c->d_model, sffn_dtype_name(gate->dtype), min_bytes);
+    return SFFN_OK;
+}
+
 sffn_status sffn_predictor_create(sffn_context *ctx, const sffn_predictor_config *config,
                                   sffn_predictor **out)
 {
@@ -117,7 +145,6 @@ sffn_status sffn_predictor_create(sffn_context *ctx, const sffn_predictor_config
     p->ctx = ctx;
     p->info.kind = c.kind;
     p->info.decision = c.decision;
-    p->info.tie = c.tie;
     p->info.input = c.input;
     struct sffn_selector *s = &p->selector;
     s->n_inputs = c.d_model;
@@ -202,6 +229,7 @@ sffn_status sffn_predictor_get_info(const sffn_predictor *p, sffn_predictor_info
     i.rank = s->hidden.n_rows;
     i.dtype = s->scorer.m.n_rows ? s->scorer.m.dtype : -1;
     i.hidden_activation = s->hidden_activation;
+    i.tie = s->scorer.keep_equal ? SFFN_TIE_KEEP : SFFN_TIE_DROP;
     i.threshold = s->scorer.limit;
     i.has_thresholds = s->scorer.limits != NULL;
     i.top_k = s->top_k;

@@ -154,6 +154,8 @@ size_t sffn_select_scratch_layout(const struct sffn_selector *s, uint32_t nth,
                        sffn_x_scratch_bytes(n_hidden > s->n_inputs ? n_hidden : s->n_inputs);
     if (own_bytes < sffn_decide_own_bytes(s))
         own_bytes = sffn_decide_own_bytes(s);
+    if (own_bytes < sffn_signs_own_bytes(s))
+        own_bytes = sffn_signs_own_bytes(s);
     own_bytes = round_up_64(own_bytes);
     const struct sffn_select_scratch none = {NULL, NULL, NULL, NULL, NULL, own_bytes};
     if (base)
@@ -355,7 +357,7 @@ uint64_t sffn_selector_weight_bytes(const struct sffn_selector *s)
     const struct sffn_scorer *scorer = &s->scorer;
     const uint64_t n = s->n_rows, n_hidden = s->hidden.n_rows;
     return n_hidden * s->hidden.row_bytes + (s->hidden_bias ? n_hidden * sizeof(float) : 0) +
-           n * scorer->m.row_bytes +
+           n * scorer->m.row_bytes + s->signs_bytes +
            n * sizeof(float) *
                ((scorer->bias != NULL) + (scorer->limits != NULL) + (scorer->error != NULL));
 }
@@ -369,6 +371,7 @@ void sffn_selector_fini(const sffn_context *ctx, struct sffn_selector *s)
     sffn_mem_free(ctx, s->scorer.limits, bytes);
     sffn_mem_free(ctx, s->scorer.error, bytes);
     sffn_matmul_fini(&s->scorer.m);
+    sffn_mem_free_weights(ctx, s->signs, s->signs_bytes);
 }
 
 sffn_status sffn_check_no_nan(const sffn_context *ctx, const char *object, const char *what,

@@ -64,6 +64,9 @@ struct sffn_selector {
     int32_t hidden_activation; /* enum sffn_hidden_activation */
     int normalizes;            /* x counts as x / ||x|| */
     struct sffn_scorer scorer;
+    uint8_t *signs; /* makes the scores instead: packed sign bits of the rows */
+    size_t signs_bytes;
+    int64_t alpha;
     sffn_predictor_callback callback; /* makes the scores instead */
     void *callback_user;
     enum sffn_select_rule rule;
@@ -124,6 +127,11 @@ void sffn_selector_fini(const sffn_context *ctx, struct sffn_selector *s);
 sffn_status sffn_check_no_nan(const sffn_context *ctx, const char *object, const char *what, const float *v, size_t n);
 /* A copy of n floats, or NULL when v is NULL; *status tells an allocator that returned NULL. */
 float *sffn_copy_floats(const sffn_context *ctx, const char *what, const float *v, size_t n, sffn_status *status);
+
+/* ---- signs.c ---- */
+
+/* Scratch of one thread in the step that counts signs. */
+size_t sffn_signs_own_bytes(const struct sffn_selector *s);
 
 /* ---- decide.c ---- */
 

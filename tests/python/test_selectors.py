@@ -165,6 +165,17 @@ def test_gate_svd(ctx, rng, x):
     assert q.info.dtype == sf.DType.Q8_0 and np.abs(q.scores(x) - exact).max() < 0.1 * np.abs(exact).max()
 
 
+def test_signs(ctx, gate, x):
+    p = sf.Predictor(ctx, gate, kind="sign", alpha=1.25)
+    negative = ((gate < 0)[None] != (x < 0)[:, None]).sum(2)
+    scores = p.scores(x)
+    assert np.array_equal(scores, 1.25 * (D - negative) - negative)
+    assert np.array_equal(p.predict(x).mask(), scores >= 0)
+    assert p.weight_bytes == F * D // 8 and p.info.alpha == 1.25 and p.info.dtype is None
+    with pytest.raises(sf.ArgumentError):
+        sf.Predictor(ctx, gate, kind="sign", alpha=0.0)
+
+
 def test_callback(ctx, x):
     calls = []
 

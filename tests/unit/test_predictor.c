@@ -501,6 +501,151 @@ static void gate_svd(void **state)
     w[77] = 0;
 }
 
+static sffn_predictor_config signs_of(uint32_t d_model, uint32_t d_ff, const float *w, float alpha)
+{
+    sffn_predictor_config config = SFFN_PREDICTOR_CONFIG_INIT;
+    config.kind = SFFN_PREDICTOR_SIGN;
+    config.d_model = d_model;
+    config.d_ff = d_ff;
+    config.gate.data = w;
+    config.alpha = alpha;
+    return config;
+}
+
+/* Scores of at most 8 rows for one x; returns the selected ones as bits. */
+static unsigned vote_of(sffn_predictor_config config, const float *x, float *scores)
+{
+    sffn_predictor *predictor = NULL;
+    sffn_active_set *set = make_set(ctx, NULL, 1, config.d_ff, 1);
+    uint8_t bits;
+    CHECK_OK(ctx, sffn_predictor_create(ctx, &config, &predictor));
+    CHECK_OK(ctx, sffn_predictor_predict(ctx, predictor, x, config.d_model, 1, scores, config.d_ff,
+                                         set));
+    CHECK_OK(ctx, sffn_active_set_get_bitmap(set, 0, &bits));
+    sffn_active_set_destroy(set);
+    sffn_predictor_destroy(predictor);
+    return bits;
+}
+
+/* methods.md 14.14: of (-1, 0, -0.0, 3, -2, 5, 1, -7) the elements 0, 4, 7 are negative, 0x91, on
+ * either side of the product; the sign bit would count -0.0, too. */
+static void toy_14_14_sign_packing(void **state)
+{
+    (void)state;
+    static const float toy[8] = {-1, 0, -0.0f, 3, -2, 5, 1, -7}, ones[8] = {1, 1, 1, 1, 1, 1, 1, 1},
+                       nans[8] = {-1, NAN, -NAN, 3, -2, 5, 1, -7};
+    float score, rows[8 * 8];
+    vote_of(signs_of(8, 1, ones, 1.0f), toy, &score);
+    CHECK(score == 5.0f - 3.0f);
+    vote_of(signs_of(8, 1, toy, 1.0f), ones, &score);
+    CHECK(score == 5.0f - 3.0f);
+    vote_of(signs_of(8, 1, toy, 1.0f), toy, &score);
+    CHECK(score == 8.0f);
+    vote_of(signs_of(8, 1, ones, 1.0f), nans, &score); /* a NaN is not below 0 */
+    CHECK(score == 5.0f - 3.0f);
+    /* bit by bit: row i is -1 at i, and differs from x there or agrees */
+    for (int i = 0; i < 64; i++)
+        rows[i] = i / 8 == i % 8 ? -1.0f : 1.0f;
+    float scores[8];
+    vote_of(signs_of(8, 8, rows, 1.0f), toy, scores);
+    for (int i = 0; i < 8; i++)
+        CHECK(scores[i] == (0x91 >> i & 1 ? 6.0f - 2.0f : 4.0f - 4.0f));
+}
+
+/* methods.md 14.15: the smallest number of negative products that is predicted inactive. */
+static void toy_14_15_vote(void **state)
+{
+    (void)state;
+    static const float alphas[5] = {1.0f, 1.01f, 1.02f, 1.03f, 1.05f};
+    static const struct {
+        uint32_t d, n_negative[5];
+    } table[] = {{8, {5, 5, 5, 5, 5}},
+                 {4096, {2049, 2059, 2069, 2079, 2098}},
+                 {5120, {2561, 2573, 2586, 2598, 2623}},
+                 {203, {102, 103, 103, 104, 104}}}; /* 103 of 203 is a tie at 1.03 exactly */
+    static float w[2 * 5120], x[5120];
+    float scores[2];
+    for (size_t j = 0; j < 5120; j++)
+        x[j] = 1.0f;
+    for (size_t k = 0; k < sizeof table / sizeof table[0]; k++)
+        for (size_t a = 0; a < 5; a++) {
+            const uint32_t d = table[k].d, n = table[k].n_negative[a];
+            for (uint32_t j = 0; j < d; j++) {
+                w[j] = j < n - 1 ? -1.0f : 1.0f;
+                w[d + j] = j < n ? -0.5f : 0.0f;
+            }
+            CHECK_SAYS(vote_of(signs_of(d, 2, w, alphas[a]), x, scores) == 1,
+                       "D %u alpha %g: %u negative products", (unsigned)d, (double)alphas[a],
+                       (unsigned)n);
+        }
+    /* an equal vote is active; an outlier makes it wrong, both ways: the gates are 0, -5 and 5 */
+    static const float toys[12] = {1, 1, -1, -1, 1, 1, 1, -8, -1, -1, -1, 8};
+    CHECK(vote_of(signs_of(4, 3, toys, 1.0f), x, w) == 3);
+}
+
+static void signs(void **state)
+{
+    (void)state;
+    enum { D = 100, F = 7, T = 10 }; /* rows of 16 bytes, the last of them in part */
+    float w[F * D], x[T * D], scores[T * F];
+    struct rng rng = rng_named(__func__);
+    for (size_t i = 0; i < F * D; i++)
+        w[i] = rng_normal(&rng);
+    for (size_t i = 0; i < T * D; i++)
+        x[i] = rng_normal(&rng);
+    sffn_predictor_config config = signs_of(D, F, w, 1.25f);
+    sffn_predictor *predictor = NULL;
+    sffn_active_set *set = make_set(ctx, NULL, T, F, 1);
+    CHECK_OK(ctx, sffn_predictor_create(ctx, &config, &predictor));
+    CHECK_OK(ctx, sffn_predictor_predict(ctx, predictor, x, D, T, scores, F, set));
+    for (size_t t = 0; t < T; t++)
+        for (uint32_t i = 0; i < F; i++) {
+            int negative = 0;
+            for (size_t j = 0; j < D; j++)
+                negative += (w[i * D + j] < 0) != (x[t * D + j] < 0);
+            CHECK(scores[t * F + i] == 1.25f * (float)(D - negative) - (float)negative);
+            CHECK(sffn_active_set_contains(set, t, i) == (scores[t * F + i] >= 0));
+        }
+    sffn_predictor_info info = SFFN_PREDICTOR_INFO_INIT;
+    CHECK_OK(ctx, sffn_predictor_get_info(predictor, &info));
+    CHECK(info.kind == SFFN_PREDICTOR_SIGN && info.alpha == 1.25f && info.dtype == -1);
+    CHECK(info.tie == SFFN_TIE_KEEP && info.weight_bytes == F * 16);
+    sffn_predictor_destroy(predictor);
+    /* methods.md 14.19: 5 636 096 bytes for a layer of 11008 x 4096 */
+    uint16_t *bf16 = calloc((size_t)11008 * 4096, sizeof *bf16);
+    CHECK(bf16 != NULL);
+    config = signs_of(4096, 11008, NULL, 1.03f);
+    config.gate.data = bf16;
+    config.gate.dtype = SFFN_BF16;
+    CHECK_OK(ctx, sffn_predictor_create(ctx, &config, &predictor));
+    CHECK(sffn_predictor_weight_bytes(predictor) == 5636096);
+    sffn_predictor_destroy(predictor);
+    free(bf16);
+    sffn_active_set_destroy(set);
+    const sffn_predictor_config good = signs_of(D, F, w, 1.0f);
+#undef REFUSED
+#define REFUSED(change, status, words)                                                             \
+    do {                                                                                           \
+        sffn_predictor_config wrong = good;                                                        \
+        sffn_predictor *none = (sffn_predictor *)(uintptr_t)1;                                     \
+        change;                                                                                    \
+        CHECK_ERROR(ctx, sffn_predictor_create(ctx, &wrong, &none), status, words);                \
+        CHECK(none == NULL);                                                                       \
+    } while (0)
+    REFUSED(wrong.alpha = NAN, SFFN_ERR_INVALID_ARGUMENT, "alpha nan");
+    REFUSED(wrong.alpha = 0.0f, SFFN_ERR_INVALID_ARGUMENT, "alpha 0");
+    REFUSED(wrong.alpha = -1.0f, SFFN_ERR_INVALID_ARGUMENT, "alpha -1");
+    REFUSED(wrong.alpha = INFINITY, SFFN_ERR_INVALID_ARGUMENT, "alpha inf");
+    REFUSED(wrong.gate_bias = w, SFFN_ERR_INVALID_ARGUMENT, "gate_bias");
+    REFUSED(wrong.gate.data = NULL, SFFN_ERR_INVALID_ARGUMENT, "gate NULL");
+    REFUSED(wrong.gate.layout = SFFN_LAYOUT_COLUMNS, SFFN_ERR_INVALID_ARGUMENT, "gate layout");
+    REFUSED(wrong.gate.dtype = SFFN_Q8_0, SFFN_ERR_SHAPE, "d_model 100 q8_0 32");
+    REFUSED(wrong.gate.row_bytes = 399, SFFN_ERR_SHAPE, "row_bytes 399 400");
+    REFUSED(wrong.n_layers = 2, SFFN_ERR_INVALID_ARGUMENT, "n_layers 2");
+    w[2 * D + 5] = NAN;
+    REFUSED((void)0, SFFN_ERR_INVALID_ARGUMENT, "gate element 5 row 2 nan");
+}
+
 static void info(void **state)
 {
     (void)state;
@@ -579,6 +724,9 @@ int main(void)
     CASE(&cases, low_rank_errors);
     CASE(&cases, several_layers);
     CASE(&cases, gate_svd);
+    CASE(&cases, toy_14_14_sign_packing);
+    CASE(&cases, toy_14_15_vote);
+    CASE(&cases, signs);
     CASE(&cases, info);
     sffn_status status = sffn_context_create(NULL, &ctx);
     int failed = status != SFFN_OK || cases_run(&cases, "predictor");

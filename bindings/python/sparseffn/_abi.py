@@ -184,8 +184,9 @@ class sffn_predictor_config(Sized):
         ("callback", predictor_callback),
         ("callback_user", c_void_p),
         ("input", c_int32),
+        ("alpha", c_float),
     ]
-    _defaults_ = {"margin": 1.5, "top_k_multiple": 1, "n_layers": 1, "dtype": -1}
+    _defaults_ = {"margin": 1.5, "top_k_multiple": 1, "n_layers": 1, "dtype": -1, "alpha": 1.03}
 
 
 class sffn_predictor_info(Sized):
@@ -206,6 +207,7 @@ class sffn_predictor_info(Sized):
         ("margin", c_float),
         ("input", c_int32),
         ("weight_bytes", c_uint64),
+        ("alpha", c_float),
     ]
 
 

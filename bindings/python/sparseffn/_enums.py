@@ -114,6 +114,7 @@ class PredictorKind(IntEnum):
     SCREENED_GATE = 0
     LOW_RANK = 1
     GATE_SVD = 2
+    SIGN = 3
     CALLBACK = 4
 
 

@@ -42,6 +42,7 @@ class PredictorInfo:
     margin: float
     input: SelectorInput
     weight_bytes: int  #: that one prediction reads
+    alpha: float  #: of "sign"; 0 otherwise
 
 
 class Predictor(Child):
@@ -54,6 +55,8 @@ class Predictor(Child):
     - "low_rank": ``w1``, ``w2``, ``b1``, ``b2``, ``hidden``, ``dtype``, ``n_layers``. score = w2 act(w1 x + b1) + b2
       (Deja Vu, PowerInfer, NimbleEdge; several layers at once: ShadowLLM).
     - "gate_svd": ``gate``, ``gate_bias``, ``rank``, ``dtype``. The best map of this rank in the gate's place. No training.
+    - "sign": ``gate``, ``alpha``. One bit per gate weight; a neuron passes unless more than alpha times as many products
+      gate_ij * x_j are negative as are not (SparseInfer). No training.
     - "callback": ``callback``, ``d_model``, ``d_ff``, ``n_layers``. A Python function makes the scores.
 
     Args:
@@ -70,6 +73,7 @@ class Predictor(Child):
         hidden: "none", "relu" or "tanh" between w1 and w2.
         rank: of the SVD; a multiple of 32 for q8_0 and q4_0.
         dtype: packed type of w1 and w2; None keeps theirs, SVD: q8_0.
+        alpha: of the sign bits, in (0, 1000], taken to four decimals; larger keeps more.
         n_layers: more than 1: one call scores all of them, see predict_layers().
         callback: fn(x, scores), which writes ``scores`` (NaN, which lets through, until written). Both arrays are only
             valid during the call. It runs once per token on one thread of the call, with the GIL. An exception goes to
@@ -100,6 +104,7 @@ class Predictor(Child):
         rank: int = 0,
         dtype: DType | str | None = None,
         n_layers: int = 1,
+        alpha: float = 1.03,
         callback: ScoreFunction | None = None,
         d_model: int | None = None,
         d_ff: int | None = None,
@@ -112,6 +117,7 @@ class Predictor(Child):
             decision=parse(Decision, decision, "decision"),
             tie=parse(Tie, tie, "tie"),
             margin=margin,
+            alpha=alpha,
             top_k=uint32(top_k, "top_k"),
             top_k_multiple=uint32(top_k_multiple, "top_k_multiple"),
             n_layers=uint32(n_layers, "n_layers"),
@@ -179,6 +185,7 @@ class Predictor(Child):
             margin=i.margin,
             input=SelectorInput(i.input),
             weight_bytes=i.weight_bytes,
+            alpha=i.alpha,
         )
 
     @property

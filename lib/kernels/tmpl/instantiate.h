@@ -13,3 +13,4 @@
 
 #include "kernels/tmpl/quantize_x_tmpl.h"
 #include "kernels/tmpl/threshold_tmpl.h"
+#include "kernels/tmpl/signs_tmpl.h"

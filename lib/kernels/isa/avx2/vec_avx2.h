@@ -193,6 +193,39 @@ KERNEL_INLINE void vi_store_i8(int8_t *p, vi a)
     _mm_storel_epi64((__m128i *)(void *)p, _mm_packs_epi16(words, words));
 }
 
+/* ---- bits ---- */
+
+#define VI_BYTES 32
+
+KERNEL_INLINE unsigned vf_below_zero(vf a)
+{
+    return (unsigned)_mm256_movemask_ps(_mm256_cmp_ps(a, _mm256_setzero_ps(), _CMP_LT_OQ));
+}
+
+/* Bits are counted by nibbles, through a table. */
+KERNEL_INLINE vi vi_add_differing(vi acc, const void *a, const void *b)
+{
+    const __m256i ones = _mm256_broadcastsi128_si256(_mm_setr_epi8(0, 1, 1, 2, 1, 2, 2, 3, 1, 2, 2, 3, 2, 3, 3, 4));
+    const __m256i nibble = _mm256_set1_epi8(15), v = _mm256_xor_si256(load256(a), load256(b));
+    const __m256i low = _mm256_shuffle_epi8(ones, _mm256_and_si256(v, nibble));
+    const __m256i high = _mm256_shuffle_epi8(ones, _mm256_and_si256(_mm256_srli_epi16(v, 4), nibble));
+    return _mm256_add_epi64(acc, _mm256_sad_epu8(_mm256_add_epi8(low, high), _mm256_setzero_si256()));
+}
+
+KERNEL_INLINE uint64_t vi_sum64(vi a)
+{
+    const __m128i s = _mm_add_epi64(_mm256_castsi256_si128(a), _mm256_extracti128_si256(a, 1));
+    return (uint64_t)_mm_cvtsi128_si64(_mm_add_epi64(s, _mm_unpackhi_epi64(s, s)));
+}
+
+KERNEL_INLINE uint64_t differing64(const void *a, const void *b)
+{
+    uint64_t v, w;
+    memcpy(&v, a, sizeof v);
+    memcpy(&w, b, sizeof w);
+    return (uint64_t)_mm_popcnt_u64(v ^ w);
+}
+
 /* AVX2 has no compress: four lanes at a time through a table of byte shuffles. */
 KERNEL_INLINE size_t vi_store_kept(uint32_t *p, vi a, unsigned kept)
 {

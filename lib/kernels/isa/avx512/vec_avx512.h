@@ -171,6 +171,38 @@ KERNEL_INLINE void vi_store_i8(int8_t *p, vi a)
     _mm_storeu_si128((__m128i *)(void *)p, _mm512_cvtepi32_epi8(a));
 }
 
+/* ---- bits ---- */
+
+#define VI_BYTES 64
+
+KERNEL_INLINE unsigned vf_below_zero(vf a)
+{
+    return _mm512_cmp_ps_mask(a, _mm512_setzero_ps(), _CMP_LT_OQ);
+}
+
+/* By nibbles, through a table: VPOPCNTDQ is not among what this ISA needs. */
+KERNEL_INLINE vi vi_add_differing(vi acc, const void *a, const void *b)
+{
+    const __m512i ones = _mm512_broadcast_i32x4(_mm_setr_epi8(0, 1, 1, 2, 1, 2, 2, 3, 1, 2, 2, 3, 2, 3, 3, 4));
+    const __m512i nibble = _mm512_set1_epi8(15), v = _mm512_xor_si512(_mm512_loadu_si512(a), _mm512_loadu_si512(b));
+    const __m512i low = _mm512_shuffle_epi8(ones, _mm512_and_si512(v, nibble));
+    const __m512i high = _mm512_shuffle_epi8(ones, _mm512_and_si512(_mm512_srli_epi16(v, 4), nibble));
+    return _mm512_add_epi64(acc, _mm512_sad_epu8(_mm512_add_epi8(low, high), _mm512_setzero_si512()));
+}
+
+KERNEL_INLINE uint64_t vi_sum64(vi a)
+{
+    return (uint64_t)_mm512_reduce_add_epi64(a);
+}
+
+KERNEL_INLINE uint64_t differing64(const void *a, const void *b)
+{
+    uint64_t v, w;
+    memcpy(&v, a, sizeof v);
+    memcpy(&w, b, sizeof w);
+    return (uint64_t)_mm_popcnt_u64(v ^ w);
+}
+
 /* Compressed in a register: vpcompressd to memory is microcode on Zen 4. */
 KERNEL_INLINE size_t vi_store_kept(uint32_t *p, vi a, unsigned kept)
 {

@@ -4,6 +4,7 @@
 #include "kernels/kernels.h"
 #include "base/fp16.h"
 #include <math.h>
+#include <string.h>
 
 enum { BLOCK = 32, Q8_0_BYTES = 34, Q4_0_BYTES = 18 };
 
@@ -241,6 +242,38 @@ static size_t threshold_scalar(uint32_t *rows, const float *v, uint32_t first, s
     return count;
 }
 
+static void pack_signs_scalar(uint8_t *bits, const float *x, size_t n)
+{
+    memset(bits, 0, (n + 7) / 8);
+    for (size_t k = 0; k < n; k++)
+        bits[k / 8] |= (uint8_t)((sffn_load_f32(x + k) < 0.0f) << k % 8);
+}
+
+/* The number of set bits: pairs, then fours, then bytes, and their sum in the highest byte. */
+static uint32_t popcount64(uint64_t v)
+{
+    v -= v >> 1 & 0x5555555555555555u;
+    v = (v & 0x3333333333333333u) + (v >> 2 & 0x3333333333333333u);
+    v = (v + (v >> 4)) & 0x0f0f0f0f0f0f0f0fu;
+    return (uint32_t)(v * 0x0101010101010101u >> 56);
+}
+
+static void count_signs_scalar(uint32_t *out, const uint8_t *w, size_t n_rows, const uint8_t *x, size_t n_tokens,
+                               size_t n_bytes)
+{
+    for (size_t r = 0; r < n_rows; r++)
+        for (size_t t = 0; t < n_tokens; t++) {
+            uint32_t count = 0;
+            for (size_t i = 0; i < n_bytes; i += 8) {
+                uint64_t a, b;
+                memcpy(&a, w + r * n_bytes + i, sizeof(a));
+                memcpy(&b, x + t * n_bytes + i, sizeof(b));
+                count += popcount64(a ^ b);
+            }
+            out[r * n_tokens + t] = count;
+        }
+}
+
 const struct sffn_kernels sffn_kernels_scalar = {
     .rows_dot = {
         [SFFN_F32] = { rows_dot_f32_scalar, "rows_dot_f32_scalar" },
@@ -264,4 +297,6 @@ const struct sffn_kernels sffn_kernels_scalar = {
     },
     .quantize_x = { quantize_x_scalar, "quantize_x_scalar" },
     .threshold = { threshold_scalar, "threshold_scalar" },
+    .pack_signs = { pack_signs_scalar, "pack_signs_scalar" },
+    .count_signs = { count_signs_scalar, "count_signs_scalar" },
 };
