@@ -88,6 +88,20 @@ static void attend(const struct llama *m, const float *q, const float *k, const 
     }
 }
 
+/* Keeps what layer i's selector wants of this moment, `now`, for when its FFN runs. */
+static void keep_for_selector(struct llama *m, uint32_t i, int32_t now, const float *x, size_t n)
+{
+    if (m->layers[i].select_input == now)
+        memcpy(m->select_x, x, n * m->info.d_model * sizeof(float));
+}
+
+/* The selector's own input; NULL: the FFN's. */
+static const float *select_input(const struct llama *m, uint32_t i)
+{
+    const int32_t input = m->layers[i].select_input;
+    return input == SFFN_INPUT_FFN ? NULL : input == SFFN_INPUT_RESIDUAL ? m->x : m->select_x;
+}
+
 /* The feed-forward layer of n tokens: one call, x_norm -> y. */
 static sffn_status run_ffn(struct llama *m, uint32_t i, size_t n)
 {
@@ -100,6 +114,7 @@ static sffn_status run_ffn(struct llama *m, uint32_t i, size_t n)
     args.y = m->y;
     args.n_tokens = n;
     args.select = m->select;
+    args.select_x = select_input(m, i);
     args.stats = &stats;
     if (m->before_ffn != NULL)
         status = m->before_ffn(m->before_ffn_user, i, m->x_norm, n, &args);
@@ -149,7 +164,9 @@ static int eval_batch(struct llama *m, const int32_t *tokens, size_t n, size_t n
     for (size_t t = 0; status == SFFN_OK && t < n; t++)
         status = sffn_matmul_get_row(m->embedding, (uint32_t)tokens[t], m->x + t * d);
     for (uint32_t i = 0; status == SFFN_OK && i < m->info.n_layers; i++) {
+        keep_for_selector(m, i, SFFN_INPUT_LAYER, m->x, n);
         rms_norm(m, n, m->layers[i].attn_norm);
+        keep_for_selector(m, i, SFFN_INPUT_LAYER_NORM, m->x_norm, n);
         status = run_attention(m, i, n);
         if (status != SFFN_OK)
             break;

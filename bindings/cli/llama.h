@@ -28,7 +28,9 @@ struct llama_layer {
     sffn_matmul *q, *k, *v, *o;
     sffn_predictor *predictor; /* NULL: none */
     sffn_ffn *ffn;
-    sffn_ffn_config config; /* what the file says of its weights and rule; pointers into the model */
+    sffn_ffn_config
+        config;           /* what the file says of its weights and rule; pointers into the model */
+    int32_t select_input; /* enum sffn_selector_input: what its selector reads */
 };
 
 struct llama {
@@ -44,6 +46,8 @@ struct llama {
     float *rope_cos, *rope_sin;                     /* [n_positions][head_dim / 2] */
     float *k_cache, *v_cache;                       /* [n_layers][n_positions][kv_dim] */
     float *x, *x_norm, *q, *attention, *y, *scores; /* of one batch */
+    float *
+        select_x; /* of one batch: what a selector reads that x no longer holds when its FFN runs */
 
     int32_t select;                  /* enum sffn_select of the FFN; may change between calls */
     struct llama_layer_stats *stats; /* per layer; memset to 0 to start anew */

@@ -75,6 +75,7 @@ static int load_ffn(struct llama *m, uint32_t i, const struct llama_options *opt
     static const sffn_ffn_config defaults = SFFN_FFN_CONFIG_INIT;
     struct llama_layer *layer = &m->layers[i];
     sffn_ffn_config config = SFFN_FFN_CONFIG_INIT;
+    sffn_ffn_info info = SFFN_FFN_INFO_INIT;
     sffn_status status;
     layer->config = defaults;
     status = sffn_model_layer_config(m->model, i, &layer->config);
@@ -90,6 +91,12 @@ static int load_ffn(struct llama *m, uint32_t i, const struct llama_options *opt
         status = sffn_ffn_create_from_model(m->ctx, m->model, i, &config, &layer->ffn);
     if (status != SFFN_OK)
         return cli_fail_status(m->ctx, status, NULL);
+    sffn_ffn_get_info(layer->ffn, &info);
+    layer->select_input = info.select_input;
+    if (info.select_input == SFFN_INPUT_FIRST_LAYER)
+        return cli_fail("the selector of layer %u reads the first layer's input, which this "
+                        "program does not keep",
+                        (unsigned)i);
     if (layer->config.d_model != m->info.d_model)
         return cli_fail("layer %u has d_model %u, expected %u", (unsigned)i,
                         (unsigned)layer->config.d_model, (unsigned)m->info.d_model);
@@ -225,6 +232,7 @@ struct llama *llama_create(sffn_context *ctx, const sffn_model *model,
     m->v_cache = cli_alloc(cache, m->kv_dim * sizeof(float));
     m->x = cli_alloc(LLAMA_MAX_BATCH, m->info.d_model * sizeof(float));
     m->x_norm = cli_alloc(LLAMA_MAX_BATCH, m->info.d_model * sizeof(float));
+    m->select_x = cli_alloc(LLAMA_MAX_BATCH, m->info.d_model * sizeof(float));
     m->y = cli_alloc(LLAMA_MAX_BATCH, m->info.d_model * sizeof(float));
     m->q = cli_alloc(LLAMA_MAX_BATCH, m->q_dim * sizeof(float));
     m->attention = cli_alloc(LLAMA_MAX_BATCH, m->q_dim * sizeof(float));
@@ -250,8 +258,9 @@ void llama_destroy(struct llama *m)
     if (m->output != m->embedding)
         sffn_matmul_destroy(m->output);
     sffn_matmul_destroy(m->embedding);
-    float *const floats[] = {m->norm,   m->rope_cos, m->rope_sin,  m->k_cache, m->v_cache, m->x,
-                             m->x_norm, m->q,        m->attention, m->y,       m->scores};
+    float *const floats[] = {m->norm,      m->rope_cos, m->rope_sin, m->k_cache,
+                             m->v_cache,   m->x,        m->x_norm,   m->q,
+                             m->attention, m->y,        m->scores,   m->select_x};
     for (size_t i = 0; i < sizeof floats / sizeof floats[0]; i++)
         free(floats[i]);
     free(m->layers);

@@ -454,7 +454,7 @@ int cmd_prepare(int argc, char **argv)
     /* clang-format off */
     const struct arg_option options[] = {
         {"--output", 'o', ARG_TEXT, &q.out_path, "OUT.gguf", "file to write; replaced when it exists", 0, 0},
-        {"--dtype", 0, ARG_CHOICE, &q.dtype, "bf16|q8_0|q4_0|f16|f32", "type of the matrices; without it as they are", 0, 0},
+        {"--dtype", 0, ARG_CHOICE, &q.dtype, "bf16|q8_0|q4_0|f16|f32", "type of the matrices; without it as they are, q8_0 for Q4_1, Q5_x, Qx_K", 0, 0},
         {"--act-threshold", 0, ARG_NUMBER, &q.act_threshold, "T", "write FATReLU with this threshold in place of ReLU", 0, 1e30},
         {"--small-embeddings", 0, ARG_FLAG, &q.small_embeddings, NULL, "bring token embedding and output below q8_0 too", 0, 0},
         {"--calibrate", 0, ARG_TEXT, &q.text_path, "TEXT", "a text to find rules and plans with: what follows needs it", 0, 0},

@@ -197,8 +197,9 @@ typedef struct sffn_ffn_info {
     float act_threshold;
     uint64_t weight_bytes;    /**< what the dense layer must read */
     uint64_t selector_bytes;  /**< what the predictor or router reads */
+    int32_t select_input;     /**< enum sffn_selector_input of the predictor or router: what to hand in as sffn_ffn_args.select_x; SFFN_INPUT_FFN: nothing */
 } sffn_ffn_info;
-#define SFFN_FFN_INFO_INIT { sizeof(sffn_ffn_info), 0u, 0u, 0, 0, 0, 0, 0, 0, 0, 0, 0.0f, 0u, 0u }
+#define SFFN_FFN_INFO_INIT { sizeof(sffn_ffn_info), 0u, 0u, 0, 0, 0, 0, 0, 0, 0, 0, 0.0f, 0u, 0u, SFFN_INPUT_FFN }
 SFFN_API sffn_status sffn_ffn_get_info(const sffn_ffn *ffn, sffn_ffn_info *info);
 /** "none", "score", "abs_score", "abs_h", "top_k_score", "top_k_h", "block_top_k_score", "block_top_k_h", "statistical_score", "statistical_h"; "unknown"
  * otherwise. Since 0.1. */

@@ -83,7 +83,9 @@ SFFN_API sffn_status sffn_model_layer_config(const sffn_model *model, uint32_t l
 
 /**
  * The layer's predictor, as a config that sffn_predictor_create() takes. Pointers lead into the file and live as long as the model. Sources: our keys
- * sffn.predictor.* with the tensors blk.N.sffn_predictor*; a screened gate has no tensors of its own and is made from the layer's gate.
+ * sffn.predictor.* with the tensors blk.N.sffn_predictor*; copies of the gate have no tensors of their own and are made from the layer's gate. Or
+ * PowerInfer's blk.N.fc1.weight and fc2.weight (arXiv:2312.12456) with powerinfer.sparse_threshold: low rank, ReLU, kept at equality, from the residual
+ * stream (Falcon: the layer's input).
  * @p config must have been initialised; fields the file does not decide keep their values.
  * @retval SFFN_ERR_NOT_FOUND   the layer has no predictor, or is out of range
  * @retval SFFN_ERR_FORMAT      an array of the wrong length or kind, an unknown name, a NaN threshold, a missing tensor; the text has key or tensor, offset
@@ -111,7 +113,7 @@ SFFN_API sffn_status sffn_model_layer_permutation(const sffn_model *model, uint3
  * @param config  what the file does not decide: storage, dtype, block_size, max_density, dense_tokens, name (NULL: "blk.N"). A predictor, router or select
  *                set here is used in place of the file's. NULL: defaults
  * @retval as sffn_model_layer_config(), the selectors' configs and creation, and sffn_ffn_create()
- * Selectors that want another input than x (see their config's input) get it by sffn_ffn_args.select_x. Since 0.1.
+ * A selector that wants another input than x (sffn_ffn_info.select_input says which) gets it by sffn_ffn_args.select_x. Since 0.1.
  */
 SFFN_API sffn_status sffn_ffn_create_from_model(sffn_context *ctx, const sffn_model *model, uint32_t layer, const sffn_ffn_config *config,
                                                 sffn_ffn **ffn);

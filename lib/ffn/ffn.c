@@ -319,5 +319,8 @@ sffn_status sffn_ffn_get_info(const sffn_ffn *ffn, sffn_ffn_info *info)
     i.weight_bytes = ffn->weight_bytes;
     const struct sffn_selector *selector = sffn_ffn_selector(ffn);
     i.selector_bytes = selector ? sffn_selector_weight_bytes(selector) : 0;
+    i.select_input = ffn->predictor ? ffn->predictor->info.input
+                     : ffn->router  ? ffn->router->input
+                                    : (int32_t)SFFN_INPUT_FFN;
     return sffn_info_copy(ffn->ctx, "sffn_ffn_info", info, &i, sizeof(i));
 }

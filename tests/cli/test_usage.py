@@ -190,6 +190,28 @@ class Tiny(Case):
         self.assertEqual([layer["runs_sparse"] for layer in layers], [True, False])
         self.assertIn("'gats'", layers[1]["reason"])
 
+    def test_selector_inputs(self):
+        """A predictor gets the tensor that it was made for: with a norm of -1, the gate times the FFN's input has the other sign than the
+        gate times the residual stream, so the one predictor finds all active neurons and the other one none."""
+        STRING, ARRAY = tiny_gguf.STRING, tiny_gguf.ARRAY
+        density = {}
+        for input in ("ffn", "residual", "layer", "layer_norm"):
+            def change(metadata, tensors):
+                metadata |= {"sffn.predictor.kind": (ARRAY, (STRING, ["low_rank"])), "sffn.predictor.input": (ARRAY, (STRING, [input]))}
+                for name in ("attn_v", "attn_output"):  # attention adds nothing: the layer's input is the residual stream
+                    shape, values = tensors[f"blk.0.{name}.weight"]
+                    tensors[f"blk.0.{name}.weight"] = shape, [0.0] * len(values)
+                tensors |= {"blk.0.ffn_norm.weight": ((32,), [-1.0] * 32), "blk.0.sffn_predictor_w2.weight": tensors["blk.0.ffn_gate.weight"],
+                            "blk.0.sffn_predictor_w1.weight": ((32, 32), [float(i // 32 == i % 32) for i in range(1024)])}
+            model = self.make(n_layers=1, change=change)
+            self.assertEqual(self.json("inspect", model)["layers"][0]["predictor"]["input"], input)
+            density[input] = self.generate(model)["density"]
+        exact = self.generate(model, "--select", "gate")["density"]
+        self.assertEqual(density, {"ffn": exact, "residual": 0, "layer": 0, "layer_norm": 0})
+        self.assertGreater(exact, 0.2)
+        wrong = self.make(n_layers=1, change=lambda m, t: (change(m, t), m.update({"sffn.predictor.input": (ARRAY, (STRING, ["first_layer"]))})))
+        self.fails(1, "generate", wrong, "--prompt", "x", says=("layer 0", "first layer's input"))
+
     def test_inspect_silu(self):
         got = self.json("inspect", self.make(activation="silu"))
         self.assertEqual(got["n_sparse_layers"], 0)

@@ -632,7 +632,7 @@ static void powerinfer(void **state)
         /* Ready to run, with the residual stream as the predictor's own input. */
         OK(sffn_ffn_create_from_model(ctx, m, 0, NULL, &ffn));
         OK(sffn_ffn_get_info(ffn, &info));
-        assert_true(info.has_predictor);
+        assert_true(info.has_predictor && info.select_input == SFFN_INPUT_RESIDUAL);
         sffn_ffn_args args = SFFN_FFN_ARGS_INIT;
         args.x = x, args.y = y[0], args.n_tokens = 1, args.select_x = x, args.stats = &stats;
         OK(sffn_ffn_forward(ctx, ffn, &args));

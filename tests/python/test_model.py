@@ -366,6 +366,8 @@ def test_prepare_layers(ctx, rng, tiny, tmp_path):
     # x and the hidden vector meet q8_0 weights in 8 bits: half a step of the largest in each term
     bound = 32 * np.abs(sf.dequantize(given["w2"])).max() * np.abs(hidden).max() / 254 + 1e-4
     assert np.abs(got - scores[:, order]).max() <= bound
+    assert model.ffn(0).info.select_input is sf.SelectorInput.RESIDUAL
+    assert model.ffn(1).info.select_input is sf.SelectorInput.FFN
     model.ffn(0).forward(x, stats=stats)
     assert stats.n_selected == (got >= given["threshold"][order]).sum()
     model.ffn(1).forward(x, stats=stats)

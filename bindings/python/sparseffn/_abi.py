@@ -375,6 +375,7 @@ class sffn_ffn_info(Sized):
         ("act_threshold", c_float),
         ("weight_bytes", c_uint64),
         ("selector_bytes", c_uint64),
+        ("select_input", c_int32),
     ]
 
 

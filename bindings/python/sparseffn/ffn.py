@@ -8,7 +8,7 @@ from typing import Any
 
 from . import _abi
 from ._arrays import FloatArray, Rows, must_not_overlap, out_rows, result, rows, vector
-from ._enums import Activation, DType, Layout, Path, Rule, Select, Storage, Tie, parse
+from ._enums import Activation, DType, Layout, Path, Rule, Select, SelectorInput, Storage, Tie, parse
 from ._errors import ShapeError, UnsupportedError, check
 from ._lib import lib
 from .active_set import ActiveSet, address_of
@@ -81,6 +81,7 @@ class FFNInfo:
     act_threshold: float
     weight_bytes: int  #: what the dense layer must read
     selector_bytes: int  #: what the predictor or router reads
+    select_input: SelectorInput  #: of the predictor or router: what to hand in as select_x
 
 
 class FFN(Child):
@@ -225,6 +226,7 @@ class FFN(Child):
             s.act_threshold,
             s.weight_bytes,
             s.selector_bytes,
+            SelectorInput(s.select_input),
         )
 
     def reserve(self, context: Context) -> None:
