@@ -165,7 +165,7 @@ def small(plan: Plan, device: str, tiny: bool) -> bool:
 
     tokenizer = load_tokenizer(DATA / "tokenizer-small.json")
     base = ModelConfig(d_model=512, d_ff=2560, n_layers=6, n_heads=8, n_kv_heads=4, n_vocab=tokenizer.get_vocab_size(), n_context=512, activation="relu")
-    steps, batch, limit = 5200, 128, 512
+    steps, batch, limit = 4000, 128, 512
     if tiny:
         base = ModelConfig(d_model=32, d_ff=64, n_layers=2, n_heads=2, n_kv_heads=1, n_vocab=base.n_vocab, n_context=32, activation="relu")
         steps, batch, limit = 20, 4, 8
@@ -182,10 +182,10 @@ def small(plan: Plan, device: str, tiny: bool) -> bool:
     runs: list[tuple[str, str, Any, bool]] = [
         ("silu", "silu", recipe, False),
         ("relu", "relu", recipe, True),
-        ("prosparse-scale-free-1", "relu", penalised("l1_over_l2", prosparse_stages(steps, 1.0)), True),
+        ("prosparse-scale-free-2", "relu", penalised("l1_over_l2", prosparse_stages(steps, 2.0)), True),
         ("prosparse-l1", "relu", penalised("l1", prosparse_stages(steps, 40.0)), True),
         ("fixed-l1", "relu", penalised("l1", [(trunk, 0.0), (steps, 40.0)]), True),
-        ("prosparse-scale-free-4", "relu", penalised("l1_over_l2", prosparse_stages(steps, 4.0)), True),
+        ("prosparse-scale-free-6", "relu", penalised("l1_over_l2", prosparse_stages(steps, 6.0)), True),
     ]
     trunk_file = plan.folder / "trunk" / "checkpoint.pt"
 
@@ -245,7 +245,7 @@ def smollm2(plan: Plan, device: str, tiny: bool) -> bool:
     tokenizer = load_tokenizer(DATA / "tokenizer-small.json" if tiny else source)
     original = load(source)
     n_context = 32 if tiny else 1024
-    steps, batch, micro, limit = (20, 4, 2, 8) if tiny else (640, 64, 32, 96)
+    steps, batch, micro, limit = (20, 4, 2, 8) if tiny else (480, 64, 32, 96)
     for key in ("cos", "sin"):
         setattr(original, key, getattr(original, key)[:n_context].clone())
     original.config.n_context = n_context

@@ -9,41 +9,19 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from .. import Context, cluster_neurons
 from .model import Llama
 
 
-def balanced_groups(rows: Tensor, size: int, seed: int = 0, rounds: int = 8) -> Tensor:
-    """Indices [n/size][size] of groups of exactly ``size`` rows: balanced k-means on the rows [n][d], made unit length.
+def balanced_groups(rows: Tensor, size: int, seed: int = 0) -> Tensor:
+    """Indices [n/size][size] of groups of exactly ``size`` rows: the library's balanced k-means (sffn_cluster_neurons).
 
-    Each round offers all (row, centre) pairs by distance, nearest first, to groups that have room. The rows are the
-    neurons' input weights: gate rows of a gated FFN, up rows otherwise.
+    The rows [n][d] are the neurons' input weights: gate rows of a gated FFN, up rows otherwise. Raises ShapeError (a
+    ValueError) when ``size`` does not divide n.
     """
-    n = rows.shape[0]
-    if n % size:
-        raise ValueError(f"balanced_groups: {n} rows are no multiple of the group size {size}")
-    k = n // size
-    x = nn.functional.normalize(rows.detach().float().cpu(), dim=1)
-    g = torch.Generator().manual_seed(seed)
-    centres = x[torch.randperm(n, generator=g)[:k]]
-    best: Tensor | None = None
-    for _ in range(rounds):
-        order = torch.cdist(x, centres).flatten().argsort(stable=True).tolist()
-        room, group, left = [size] * k, [-1] * n, n
-        for pair in order:
-            row, centre = divmod(pair, k)
-            if group[row] < 0 and room[centre]:
-                group[row] = centre
-                room[centre] -= 1
-                left -= 1
-                if not left:
-                    break
-        assigned = torch.tensor(group)
-        if best is not None and torch.equal(best, assigned):
-            break
-        best = assigned
-        centres = torch.zeros_like(centres).index_add_(0, assigned, x) / size
-    assert best is not None
-    return best.argsort(stable=True).view(k, size)
+    with Context() as context:
+        permutation, _ = cluster_neurons(context, rows.detach().float().cpu().contiguous(), group_size=size, seed=seed)
+    return torch.from_numpy(permutation.astype("int64")).view(-1, size)
 
 
 @torch.no_grad()
