@@ -173,6 +173,140 @@ typedef struct sffn_svd_config {
  * Memory: 4 (n_rows n_cols + l (2 n_rows + 2 n_cols + 3 l + 6)) bytes, l = rank + 32 or the smaller side when exact. Since 0.1.
  */
 SFFN_API sffn_status sffn_fit_svd(sffn_context *ctx, const sffn_svd_config *config, float *w1, float *w2, double *captured);
+
+/** How well a selector finds the active neurons, over the n_eval tokens. */
+typedef struct sffn_selector_report {
+    size_t struct_size;
+    uint64_t n_tokens;
+    double true_density;   /**< active / (tokens * d_ff) */
+    double density;        /**< let through / (tokens * d_ff); an expert counts with all its neurons */
+    double recall;         /**< of all tokens together: active and let through / active; 1 when none is active */
+    double precision;      /**< active and let through / let through; 1 when nothing is */
+    double cett, max_cett, relative_error; /**< as in sffn_measured, of y when exactly what is not let through is dropped */
+} sffn_selector_report;
+#define SFFN_SELECTOR_REPORT_INIT { sizeof(sffn_selector_report), 0u, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0 }
+/**
+ * @param predictor, router  one of them, of this layer's shape; the other is NULL. It reads select_x where the calibration keeps it, else x
+ * @param activity           what counts as active; NULL: s is not zero
+ * @retval SFFN_ERR_INVALID_ARGUMENT  as in sffn_calibration_measure(); none or two selectors; SFFN_ACTIVE_INPUT
+ * @retval SFFN_ERR_SHAPE             the selector's input or neurons are not the layer's
+ * @retval SFFN_ERR_UNSUPPORTED       as in sffn_calibration_measure(); a predictor of several layers; a router whose scores multiply h
+ * Memory: that of an active set of n_eval tokens. Since 0.1.
+ */
+SFFN_API sffn_status sffn_calibration_measure_selector(sffn_context *ctx, sffn_calibration *calibration, const sffn_predictor *predictor,
+                                                       const sffn_router *router, const sffn_activity *activity, sffn_selector_report *report);
+/**
+ * Where a selector's scores must be cut to let through a share of the active neurons of the sample. Each output is an answer of its own; NULL: not wanted.
+ * @param recall           in (0, 1]: share of all active neurons
+ * @param[out] threshold   the largest threshold of the scores that reaches it, with the margin and the tie rule that the selector has. A router's is one of
+ *                         the logit: tau = 1 / (1 + exp(-threshold)) for SFFN_ROUTER_SIGMOID
+ * @param[out] thresholds  predictors: [d_ff], the same per neuron; a neuron that is active in fewer than 8 tokens gets the lower one of *threshold and what all of
+ *                         its tokens need
+ * @param[out] margin      screened gates made with a margin over 0: the smallest margin that reaches it with the thresholds that the predictor has
+ * @retval SFFN_ERR_INVALID_ARGUMENT  as in sffn_calibration_measure_selector(); recall out of range; no neuron is active; a NaN score; thresholds with a router
+ * @retval SFFN_ERR_UNSUPPORTED       margin with another selector
+ * Memory: 4 n_eval (2 d_ff) bytes. Since 0.1.
+ */
+SFFN_API sffn_status sffn_calibration_selector_threshold(sffn_context *ctx, sffn_calibration *calibration, const sffn_predictor *predictor,
+                                                         const sffn_router *router, const sffn_activity *activity, double recall, float *threshold,
+                                                         float *thresholds, float *margin);
+
+/** What a fit reached. */
+typedef struct sffn_fit_result {
+    size_t struct_size;
+    uint64_t n_train, n_held_out; /**< samples; every 20th is held out */
+    uint32_t n_epochs;            /**< that ran */
+    double label_density;         /**< mean label */
+    double density;               /**< let through in the measure below */
+    double start_recall;          /**< before training */
+    double recall;                /**< of what is returned: share of the held-out labels (0 or 1: of the active ones) in the highest outputs, density of all of them */
+    double loss;                  /**< of the last epoch */
+    float threshold;              /**< of the outputs (logits): what exceeds it is that density of the held-out samples */
+} sffn_fit_result;
+#define SFFN_FIT_RESULT_INIT { sizeof(sffn_fit_result), 0u, 0u, 0u, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0f }
+
+/** Where training starts. */
+enum sffn_fit_start {
+    SFFN_FIT_START_AUTO = 0,   /**< PRIOR where there is one, else RANDOM */
+    SFFN_FIT_START_RANDOM = 1, /**< uniform in +-1 / sqrt(inputs) */
+    SFFN_FIT_START_PRIOR = 2   /**< predictors: the SVD of the gate, weighted by the second moment when the calibration keeps it; needs x as input and no
+                                    or a ReLU hidden layer. Routers: the experts' mean rows of the gate; needs x as input */
+};
+
+typedef struct sffn_low_rank_config {
+    size_t struct_size;
+    uint32_t rank;              /**< of the hidden layer, > 0 */
+    int32_t hidden_activation;  /**< enum sffn_hidden_activation: none is Deja Vu's, ReLU PowerInfer's; default none */
+    int32_t has_bias;           /**< 1: b1 and b2 are fitted; default 0 */
+    sffn_activity activity;     /**< what is to be predicted; default: s is not zero */
+    int32_t start;              /**< enum sffn_fit_start; default AUTO */
+    uint32_t batch_size;        /**< tokens; default 256 */
+    uint32_t max_epochs;        /**< default 20; 0: the start is returned as it is */
+    uint32_t patience;          /**< epochs without better recall before it stops; default 5 */
+    float learning_rate;        /**< of AdamW, falls linearly to a tenth; default 0.001 */
+    float weight_decay;         /**< default 0.01 */
+    float density;              /**< budget at which recall is taken, in (0, 1]; 0 (default): twice the labels' density */
+    float stop_recall;          /**< training ends at this recall; default 0.999 */
+    uint64_t seed;              /**< of the split, the order and a random start; default 0 */
+    sffn_progress_fn progress;  /**< NULL: none */
+    void *progress_user;
+} sffn_low_rank_config;
+#define SFFN_LOW_RANK_CONFIG_INIT \
+    { sizeof(sffn_low_rank_config), 0u, 0, 0, SFFN_ACTIVITY_INIT, SFFN_FIT_START_AUTO, 256u, 20u, 5u, 0.001f, 0.01f, 0.0f, 0.999f, 0u, NULL, NULL }
+/**
+ * Trains a low-rank predictor on the samples: weighted binary cross-entropy as in Deja Vu (arXiv:2310.17157; the many inactive neurons weigh little), AdamW,
+ * 95 % of the samples. What is returned had the best held-out recall at the density budget, the start included. In float; the same bits for any number
+ * of threads.
+ * @param[out] w1  [rank][d]; d is select_d_model when the calibration keeps select_x, else d_model
+ * @param[out] w2  [d_ff][rank]
+ * @param[out] b1, b2  [rank], [d_ff] with has_bias, else NULL
+ * @param[out] result  NULL: not wanted
+ * @retval SFFN_ERR_INVALID_ARGUMENT  NULL, a field out of range, fewer than 40 samples, nothing active in them, NaN weights, outputs that diverge
+ * @retval SFFN_ERR_UNSUPPORTED       SFFN_FIT_START_PRIOR where there is none; activity as in sffn_calibration_measure()
+ * @retval SFFN_ERR_INTERRUPTED, SFFN_ERR_OUT_OF_MEMORY, SFFN_ERR_BUSY; outputs are as they were
+ * Memory: 20 (rank + 1) (d + d_ff) bytes, 4 max(batch_size, 256) (d + 3 d_ff + 2 rank), a twentieth of the samples times 8 d_ff, a bit per sample and neuron. Since 0.1.
+ */
+SFFN_API sffn_status sffn_fit_low_rank(sffn_context *ctx, sffn_calibration *calibration, const sffn_low_rank_config *config, float *w1, float *w2,
+                                       float *b1, float *b2, sffn_fit_result *result);
+
+/** What an expert's neurons add up to, as the label of a router. */
+enum sffn_expert_score {
+    SFFN_EXPERT_SUM_H = 0,           /**< sum of |h_i| (MoEfication, arXiv:2110.01786) */
+    SFFN_EXPERT_SUM_CONTRIBUTION = 1 /**< sum of |h_i| ||down row i|| */
+};
+
+typedef struct sffn_router_fit_config {
+    size_t struct_size;
+    uint32_t block_size;         /**< neurons per expert, > 0; divides d_ff; default 32 */
+    const uint32_t *permutation; /**< [d_ff] from sffn_cluster_neurons(): experts are blocks of new positions; NULL: of the layer's own order */
+    int32_t score;               /**< enum sffn_expert_score; default SFFN_EXPERT_SUM_H */
+    int32_t is_mlp;              /**< 0 (default): linear. 1: Linear - tanh - Linear of n_experts hidden units, both without bias (MoEfication) */
+    int32_t normalize_input;     /**< 1: the input is scaled to length 1 (MoEfication); default 0 */
+    int32_t start;               /**< enum sffn_fit_start; default AUTO. With max_epochs 0 and PRIOR: the parameter-centre router, without training */
+    uint32_t batch_size;         /**< tokens; default 256 */
+    uint32_t max_epochs;         /**< default 30 */
+    uint32_t patience;           /**< default 5 */
+    float learning_rate;         /**< default 0.01 */
+    float weight_decay;          /**< default 0 */
+    float density;               /**< share of the experts at which recall is taken, in (0, 1]; default 0.2 */
+    float stop_recall;           /**< default 0.999 */
+    uint64_t seed;               /**< default 0 */
+    sffn_progress_fn progress;   /**< NULL: none */
+    void *progress_user;
+} sffn_router_fit_config;
+#define SFFN_ROUTER_FIT_CONFIG_INIT \
+    { sizeof(sffn_router_fit_config), 32u, NULL, SFFN_EXPERT_SUM_H, 0, 0, SFFN_FIT_START_AUTO, 256u, 30u, 5u, 0.01f, 0.0f, 0.2f, 0.999f, 0u, NULL, NULL }
+/**
+ * Trains a router for experts of a dense layer after the fact (MoEfication, arXiv:2110.01786): binary cross-entropy of the logits against each expert's
+ * score divided by the token's highest. result->recall is the share of the scores that the highest logits hold.
+ * @param[out] hidden  MLP: [n_experts][d], else NULL. d is select_d_model when the calibration keeps select_x, else d_model
+ * @param[out] weight  linear: [n_experts][d]; MLP: [n_experts][n_experts]
+ * @param[out] result  NULL: not wanted
+ * @retval SFFN_ERR_SHAPE  block_size does not divide d_ff
+ * @retval SFFN_ERR_INVALID_ARGUMENT  also: permutation is none of 0 .. d_ff - 1. Other errors and memory as sffn_fit_low_rank(). Since 0.1.
+ */
+SFFN_API sffn_status sffn_fit_router(sffn_context *ctx, sffn_calibration *calibration, const sffn_router_fit_config *config, float *hidden, float *weight,
+                                     sffn_fit_result *result);
 #ifdef __cplusplus
 }
 #endif

@@ -68,6 +68,10 @@ static void init_macros(void **state)
     INIT(sffn_threshold_config, SFFN_THRESHOLD_CONFIG_INIT);
     INIT(sffn_cluster_config, SFFN_CLUSTER_CONFIG_INIT);
     INIT(sffn_svd_config, SFFN_SVD_CONFIG_INIT);
+    INIT(sffn_selector_report, SFFN_SELECTOR_REPORT_INIT);
+    INIT(sffn_fit_result, SFFN_FIT_RESULT_INIT);
+    INIT(sffn_low_rank_config, SFFN_LOW_RANK_CONFIG_INIT);
+    INIT(sffn_router_fit_config, SFFN_ROUTER_FIT_CONFIG_INIT);
 }
 
 /* The documented defaults. */
@@ -119,6 +123,20 @@ static void defaults(void **state)
           cluster.max_rounds == 30 && cluster.seed == 0 && !cluster.progress);
     const sffn_svd_config svd = SFFN_SVD_CONFIG_INIT;
     CHECK(!svd.weights.data && svd.rank == 0 && !svd.second_moment && !svd.progress);
+    const sffn_low_rank_config low_rank = SFFN_LOW_RANK_CONFIG_INIT;
+    CHECK(low_rank.rank == 0 && low_rank.hidden_activation == SFFN_HIDDEN_NONE &&
+          !low_rank.has_bias && low_rank.activity.kind == SFFN_ACTIVE_SCORE &&
+          low_rank.start == SFFN_FIT_START_AUTO && low_rank.batch_size == 256 &&
+          low_rank.max_epochs == 20 && low_rank.patience == 5 && low_rank.learning_rate == 0.001f &&
+          low_rank.weight_decay == 0.01f && low_rank.density == 0 &&
+          low_rank.stop_recall == 0.999f && low_rank.seed == 0 && !low_rank.progress);
+    const sffn_router_fit_config router_fit = SFFN_ROUTER_FIT_CONFIG_INIT;
+    CHECK(router_fit.block_size == 32 && !router_fit.permutation &&
+          router_fit.score == SFFN_EXPERT_SUM_H && !router_fit.is_mlp &&
+          !router_fit.normalize_input && router_fit.start == SFFN_FIT_START_AUTO &&
+          router_fit.batch_size == 256 && router_fit.max_epochs == 30 && router_fit.patience == 5 &&
+          router_fit.learning_rate == 0.01f && router_fit.weight_decay == 0 &&
+          router_fit.density == 0.2f && router_fit.stop_recall == 0.999f && !router_fit.progress);
     const sffn_activity activity = SFFN_ACTIVITY_INIT;
     CHECK(activity.kind == SFFN_ACTIVE_SCORE && activity.tie == SFFN_TIE_DROP &&
           activity.threshold == 0 && !activity.thresholds);

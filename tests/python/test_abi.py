@@ -138,6 +138,8 @@ ENUMS = {
     "sffn_weighting": (enums.Weighting, "SFFN_WEIGHTING_"),
     "sffn_router_rule": (enums.RouterRule, "SFFN_ROUTER_"),
     "sffn_active_kind": (enums.Active, "SFFN_ACTIVE_"),
+    "sffn_fit_start": (enums.FitStart, "SFFN_FIT_START_"),
+    "sffn_expert_score": (enums.ExpertScore, "SFFN_EXPERT_"),
     "sffn_file_format": (enums.FileFormat, "SFFN_FILE_"),
     "sffn_meta_kind": (enums.MetaKind, "SFFN_META_"),
 }

@@ -152,3 +152,77 @@ def test_svd_by_iteration(ctx, rng, shape):
     best = (decay[:64] ** 2).sum() / (decay**2).sum()
     assert best - 0.003 < captured <= best + 1e-5
     assert captured == pytest.approx(1 - ((w - w2 @ w1) ** 2).sum() / (w**2).sum(), abs=1e-4)
+
+
+@pytest.fixture
+def sampled(ctx, rng):
+    """A layer whose neurons fire in groups of 8, its gate, and a calibration of 1200 tokens."""
+    centers = rng.standard_normal((8, D))
+    gate = (np.repeat(centers, 8, axis=0) + 0.5 * rng.standard_normal((F, D))).astype(np.float32)
+    x = (centers[rng.integers(0, 8, (1200, 2))].sum(1) + rng.standard_normal((1200, D))).astype(np.float32)
+    bias = np.full(F, -25, np.float32)
+    up, down = (rng.standard_normal((F, D)).astype(np.float32) for _ in range(2))
+    ffn = sf.FFN(ctx, gate=gate, up=up, down=down, down_layout="rows", gate_bias=bias)
+    calibration = sf.Calibration(ctx, ffn, eval_samples=400)
+    calibration.add(x)
+    return gate, x, calibration
+
+
+def test_selectors_against_numpy(ctx, sampled):
+    gate, x, calibration = sampled
+    active = x @ gate.T > 25
+    exact = sf.Predictor(ctx, kind="low_rank", w1=np.eye(D, dtype=np.float32), w2=gate, threshold=25.0)
+    report = calibration.measure_selector(exact)
+    assert report.recall > 0.999 and report.precision > 0.999 and report.relative_error < 0.05
+    assert report.true_density == pytest.approx(active[::3].mean(), rel=1e-3)
+    halved = calibration.measure_selector(exact, sf.Activity("score", 5.0))
+    assert halved.recall > 0.999 and halved.precision == pytest.approx((x @ gate.T > 30)[::3].sum() / active[::3].sum())
+    rough, _, _ = sf.fit_svd(ctx, gate, 4)
+    svd = sf.Predictor(ctx, kind="low_rank", w1=rough, w2=sf.fit_svd(ctx, gate, 4)[1])
+    t = calibration.selector_threshold(svd, 0.95)
+    scores = (x @ rough.T @ sf.fit_svd(ctx, gate, 4)[1].T)[::3][active[::3]]
+    assert t == pytest.approx(np.sort(scores)[::-1][int(np.ceil(0.95 * scores.size)) - 1], rel=1e-4)
+    each = calibration.selector_threshold(svd, 0.95, per_neuron=True)
+    assert each.shape == (F,)
+    screen = sf.Predictor(ctx, gate, gate_bias=np.full(F, -25, np.float32), margin=1.0)
+    margin = calibration.selector_margin(screen, 1.0)
+    wide = sf.Predictor(ctx, gate, gate_bias=np.full(F, -25, np.float32), margin=margin)
+    assert calibration.measure_selector(wide).recall == 1
+    with pytest.raises(sf.UnsupportedError, match="margin"):
+        calibration.selector_margin(svd, 0.9)
+    with pytest.raises(TypeError, match="selector"):
+        calibration.measure_selector(gate)
+
+
+def test_fits(ctx, sampled):
+    gate, x, calibration = sampled
+    fit = sf.fit_low_rank(calibration, 4, bias=True, learning_rate=0.01, batch_size=64, max_epochs=5)
+    assert fit.result.recall > fit.result.start_recall and fit.result.n_held_out == 60
+    predictor = sf.Predictor(
+        ctx, kind="low_rank", w1=fit.w1, w2=fit.w2, b1=fit.b1, b2=fit.b2, threshold=fit.result.threshold
+    )
+    assert calibration.measure_selector(predictor).recall == pytest.approx(fit.result.recall, abs=0.05)
+    with sf.Context(n_threads=3) as other:
+        again = sf.fit_low_rank(
+            calibration, 4, bias=True, learning_rate=0.01, batch_size=64, max_epochs=5, context=other
+        )
+    assert np.array_equal(again.w2, fit.w2) and again.result == fit.result
+    deep = sf.fit_low_rank(calibration, 6, hidden="tanh", start="random", learning_rate=0.02, batch_size=64)
+    assert deep.b1 is None and deep.result.recall > deep.result.start_recall + 0.2
+    router = sf.fit_router(calibration, 8, density=0.25, max_epochs=5)
+    assert router.hidden is None and router.weight.shape == (8, D) and router.result.recall > 0.9
+    centers = sf.fit_router(calibration, 8, max_epochs=0)
+    want = gate.reshape(8, 8, D).mean(1)
+    want /= np.linalg.norm(want, axis=1, keepdims=True)
+    np.testing.assert_allclose(centers.weight, want, atol=1e-6)
+    permutation, _ = sf.cluster_neurons(ctx, gate, group_size=8)
+    mlp = sf.fit_router(calibration, 8, permutation=permutation, mlp=True, normalize_input=True, max_epochs=2)
+    assert mlp.hidden.shape == (8, D) and mlp.weight.shape == (8, 8)
+    with pytest.raises(sf.ArgumentError, match="rank"):
+        sf.fit_low_rank(calibration, 0)
+    with pytest.raises(sf.ShapeError, match="block_size is 7"):
+        sf.fit_router(calibration, 7)
+    with pytest.raises(sf.ShapeError, match="permutation"):
+        sf.fit_router(calibration, 8, permutation=permutation[:-1])
+    with pytest.raises(sf.Interrupted):
+        sf.fit_low_rank(calibration, 4, start="random", progress=lambda *_: True)

@@ -84,6 +84,20 @@ static sffn_status use_svd(const void *config)
     return sffn_fit_svd(ctx, config, w1, w2, NULL);
 }
 
+static sffn_calibration *fit_samples; /* enough for a fit */
+
+static sffn_status use_low_rank(const void *config)
+{
+    float w1[32], w2[32];
+    return sffn_fit_low_rank(ctx, fit_samples, config, w1, w2, NULL, NULL, NULL);
+}
+
+static sffn_status use_router_fit(const void *config)
+{
+    float weight[32];
+    return sffn_fit_router(ctx, fit_samples, config, NULL, weight, NULL);
+}
+
 static const sffn_context_config context_config = SFFN_CONTEXT_CONFIG_INIT;
 static const sffn_value_rule value_rule = SFFN_VALUE_RULE_INIT;
 static const sffn_active_set_config active_set_config = {sizeof(sffn_active_set_config), 5, 1, 1,
@@ -97,6 +111,8 @@ static sffn_calibration_config calibration_config = SFFN_CALIBRATION_CONFIG_INIT
 static sffn_threshold_config threshold_config = SFFN_THRESHOLD_CONFIG_INIT;
 static sffn_cluster_config cluster_config = SFFN_CLUSTER_CONFIG_INIT;
 static sffn_svd_config svd_config = SFFN_SVD_CONFIG_INIT;
+static sffn_low_rank_config low_rank_config = SFFN_LOW_RANK_CONFIG_INIT;
+static sffn_router_fit_config router_fit_config = SFFN_ROUTER_FIT_CONFIG_INIT;
 static float x[32], y[32];
 
 /* A valid struct, and the offset from which on its fields may be missing. */
@@ -128,6 +144,10 @@ static const struct sized sized[] = {
      offsetof(sffn_cluster_config, group_size), use_cluster},
     {"sffn_svd_config", &svd_config, sizeof svd_config, offsetof(sffn_svd_config, second_moment),
      use_svd},
+    {"sffn_low_rank_config", &low_rank_config, sizeof low_rank_config,
+     offsetof(sffn_low_rank_config, hidden_activation), use_low_rank},
+    {"sffn_router_fit_config", &router_fit_config, sizeof router_fit_config,
+     offsetof(sffn_router_fit_config, block_size), use_router_fit},
 };
 
 /* The struct in a larger buffer whose other bytes are `fill`, with another struct_size. */
@@ -173,7 +193,7 @@ static void missing_required_fields(void **state)
 {
     (void)state;
     for (size_t i = 1; i < sizeof sized / sizeof sized[0]; i++) {
-        if (sized[i].use == use_args || sized[i].use == use_rule)
+        if (sized[i].use == use_args || sized[i].use == use_rule || sized[i].use == use_router_fit)
             continue; /* no tokens: a no-op; above 0: every field has a default */
         CHECK_ERROR(ctx, sized[i].use(resized(&sized[i], sizeof(size_t), 0xFF, sizeof(size_t))),
                     SFFN_ERR_INVALID_ARGUMENT, NULL);
@@ -308,11 +328,25 @@ int main(void)
     threshold_config.target_cett = 0.1f;
     failed = failed || sffn_calibration_create(ctx, &calibration_config, &calibration) != SFFN_OK ||
              sffn_calibration_add(ctx, calibration, x, 32, NULL, 0, 1) != SFFN_OK;
+    static float ones[32]; /* a bias: something must be active */
+    sffn_ffn_config active_config = ffn_config;
+    sffn_ffn *active_ffn = NULL;
+    active_config.up_bias = ones;
+    for (int i = 0; i < 32; i++)
+        ones[i] = 1;
+    failed = failed || sffn_ffn_create(ctx, &active_config, &active_ffn) != SFFN_OK;
+    calibration_config.ffn = active_ffn;
+    failed = failed || sffn_calibration_create(ctx, &calibration_config, &fit_samples) != SFFN_OK;
+    for (int t = 0; t < 40 && !failed; t++)
+        failed = sffn_calibration_add(ctx, fit_samples, x, 32, NULL, 0, 1) != SFFN_OK;
+    low_rank_config.rank = 1;
     predictor = own_predictor;
     router = own_router;
     matmul = own_matmul;
     failed = failed || cases_run(&cases, "struct_size");
     sffn_calibration_destroy(calibration);
+    sffn_calibration_destroy(fit_samples);
+    sffn_ffn_destroy(active_ffn);
     sffn_ffn_destroy(own_ffn);
     sffn_matmul_destroy(own_matmul);
     sffn_predictor_destroy(own_predictor);

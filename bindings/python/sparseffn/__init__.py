@@ -19,7 +19,9 @@ from ._enums import (
     Active,
     Decision,
     DType,
+    ExpertScore,
     FileFormat,
+    FitStart,
     HiddenActivation,
     HugePages,
     Layout,
@@ -58,7 +60,21 @@ from ._prepare import PrepareLayer, prepare
 from ._train import prosparse_lambda
 from ._version import __version__
 from .active_set import ActiveSet, normal_quantile
-from .calibrate import Calibration, CalibrationInfo, Measured, Threshold, cluster_neurons, fit_svd
+from .calibrate import (
+    Activity,
+    Calibration,
+    CalibrationInfo,
+    FitResult,
+    LowRank,
+    Measured,
+    RouterWeights,
+    SelectorReport,
+    Threshold,
+    cluster_neurons,
+    fit_low_rank,
+    fit_router,
+    fit_svd,
+)
 from .context import Context, ContextInfo, isas, logger
 from .ffn import FFN, FFNInfo, FFNStats
 from .matmul import Matmul, MatmulInfo
@@ -74,6 +90,7 @@ __all__ = [
     "Activation",
     "Active",
     "ActiveSet",
+    "Activity",
     "ArgumentError",
     "BusyError",
     "Calibration",
@@ -83,10 +100,13 @@ __all__ = [
     "DType",
     "DTypeError",
     "Decision",
+    "ExpertScore",
     "FFN",
     "FFNInfo",
     "FFNStats",
     "FileFormat",
+    "FitResult",
+    "FitStart",
     "FormatError",
     "HiddenActivation",
     "HugePages",
@@ -96,6 +116,7 @@ __all__ = [
     "Layer",
     "Layout",
     "LogLevel",
+    "LowRank",
     "Matmul",
     "MatmulInfo",
     "Measured",
@@ -114,9 +135,11 @@ __all__ = [
     "Router",
     "RouterInfo",
     "RouterRule",
+    "RouterWeights",
     "Rule",
     "Select",
     "SelectorInput",
+    "SelectorReport",
     "ShapeError",
     "SparseffnError",
     "Storage",
@@ -133,6 +156,8 @@ __all__ = [
     "block_size",
     "cluster_neurons",
     "dequantize",
+    "fit_low_rank",
+    "fit_router",
     "fit_svd",
     "isas",
     "library_path",

@@ -470,6 +470,97 @@ class sffn_svd_config(Sized):
     progress: Any
 
 
+class sffn_selector_report(Sized):
+    _fields_ = [
+        ("struct_size", c_size_t),
+        ("n_tokens", c_uint64),
+        ("true_density", c_double),
+        ("density", c_double),
+        ("recall", c_double),
+        ("precision", c_double),
+        ("cett", c_double),
+        ("max_cett", c_double),
+        ("relative_error", c_double),
+    ]
+
+
+class sffn_fit_result(Sized):
+    _fields_ = [
+        ("struct_size", c_size_t),
+        ("n_train", c_uint64),
+        ("n_held_out", c_uint64),
+        ("n_epochs", c_uint32),
+        ("label_density", c_double),
+        ("density", c_double),
+        ("start_recall", c_double),
+        ("recall", c_double),
+        ("loss", c_double),
+        ("threshold", c_float),
+    ]
+
+
+class sffn_low_rank_config(Sized):
+    _fields_ = [
+        ("struct_size", c_size_t),
+        ("rank", c_uint32),
+        ("hidden_activation", c_int32),
+        ("has_bias", c_int32),
+        ("activity", sffn_activity),
+        ("start", c_int32),
+        ("batch_size", c_uint32),
+        ("max_epochs", c_uint32),
+        ("patience", c_uint32),
+        ("learning_rate", c_float),
+        ("weight_decay", c_float),
+        ("density", c_float),
+        ("stop_recall", c_float),
+        ("seed", c_uint64),
+        ("progress", progress_fn),
+        ("progress_user", c_void_p),
+    ]
+    _defaults_ = {
+        "batch_size": 256,
+        "max_epochs": 20,
+        "patience": 5,
+        "learning_rate": 0.001,
+        "weight_decay": 0.01,
+        "stop_recall": 0.999,
+    }
+    progress: Any
+
+
+class sffn_router_fit_config(Sized):
+    _fields_ = [
+        ("struct_size", c_size_t),
+        ("block_size", c_uint32),
+        ("permutation", c_void_p),
+        ("score", c_int32),
+        ("is_mlp", c_int32),
+        ("normalize_input", c_int32),
+        ("start", c_int32),
+        ("batch_size", c_uint32),
+        ("max_epochs", c_uint32),
+        ("patience", c_uint32),
+        ("learning_rate", c_float),
+        ("weight_decay", c_float),
+        ("density", c_float),
+        ("stop_recall", c_float),
+        ("seed", c_uint64),
+        ("progress", progress_fn),
+        ("progress_user", c_void_p),
+    ]
+    _defaults_ = {
+        "block_size": 32,
+        "batch_size": 256,
+        "max_epochs": 30,
+        "patience": 5,
+        "learning_rate": 0.01,
+        "density": 0.2,
+        "stop_recall": 0.999,
+    }
+    progress: Any
+
+
 class sffn_model_info(Sized):
     _fields_ = [
         ("struct_size", c_size_t),
@@ -683,6 +774,32 @@ FUNCTIONS: dict[str, tuple[Any, list[Any]]] = {
     ),
     "sffn_cluster_neurons": (_status, [_handle, POINTER(sffn_cluster_config), _array, POINTER(c_double)]),
     "sffn_fit_svd": (_status, [_handle, POINTER(sffn_svd_config), _array, _array, POINTER(c_double)]),
+    "sffn_calibration_measure_selector": (
+        _status,
+        [_handle, _handle, _handle, _handle, POINTER(sffn_activity), POINTER(sffn_selector_report)],
+    ),
+    "sffn_calibration_selector_threshold": (
+        _status,
+        [
+            _handle,
+            _handle,
+            _handle,
+            _handle,
+            POINTER(sffn_activity),
+            c_double,
+            POINTER(c_float),
+            _array,
+            POINTER(c_float),
+        ],
+    ),
+    "sffn_fit_low_rank": (
+        _status,
+        [_handle, _handle, POINTER(sffn_low_rank_config), _array, _array, _array, _array, POINTER(sffn_fit_result)],
+    ),
+    "sffn_fit_router": (
+        _status,
+        [_handle, _handle, POINTER(sffn_router_fit_config), _array, _array, POINTER(sffn_fit_result)],
+    ),
     # model.h, prepare.h
     "sffn_model_open": (_status, [_handle, c_char_p, _out]),
     "sffn_model_close": (None, [_handle]),
@@ -733,6 +850,10 @@ STRUCTS: tuple[type[Structure], ...] = (
     sffn_threshold_config,
     sffn_cluster_config,
     sffn_svd_config,
+    sffn_selector_report,
+    sffn_fit_result,
+    sffn_low_rank_config,
+    sffn_router_fit_config,
     sffn_model_info,
     sffn_tensor_info,
     sffn_prepare_layer,

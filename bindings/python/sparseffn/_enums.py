@@ -164,6 +164,21 @@ class Active(IntEnum):
     INPUT = 5
 
 
+class FitStart(IntEnum):
+    """Where the training of a predictor or router starts: PRIOR is the gate's SVD, or the experts' mean rows."""
+
+    AUTO = 0
+    RANDOM = 1
+    PRIOR = 2
+
+
+class ExpertScore(IntEnum):
+    """What an expert's neurons add up to, as the label of a router."""
+
+    SUM_H = 0
+    SUM_CONTRIBUTION = 1
+
+
 class FileFormat(IntEnum):
     """What a model was opened from."""
 

@@ -11,13 +11,14 @@ import numpy.typing as npt
 
 from . import _abi
 from ._arrays import F32, FloatArray, Rows, rows
-from ._enums import Active, Tie, parse
+from ._enums import Active, ExpertScore, FitStart, HiddenActivation, Tie, parse
 from ._errors import ArgumentError, ShapeError, check
 from ._lib import lib
 from ._progress import Progress, Watch
 from .context import Child, Context, uint32
 from .ffn import FFN
-from .predictor import number_or_vector
+from .predictor import Predictor, number_or_vector
+from .router import Router
 from .weights import WeightsLike, as_weights
 
 
@@ -59,6 +60,71 @@ class Threshold(NamedTuple):
     threshold: float
     thresholds: FloatArray | None
     measured: Measured
+
+
+@dataclass(frozen=True)
+class SelectorReport:
+    """How well a selector finds the active neurons: recall and precision over all tokens together.
+
+    ``density`` is what it lets through, ``true_density`` what is active; cett, max_cett and relative_error are of y
+    when exactly what is not let through is dropped.
+    """
+
+    n_tokens: int
+    true_density: float
+    density: float
+    recall: float
+    precision: float
+    cett: float
+    max_cett: float
+    relative_error: float
+
+
+@dataclass(frozen=True)
+class FitResult:
+    """What a fit reached: held-out recall before and after training, at ``density`` let through above ``threshold``."""
+
+    n_train: int
+    n_held_out: int
+    n_epochs: int
+    label_density: float
+    density: float
+    start_recall: float
+    recall: float
+    loss: float
+    threshold: float
+
+
+@dataclass(frozen=True)
+class Activity:
+    """Which neurons count as active: value above threshold, see Calibration.measure(). The default: s is not zero."""
+
+    kind: Active | str = "score"
+    threshold: Any = 0.0
+    tie: Tie | str = "drop"
+
+    def _struct(self, d_ff: int) -> tuple[_abi.sffn_activity, Any]:
+        scalar, vector, keep = number_or_vector(self.threshold, "threshold", d_ff)
+        kind, tie = parse(Active, self.kind, "kind"), parse(Tie, self.tie, "tie")
+        return _abi.sffn_activity(kind, tie, scalar, vector), keep
+
+
+class LowRank(NamedTuple):
+    """Weights of a low-rank predictor: w1 [rank, d], w2 [d_ff, rank], biases or None, and what the fit reached."""
+
+    w1: FloatArray
+    w2: FloatArray
+    b1: FloatArray | None
+    b2: FloatArray | None
+    result: FitResult
+
+
+class RouterWeights(NamedTuple):
+    """Weights of a router: hidden [n_experts, d] of an MLP or None, weight [n_experts, d or n_experts]."""
+
+    hidden: FloatArray | None
+    weight: FloatArray
+    result: FitResult
 
 
 def _fields(struct: Any) -> dict[str, Any]:
@@ -164,8 +230,7 @@ class Calibration(Child):
             tie: "drop" or "keep" at equality.
         """
         handle, using = self._live(), self._using(context)
-        scalar, vector, _keep = number_or_vector(threshold, "threshold", self.d_ff)
-        activity = _abi.sffn_activity(parse(Active, kind, "kind"), parse(Tie, tie, "tie"), scalar, vector)
+        activity, _keep = Activity(kind, threshold, tie)._struct(self.d_ff)
         measured = _abi.sffn_measured()
         status = lib.sffn_calibration_measure(
             using.ptr, handle.ptr, ctypes.byref(activity), ctypes.byref(measured)
@@ -208,8 +273,73 @@ class Calibration(Child):
         watch.check(status, using.ptr, "sffn_calibration_find_threshold")
         return Threshold(what, Tie(activity.tie), activity.threshold, thresholds, Measured(**_fields(measured)))
 
+    def measure_selector(
+        self, selector: Predictor | Router, activity: Activity | None = None, *, context: Context | None = None
+    ) -> SelectorReport:
+        """Recall, precision, density and errors of a predictor or router; ``activity``: what counts as active."""
+        handle, using = self._live(), self._using(context)
+        predictor, router, _held = _selector(selector)
+        report, what = _abi.sffn_selector_report(), (activity or Activity())._struct(self.d_ff)
+        status = lib.sffn_calibration_measure_selector(
+            using.ptr, handle.ptr, predictor, router, ctypes.byref(what[0]), ctypes.byref(report)
+        )
+        check(status, using.ptr, "sffn_calibration_measure_selector")
+        return SelectorReport(**_fields(report))
+
+    def selector_threshold(
+        self,
+        selector: Predictor | Router,
+        recall: float,
+        activity: Activity | None = None,
+        *,
+        per_neuron: bool = False,
+        context: Context | None = None,
+    ) -> float | FloatArray:
+        """The largest threshold of the selector's scores that lets through ``recall`` of the active neurons.
+
+        With ``per_neuron`` one for each neuron, float32 [d_ff] (predictors). A router's is one of the logit.
+        """
+        handle, using = self._live(), self._using(context)
+        predictor, router, _held = _selector(selector)
+        what = (activity or Activity())._struct(self.d_ff)
+        scalar, vector = ctypes.c_float(), np.empty(self.d_ff, F32) if per_neuron else None
+        status = lib.sffn_calibration_selector_threshold(
+            using.ptr,
+            handle.ptr,
+            predictor,
+            router,
+            ctypes.byref(what[0]),
+            recall,
+            ctypes.byref(scalar),
+            None if vector is None else vector.ctypes.data,
+            None,
+        )
+        check(status, using.ptr, "sffn_calibration_selector_threshold")
+        return scalar.value if vector is None else vector
+
+    def selector_margin(
+        self, predictor: Predictor, recall: float, activity: Activity | None = None, *, context: Context | None = None
+    ) -> float:
+        """The smallest margin of a screened gate, with its own thresholds, that reaches ``recall``."""
+        handle, using = self._live(), self._using(context)
+        ptr, router, _held = _selector(predictor)
+        what, margin = (activity or Activity())._struct(self.d_ff), ctypes.c_float()
+        status = lib.sffn_calibration_selector_threshold(
+            using.ptr, handle.ptr, ptr, router, ctypes.byref(what[0]), recall, None, None, ctypes.byref(margin)
+        )
+        check(status, using.ptr, "sffn_calibration_selector_threshold")
+        return margin.value
+
     def _describe(self) -> str:
         return f"d_model={self.d_model} d_ff={self.d_ff}"
+
+
+def _selector(selector: Predictor | Router) -> tuple[int | None, int | None, Any]:
+    """Addresses of the predictor and of the router, one of them None, and what keeps the object alive."""
+    if not isinstance(selector, (Predictor, Router)):
+        raise TypeError(f"selector: expected a sparseffn.Predictor or Router, got {type(selector).__name__}")
+    handle = selector._live()
+    return (handle.ptr, None, handle) if isinstance(selector, Predictor) else (None, handle.ptr, handle)
 
 
 def cluster_neurons(
@@ -292,3 +422,143 @@ def fit_svd(
     )
     watch.check(status, using.ptr, "sffn_fit_svd")
     return w1, w2, captured.value
+
+
+def fit_low_rank(
+    calibration: Calibration,
+    rank: int,
+    *,
+    hidden: HiddenActivation | str = "none",
+    bias: bool = False,
+    activity: Activity | None = None,
+    start: FitStart | str = "auto",
+    batch_size: int = 256,
+    max_epochs: int = 20,
+    patience: int = 5,
+    learning_rate: float = 0.001,
+    weight_decay: float = 0.01,
+    density: float | None = None,
+    stop_recall: float = 0.999,
+    seed: int = 0,
+    progress: Progress | None = None,
+    context: Context | None = None,
+) -> LowRank:
+    """Trains a low-rank predictor on a calibration's samples: weighted cross-entropy as in Deja Vu, AdamW.
+
+    Args:
+        rank: of the hidden layer; hidden: "none" (Deja Vu), "relu" (PowerInfer), "tanh".
+        activity: what is to be predicted; None: s is not zero.
+        start: "prior" is the gate's SVD (input x, hidden none or relu), "auto" takes it where it exists.
+        max_epochs: 0 returns the start; patience: epochs without better held-out recall before it stops.
+        density: budget at which recall is taken; None: twice the labels' density.
+
+    Returns the weights with the best held-out recall, for Predictor(kind="low_rank").
+
+    Raises:
+        ArgumentError: fewer than 40 samples, nothing active, outputs that diverge. Interrupted.
+    """
+    handle, using, watch = calibration._live(), calibration._using(context), Watch(progress)
+    what = (activity or Activity())._struct(calibration.d_ff)
+    config = _abi.sffn_low_rank_config(
+        rank=uint32(rank, "rank"),
+        hidden_activation=parse(HiddenActivation, hidden, "hidden"),
+        has_bias=bias,
+        activity=what[0],
+        start=parse(FitStart, start, "start"),
+        batch_size=uint32(batch_size, "batch_size"),
+        max_epochs=uint32(max_epochs, "max_epochs"),
+        patience=uint32(patience, "patience"),
+        learning_rate=learning_rate,
+        weight_decay=weight_decay,
+        density=density or 0.0,
+        stop_recall=stop_recall,
+        seed=seed & 0xFFFFFFFFFFFFFFFF,
+        progress=watch.fn,
+    )
+    d = calibration.select_d_model or calibration.d_model
+    w1, w2 = np.empty((rank, d), F32), np.empty((calibration.d_ff, rank), F32)
+    b1, b2 = (np.empty(rank, F32), np.empty(calibration.d_ff, F32)) if bias else (None, None)
+    result = _abi.sffn_fit_result()
+    status = lib.sffn_fit_low_rank(
+        using.ptr,
+        handle.ptr,
+        ctypes.byref(config),
+        w1.ctypes.data,
+        w2.ctypes.data,
+        None if b1 is None else b1.ctypes.data,
+        None if b2 is None else b2.ctypes.data,
+        ctypes.byref(result),
+    )
+    watch.check(status, using.ptr, "sffn_fit_low_rank")
+    return LowRank(w1, w2, b1, b2, FitResult(**_fields(result)))
+
+
+def fit_router(
+    calibration: Calibration,
+    block_size: int = 32,
+    *,
+    permutation: Any = None,
+    score: ExpertScore | str = "sum_h",
+    mlp: bool = False,
+    normalize_input: bool = False,
+    start: FitStart | str = "auto",
+    batch_size: int = 256,
+    max_epochs: int = 30,
+    patience: int = 5,
+    learning_rate: float = 0.01,
+    weight_decay: float = 0.0,
+    density: float = 0.2,
+    stop_recall: float = 0.999,
+    seed: int = 0,
+    progress: Progress | None = None,
+    context: Context | None = None,
+) -> RouterWeights:
+    """Trains a router for experts of ``block_size`` neurons of a dense layer (MoEfication).
+
+    Args:
+        permutation: uint32 [d_ff] from cluster_neurons(); None: the layer's own order.
+        score: "sum_h" or "sum_contribution" of an expert's neurons is what is predicted.
+        mlp: Linear - tanh - Linear instead of one linear map; normalize_input: x is scaled to length 1.
+        start: "prior" are the experts' mean rows of the gate; with max_epochs=0 the router without training.
+        density: share of the experts at which recall is taken.
+
+    Raises:
+        ShapeError: block_size does not divide d_ff. ArgumentError: as fit_low_rank(). Interrupted.
+    """
+    handle, using, watch = calibration._live(), calibration._using(context), Watch(progress)
+    order = None
+    if permutation is not None:
+        order = np.ascontiguousarray(permutation, np.uint32)
+        if order.shape != (calibration.d_ff,):
+            raise ShapeError(f"permutation: expected shape [{calibration.d_ff}] (d_ff), got {list(order.shape)}")
+    config = _abi.sffn_router_fit_config(
+        block_size=uint32(block_size, "block_size"),
+        permutation=None if order is None else order.ctypes.data,
+        score=parse(ExpertScore, score, "score"),
+        is_mlp=mlp,
+        normalize_input=normalize_input,
+        start=parse(FitStart, start, "start"),
+        batch_size=uint32(batch_size, "batch_size"),
+        max_epochs=uint32(max_epochs, "max_epochs"),
+        patience=uint32(patience, "patience"),
+        learning_rate=learning_rate,
+        weight_decay=weight_decay,
+        density=density,
+        stop_recall=stop_recall,
+        seed=seed & 0xFFFFFFFFFFFFFFFF,
+        progress=watch.fn,
+    )
+    d, n = calibration.select_d_model or calibration.d_model, calibration.d_ff // max(1, block_size)
+    hidden = np.empty((n, d), F32) if mlp else None
+    weight = np.empty((n, n if mlp else d), F32)
+    result = _abi.sffn_fit_result()
+    status = lib.sffn_fit_router(
+        using.ptr,
+        handle.ptr,
+        ctypes.byref(config),
+        None if hidden is None else hidden.ctypes.data,
+        weight.ctypes.data,
+        ctypes.byref(result),
+    )
+    watch.check(status, using.ptr, "sffn_fit_router")
+    return RouterWeights(hidden, weight, FitResult(**_fields(result)))
