@@ -357,12 +357,14 @@ static void run_keep(struct worker *w)
         float values[SFFN_TILE_TOKENS] = {0};
         unsigned kept = 0;
         for (size_t t = 0; t < w->tile; t++) {
-            const float v = list->values[pos * w->tile + t];
-            if (!(wanted >> t & 1) ||
-                !sffn_value_rule_keeps(&ffn->value_rule, w->w.cuts[t * w->w.n_cuts + row / stretch],
-                                       row, fabsf(v)))
+            if (!(wanted >> t & 1))
                 continue;
-            values[t] = is_h ? note_h(w, row, t, v) : v;
+            const float v = list->values[pos * w->tile + t];
+            const float h = ffn->is_gated ? v : weigh(w, row, t, v);
+            if (!sffn_value_rule_keeps(&ffn->value_rule, w->w.cuts[t * w->w.n_cuts + row / stretch],
+                                       row, fabsf(ffn->rule_on == SFFN_ON_S ? v : h)))
+                continue;
+            values[t] = is_h ? note_h(w, row, t, h) : v;
             kept |= 1u << t;
             n_kept++;
             if (w->call->s_out)

@@ -549,6 +549,27 @@ static void weighted_mixture(void **state)
         CHECK_BITS(h2, h, T * F, "h of the stages");
         CHECK_OK(ctx, sffn_ffn_down(ctx, ffn, h2, T, neurons, y3));
         CHECK_BITS(y3, y, T * D, "y of the stages");
+        /* a rule that looks at all |s| sees them without weights, one that looks at |h| with */
+        for (int on_h = 0; on_h < 2; on_h++) {
+            layer.rule = on_h ? SFFN_RULE_TOP_K_H : SFFN_RULE_TOP_K_SCORE;
+            layer.rule_k = 7;
+            sffn_ffn *ruled = NULL;
+            CHECK_OK(ctx, sffn_ffn_create(ctx, &layer, &ruled));
+            args.active = NULL;
+            args.h = h2;
+            CHECK_OK(ctx, sffn_ffn_forward(ctx, ruled, &args));
+            for (size_t t = 0; t < T; t++)
+                for (size_t i = 0; i < F; i++) {
+                    const float *by = (on_h ? h : s) + t * F;
+                    size_t n_larger = 0;
+                    for (size_t j = 0; j < F; j++)
+                        n_larger += fabsf(by[j]) > fabsf(by[i]);
+                    CHECK_BITS(&h2[t * F + i], n_larger < 7 ? &h[t * F + i] : &(const float){0.0f},
+                               1, "h of a rule on %s", on_h ? "h" : "s");
+                }
+            sffn_ffn_destroy(ruled);
+        }
+        args.active = set;
         /* without weights it is another sum */
         for (size_t t = 0; t < T; t++)
             CHECK_OK(ctx, sffn_active_set_set_indices(bare, t, sffn_active_set_indices(set, t), 2));
