@@ -117,6 +117,54 @@ static sffn_status make_predictor(struct world *w, void **made)
     return sffn_predictor_create(w->ctx, &config, (sffn_predictor **)made);
 }
 
+static sffn_status make_predictor_of(struct world *w, void **made, int32_t kind)
+{
+    sffn_predictor_config config = SFFN_PREDICTOR_CONFIG_INIT;
+    config.kind = kind;
+    config.d_model = D;
+    config.d_ff = F;
+    config.rank = 32;
+    config.gate = layers[SFFN_F32].config.gate;
+    config.w1 = layers[SFFN_F32].config.gate; /* more rows than needed */
+    config.w2 = layers[SFFN_F32].config.up;
+    config.w2.row_bytes = D * sizeof(float); /* and longer ones */
+    config.dtype = SFFN_Q8_0;
+    if (kind == SFFN_PREDICTOR_LOW_RANK)
+        config.b1 = config.b2 = layers[SFFN_BF16].gate_bias;
+    config.decision = SFFN_DECIDE_TOP_K;
+    config.top_k = 9;
+    return sffn_predictor_create(w->ctx, &config, (sffn_predictor **)made);
+}
+
+static sffn_status make_low_rank(struct world *w, void **made)
+{
+    return make_predictor_of(w, made, SFFN_PREDICTOR_LOW_RANK);
+}
+
+static sffn_status make_gate_svd(struct world *w, void **made)
+{
+    return make_predictor_of(w, made, SFFN_PREDICTOR_GATE_SVD);
+}
+
+static sffn_status make_signs(struct world *w, void **made)
+{
+    return make_predictor_of(w, made, SFFN_PREDICTOR_SIGN);
+}
+
+static sffn_status make_mlp_router(struct world *w, void **made)
+{
+    sffn_router_config config = SFFN_ROUTER_CONFIG_INIT;
+    config.d_model = D;
+    config.n_experts = F / 32;
+    config.n_hidden = 8;
+    config.hidden_weights = layers[SFFN_F32].config.gate;
+    config.hidden_bias = config.bias = x;
+    config.weights.data = x;
+    config.rule = SFFN_ROUTER_MASS;
+    config.weighting = SFFN_WEIGHTING_SOFTMAX;
+    return sffn_router_create(w->ctx, &config, (sffn_router **)made);
+}
+
 static sffn_status make_router(struct world *w, void **made)
 {
     sffn_router_config config = SFFN_ROUTER_CONFIG_INIT;
@@ -210,7 +258,11 @@ static const struct operation operations[] = {
     {"matmul_create converted", make_matmul_converted, destroy_matmul},
     {"matmul_create lossless", make_matmul_lossless, destroy_matmul},
     {"predictor_create", make_predictor, destroy_predictor},
+    {"predictor_create low rank", make_low_rank, destroy_predictor},
+    {"predictor_create gate svd", make_gate_svd, destroy_predictor},
+    {"predictor_create signs", make_signs, destroy_predictor},
     {"router_create", make_router, destroy_router},
+    {"router_create with a hidden layer", make_mlp_router, destroy_router},
     {"ffn_create f32", make_ffn_f32, destroy_ffn},
     {"ffn_create q8_0 with predictor", make_ffn_q8_0_with_predictor, destroy_ffn},
     {"ffn_create borrowed with router", make_ffn_borrowed_with_router, destroy_ffn},
