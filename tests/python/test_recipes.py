@@ -318,6 +318,27 @@ def test_exported_router(ctx, tmp_path, rng):
             assert (np.abs(y - expected) <= 2.2 * gamma(4 * 32 + 128 + 32) * size @ ffn.down_proj.weight.detach().abs().numpy().T).all()
 
 
+def test_router_in_gguf(ctx, tmp_path, rng):
+    """The file's plan runs the layers through their routers, and torch reads them back."""
+    pytest.importorskip("gguf")
+    model = tiny(d_ff=128)
+    st.add_routers(model, 32, tau=0.4)
+    st.hard_routing(model)
+    st.save_gguf(model, tmp_path / "m.gguf", dtype=None)
+    again = st.load(tmp_path / "m.gguf")
+    assert again.config.expert_size == 32 and abs(again.config.router_threshold - 0.4) < 1e-7
+    for (name, a), b in zip(model.named_parameters(), again.parameters()):
+        assert torch.equal(a, b), name
+    x = rng.standard_normal((6, 32)).astype(np.float32)
+    with sf.Model(ctx, tmp_path / "m.gguf") as exported:
+        for i, ffn in enumerate(model.ffns):
+            assert exported.plan(i).name == "ROUTER"
+            expected = ffn(torch.from_numpy(x))[0].detach().numpy()
+            size = np.abs(x) @ ffn.gate_proj.weight.detach().abs().numpy().T * (np.abs(x) @ ffn.up_proj.weight.detach().abs().numpy().T)
+            bound = 2.2 * gamma(4 * 32 + 128 + 32) * size @ ffn.down_proj.weight.detach().abs().numpy().T
+            assert (np.abs(exported.ffn(i).forward(x) - expected) <= bound).all()
+
+
 def test_gguf_is_read_back(ctx, tmp_path):
     model = tiny(activation="fatrelu", act_threshold=0.02)
     st.save(model, tmp_path / "hf", dtype=torch.float32)
@@ -354,6 +375,58 @@ def test_perplexity_of_the_program(tmp_path):
     assert values, result.keys()
     for name, value in values.items():
         assert math.isclose(value, math.exp(float(loss)), rel_tol=1e-4), name
+
+
+# The program
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A tiny model with a tokenizer of single bytes, and a text."""
+    tokenizers = pytest.importorskip("tokenizers")
+    level = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer = tokenizers.Tokenizer(tokenizers.models.BPE({c: i for i, c in enumerate(sorted(level.alphabet()))}, []))
+    tokenizer.pre_tokenizer = level
+    tokenizer.save(str(tmp_path / "tokenizer.json"))
+    st.save(tiny(n_vocab=256, d_ff=64), tmp_path / "m", tokenizer=tmp_path / "tokenizer.json")
+    words = np.random.default_rng(3).choice(["sun ", "moon ", "water ", "stone "], 4000)
+    (tmp_path / "text.txt").write_text("".join(words))
+    return tmp_path
+
+
+def program(*words):
+    from sparseffn.torch import __main__ as main
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("sys.argv", ["sparseffn.torch", *map(str, words)])
+        return main.main()
+
+
+@pytest.mark.parametrize("recipe", ["prosparse", "drelu", "relu2", "lte", "dense"])
+def test_one_command(recipe, folder, ctx, capsys):
+    options = ["--recipe", recipe, "--out", folder / "out", "--tokens", "4K", "--batch", "256", "--expert-size", "16", "--device", "cpu"]
+    assert program("train", "--model", folder / "m", "--text", folder / "text.txt", *options) == 0
+    result = json.loads((folder / "out" / "result.json").read_text())
+    assert result["perplexity"] < 256 and f"perplexity {result['perplexity']:.3f}" in capsys.readouterr().out
+    with sf.Model(ctx, folder / "out" / "model.gguf") as exported:
+        expected = {"prosparse": "FATRELU" if result.get("shift") else "RELU", "lte": "SILU", "dense": "SILU"}.get(recipe, recipe.upper())
+        assert exported.info.activation.name == expected and exported.ffn(0).forward(np.ones(32, np.float32)).shape == (32,)
+    assert program("eval", "--model", folder / "out" / "model", "--text", folder / "text.txt", "--device", "cpu", "--windows", "4") == 0
+    assert json.loads(capsys.readouterr().out)["windows"] == 4
+
+
+def test_the_command_says_what_is_wrong(folder, capsys):
+    def fails(words, **changes):
+        options = {"--model": folder / "m", "--text": folder / "text.txt", "--recipe": "dense", "--out": folder / "x", "--device": "cpu", **changes}
+        assert program("train", *(word for pair in options.items() for word in pair)) == 1
+        assert words in capsys.readouterr().err
+
+    (folder / "short.txt").write_text("sun moon " * 30)
+    fails("tokens", **{"--text": folder / "short.txt"})
+    fails("there is no file", **{"--text": folder / "none.txt"})
+    fails("--sparsity: 2.0", **{"--recipe": "lte", "--sparsity": "2"})
+    fails("GB are needed", **{"--batch": "100G"})
+    assert not (folder / "x").exists() or not list((folder / "x").iterdir())
 
 
 # What is refused

@@ -2,11 +2,11 @@
 
     python -m sparseffn.torch train --model FOLDER_OR_GGUF --text corpus/*.txt --recipe prosparse --out runs/mine
 
-Needs PyTorch 2.x; reading and writing models needs ``safetensors``, GGUF files ``gguf``, text ``tokenizers``. Nothing of it is imported by
+Needs PyTorch 2.4 or later; reading and writing models needs ``safetensors``, GGUF files ``gguf``, text ``tokenizers``. Nothing of it is imported by
 ``import sparseffn``.
 
     ModelConfig, Llama      the model: RMSNorm, RoPE, grouped-query attention, gated FFN with an activation of choice
-    load, save              Hugging Face folders and GGUF files in; Hugging Face folders out
+    load, save, save_gguf   Hugging Face folders and GGUF files in; Hugging Face folders and GGUF files out
     Tokens                  token ids of a text, in windows whose order depends on the seed and the step alone
     penalty                 ProSparse's L1 on h, and two penalties that cannot be escaped by scaling h down
     lte_losses, Router, ... Learn To be Efficient: experts, router, its losses
@@ -19,14 +19,14 @@ from __future__ import annotations
 try:
     import torch as _torch
 except ImportError as e:
-    raise ImportError("sparseffn.torch needs PyTorch 2.x: pip install torch") from e
+    raise ImportError("sparseffn.torch needs PyTorch 2.4 or later: pip install torch") from e
 
-if int(_torch.__version__.split(".")[0]) < 2:
-    raise ImportError(f"sparseffn.torch needs PyTorch 2.x, found {_torch.__version__}")
+if tuple(int(n) for n in _torch.__version__.split(".")[:2]) < (2, 4):
+    raise ImportError(f"sparseffn.torch needs PyTorch 2.4 or later, found {_torch.__version__}")
 
 from .data import Tokens, tokenize
 from .evaluate import evaluate, find_shift, magnitude_thresholds
-from .files import load, save
+from .files import load, save, save_gguf
 from .losses import PENALTIES, lte_losses, penalty
 from .lte import add_routers, apply_experts, balanced_groups, fit_routers, hard_routing
 from .model import ACTIVATIONS, Llama, ModelConfig
@@ -52,5 +52,6 @@ __all__ = [
     "magnitude_thresholds",
     "penalty",
     "save",
+    "save_gguf",
     "tokenize",
 ]

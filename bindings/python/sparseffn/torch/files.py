@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .. import Context, Model, PrepareLayer, prepare
 from .model import Llama, ModelConfig
 
 _ACTIVATIONS = {"silu": "silu", "swish": "silu", "relu": "relu", "fatrelu": "fatrelu", "drelu": "drelu", "relu2": "relu2",
@@ -152,6 +154,18 @@ def _from_gguf(path: Path) -> tuple[ModelConfig, dict[str, Tensor]]:
                 kind, value = "ffn_down", value.T.contiguous()
             if kind in _GGUF_NAMES:
                 tensors[f"layers.{layer}.{_GGUF_NAMES[kind]}.{suffix}"] = value
+
+    def same(key: str, default: Any) -> Any:
+        """The value of all layers."""
+        values = meta(key, default)
+        values = values if isinstance(values, list) else [values]
+        if any(v != values[0] for v in values):
+            raise ValueError(f"model: {path} has different {key} in its layers, which this model class does not compute")
+        return values[0]
+
+    has_router = "layers.0.mlp.router.weight" in tensors
+    if has_router and same("sffn.router.rule", "sigmoid") != "sigmoid":
+        raise ValueError(f"model: {path} has routers of rule {same('sffn.router.rule', '')!r}, expected sigmoid")
     n_heads = int(meta("llama.attention.head_count"))
     n_kv_heads = int(meta("llama.attention.head_count_kv", n_heads))
     is_tied = "lm_head.weight" not in tensors
@@ -174,8 +188,8 @@ def _from_gguf(path: Path) -> tuple[ModelConfig, dict[str, Tensor]]:
         is_tied=is_tied,
         activation=_ACTIVATIONS[act],
         act_threshold=float(meta("sffn.act_threshold", 0.0)),
-        expert_size=int(meta("sffn.router.block_size", 0)) if "layers.0.mlp.router.weight" in tensors else 0,
-        router_threshold=float(meta("sffn.router.threshold", 0.5)),
+        expert_size=int(same("sffn.router.block_size", 0)) if has_router else 0,
+        router_threshold=float(same("sffn.router.threshold", 0.5)) if has_router else 0.5,
         bos=int(meta("tokenizer.ggml.bos_token_id", 0)),
     )
     if is_tied:
@@ -233,12 +247,13 @@ def save(
     dtype: torch.dtype = torch.bfloat16,
     tokenizer: str | os.PathLike[str] | None = None,
     shard_bytes: int = 2 << 30,
+    routers: bool = True,
 ) -> None:
     """Writes a Hugging Face folder: config.json, safetensors (shards of at most ``shard_bytes``), tokenizer.json copied if named.
 
     `sffn prepare FOLDER -o OUT.gguf` and sparseffn.Model read it. hidden_act is the activation, fatrelu when a threshold
     is set, with hidden_act_param. With LTE: lte_expert_size, lte_threshold and tensors model.layers.N.mlp.router.weight
-    [d_ff/expert_size][d_model]; the neurons of an expert are adjacent in gate, up and down.
+    [d_ff/expert_size][d_model]; the neurons of an expert are adjacent in gate, up and down. ``routers`` False leaves them out.
     """
     from safetensors.torch import save_file
 
@@ -254,10 +269,12 @@ def save(
     }  # fmt: skip
     if act == "fatrelu":
         config["hidden_act_param"] = c.act_threshold
-    if c.expert_size:
+    if c.expert_size and routers:
         config.update(lte_expert_size=c.expert_size, lte_threshold=c.router_threshold)
     tensors = {}
     for name, p in model.named_parameters():  # a tied lm_head is listed once, as embed_tokens
+        if ".router." in name and not routers:
+            continue
         key = name if name.startswith("lm_head") else f"model.{name}"
         tensors[key] = p.detach().to("cpu", torch.float32 if p.dim() < 2 and dtype != torch.bfloat16 else dtype).contiguous()
     shards: list[dict[str, Tensor]] = [{}]
@@ -286,3 +303,35 @@ def save(
             load_tokenizer(source).save(str(folder / "tokenizer.json"))
         else:
             shutil.copyfile(source / "tokenizer.json" if source.is_dir() else source, folder / "tokenizer.json")
+
+
+def save_gguf(
+    model: Llama,
+    path: str | os.PathLike[str],
+    *,
+    dtype: str | None = "q8_0",
+    tokenizer: str | os.PathLike[str] | None = None,
+    notes: str | None = None,
+) -> None:
+    """Writes one GGUF file through sffn_prepare(): what `sffn generate` and sparseffn.Model run without further settings.
+
+    ``dtype`` is the type of all matrices: bf16, q8_0, q4_0, f16, f32, or None for the float32 of training. With LTE each
+    layer carries its router, and its plan says to use it.
+    """
+    with tempfile.TemporaryDirectory() as folder, Context() as context:
+        save(model, folder, dtype=torch.float32, tokenizer=tokenizer, routers=False)
+        layers = None
+        if model.config.expert_size:
+            layers = [
+                PrepareLayer(
+                    plan="router",
+                    router={
+                        "weights": ffn.router.weight.detach().float().cpu().contiguous(),  # type: ignore[union-attr]
+                        "block_size": model.config.expert_size,
+                        "threshold": model.config.router_threshold,
+                    },
+                )
+                for ffn in model.ffns
+            ]
+        with Model(context, folder) as source:
+            prepare(context, source, path, dtype=dtype, layers=layers, command="python -m sparseffn.torch", notes=notes)
