@@ -157,7 +157,7 @@ def measure(model: Any, heldout: Any, limit: int) -> dict[str, Any]:
     return result
 
 
-def small(plan: Plan, device: str, tiny: bool) -> bool:
+def small(plan: Plan, device: str, tiny: bool, only: str = "") -> bool:
     import torch
     from sparseffn.torch import Llama, ModelConfig, Recipe, save
     from sparseffn.torch.files import load_tokenizer
@@ -187,6 +187,8 @@ def small(plan: Plan, device: str, tiny: bool) -> bool:
         ("fixed-l1", "relu", penalised("l1", [(trunk, 0.0), (steps, 40.0)]), True),
         ("prosparse-scale-free-6", "relu", penalised("l1_over_l2", prosparse_stages(steps, 6.0)), True),
     ]
+    if only:
+        runs = [run for run in runs if run[0] in only.split(",")]
     trunk_file = plan.folder / "trunk" / "checkpoint.pt"
 
     class StopAt(Exception):
@@ -225,6 +227,8 @@ def small(plan: Plan, device: str, tiny: bool) -> bool:
         say(f"{name}: perplexity {found['dense']['perplexity']:.3f}, zeros {found['dense']['mean_zeros']:.4f}, shift {found.get('shift')}")
         save(model, plan.folder / name / "hf", tokenizer=DATA / "tokenizer-small.json", shard_bytes=(16 << 20) - 65536)
         reset_compiler()
+    if only:
+        return export(plan.folder / runs[-1][0] / "hf") == 0
     # What goes back: of the ProSparse models within 2 % of plain ReLU's perplexity the sparsest, else the best one.
     plain = plan.results["relu"]["dense"]["perplexity"]
     candidates = [name for name in plan.results if name.startswith("prosparse")]
@@ -332,6 +336,7 @@ def main() -> int:
     parser.add_argument("what", choices=["stage", "small", "smollm2", "export"])
     parser.add_argument("run", nargs="?", help="export: the run of 'small' whose weights go to $OUT")
     parser.add_argument("--seconds", type=float, default=math.inf, help="stop with a checkpoint after this time (default: never)")
+    parser.add_argument("--only", default="", metavar="NAME,...", help="small: these runs alone, the last one's weights go to $OUT")
     parser.add_argument("--tiny", action="store_true", help="sizes for a CPU, to try the script")
     args = parser.parse_args()
     if args.what == "stage":
@@ -349,7 +354,7 @@ def main() -> int:
     say(f"torch {torch.__version__} on {torch.cuda.get_device_name() if device == 'cuda' else 'CPU'}")
     plan = Plan(args.what, args.seconds)
     try:
-        is_done = {"small": small, "smollm2": smollm2}[args.what](plan, device, args.tiny)
+        is_done = small(plan, device, args.tiny, args.only) if args.what == "small" else smollm2(plan, device, args.tiny)
     finally:
         plan.write()
     print("all runs are done" if is_done else "run again: the same command goes on from the checkpoints", flush=True)
