@@ -25,7 +25,6 @@ struct layer {
 
 /* What the file calls them, for what this command prints. */
 static const char *const plan_names[] = {"default", "dense", "gate", "predictor", "router"};
-static const char *const rule_names[] = {"none", "score", "abs_score", "abs_h"};
 static const char *const predictor_names[] = {"screened_gate", "low_rank", "gate_svd", "sign"};
 static const char *const hidden_names[] = {"none", "relu", "tanh"};
 static const char *const input_names[] = {"ffn", "residual", "layer", "layer_norm", "first_layer"};
@@ -179,10 +178,13 @@ static size_t sum_types(const sffn_model *model, size_t n_tensors, struct type_s
 static void json_rule(struct json *json, const sffn_ffn_config *c)
 {
     json_object_begin(json, "rule");
-    json_text(json, "name", NAME_OF(rule_names, c->rule));
+    json_text(json, "name", sffn_rule_name(c->rule));
     json_text(json, "tie", c->rule_tie == SFFN_TIE_KEEP ? "keep" : "drop");
     json_number(json, "threshold", (double)c->rule_threshold);
     json_bool(json, "has_thresholds", c->rule_thresholds != NULL);
+    json_uint(json, "k", c->rule_k);
+    json_uint(json, "m", c->rule_m);
+    json_number(json, "sparsity", (double)c->rule_sparsity);
     json_object_end(json);
 }
 
@@ -208,6 +210,7 @@ static void json_predictor(struct json *json, const struct layer *layer)
     json_number(json, "margin", (double)p->margin);
     json_uint(json, "top_k", p->top_k);
     json_uint(json, "rank", p->rank);
+    json_number(json, "alpha", (double)p->alpha);
     json_text(json, "hidden_activation", NAME_OF(hidden_names, p->hidden_activation));
     json_text(json, "input", NAME_OF(input_names, p->input));
     json_uint(json, "bytes", predictor_bytes(p));
@@ -319,6 +322,34 @@ static void print_json(const char *path, const sffn_model_info *info, const stru
     json_end(&json);
 }
 
+static void print_rule(struct table *table, const sffn_ffn_config *c)
+{
+    const char *name = sffn_rule_name(c->rule);
+    switch (c->rule) {
+    case SFFN_RULE_NONE:
+        table_cell(table, "-");
+        break;
+    case SFFN_RULE_TOP_K_SCORE:
+    case SFFN_RULE_TOP_K_H:
+        table_cell(table, "%s, %u", name, (unsigned)c->rule_k);
+        break;
+    case SFFN_RULE_BLOCK_TOP_K_SCORE:
+    case SFFN_RULE_BLOCK_TOP_K_H:
+        table_cell(table, "%s, %u of %u", name, (unsigned)c->rule_k, (unsigned)c->rule_m);
+        break;
+    case SFFN_RULE_STATISTICAL_SCORE:
+    case SFFN_RULE_STATISTICAL_H:
+        table_cell(table, "%s, drops %g", name, (double)c->rule_sparsity);
+        break;
+    default:
+        if (c->rule_thresholds != NULL)
+            table_cell(table, "%s, a threshold per neuron", name);
+        else
+            table_cell(table, "%s %s %g", name, c->rule_tie == SFFN_TIE_KEEP ? ">=" : ">",
+                       (double)c->rule_threshold);
+    }
+}
+
 static void print_predictor(struct table *table, const struct layer *layer)
 {
     const sffn_predictor_config *p = &layer->predictor;
@@ -372,13 +403,7 @@ static void print_selectors(const sffn_model_info *info, const struct layer *lay
         const sffn_ffn_config *c = &layer->config;
         table_cell(&table, "%u", (unsigned)i);
         table_cell(&table, "%s", NAME_OF(plan_names, layer->plan));
-        if (c->rule == SFFN_RULE_NONE)
-            table_cell(&table, "-");
-        else if (c->rule_thresholds != NULL)
-            table_cell(&table, "%s, a threshold per neuron", NAME_OF(rule_names, c->rule));
-        else
-            table_cell(&table, "%s %s %g", NAME_OF(rule_names, c->rule),
-                       c->rule_tie == SFFN_TIE_KEEP ? ">=" : ">", (double)c->rule_threshold);
+        print_rule(&table, c);
         if (layer->has_predictor)
             print_predictor(&table, layer);
         else

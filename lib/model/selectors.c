@@ -73,6 +73,7 @@ static const struct sffn_field predictor_rows[] = {
     NAME(sffn_predictor_config, hidden_activation, "sffn.predictor.hidden_activation", hidden_names,
          SFFN_HIDDEN_NONE),
     NAME(sffn_predictor_config, dtype, "sffn.predictor.dtype", dtype_names, -1),
+    F32(sffn_predictor_config, alpha, "sffn.predictor.alpha"),
     NAME(sffn_predictor_config, input, "sffn.predictor.input", input_names, SFFN_INPUT_FFN),
 };
 const struct sffn_fields sffn_predictor_fields = FIELDS(predictor_rows);

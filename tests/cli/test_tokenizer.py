@@ -110,6 +110,7 @@ class AgainstPackage(Case):
             content["pre_tokenizer"] = {"type": "Sequence", "pretokenizers": [{"type": "Digits", "individual_digits": True},
                                                                               {**content["pre_tokenizer"]}]}
         self.compare("starcoder", change, 2)
+        self.compare("smollm", change, 6)
 
     def split(self, pattern, ignore_merges):
         def change(content):

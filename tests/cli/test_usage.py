@@ -180,7 +180,8 @@ class Tiny(Case):
                          ("screened_gate", 0.5, True))
         self.assertEqual((first["router"], second["predictor"], first["rule"]["name"]), (None, None, "none"))
         self.assertEqual((second["router"]["n_experts"], second["router"]["block_size"]), (2, 48))
-        self.assertEqual(second["rule"], {"name": "abs_h", "tie": "drop", "threshold": 0.25, "has_thresholds": False})
+        self.assertEqual(second["rule"], {"name": "abs_h", "tie": "drop", "threshold": 0.25, "has_thresholds": False, "k": 0, "m": 0,
+                                          "sparsity": 0})
         self.assertEqual(first["is_permuted"], False)
         out, _ = self.ok("inspect", model)
         for word in ("screened_gate, a threshold per neuron", "sigmoid, 2 experts of 48", "abs_h > 0.25", "sparse: router"):

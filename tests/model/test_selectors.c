@@ -12,6 +12,7 @@
 
 #include "build.h"
 #include "model/model.h"
+#include "model/selectors.h"
 
 enum { D_MODEL = 32, D_FF = 64, LAYERS = 2 }; /* g_valid()'s */
 
@@ -470,6 +471,7 @@ static void every_field(void **state)
     p.hidden_activation = SFFN_HIDDEN_TANH;
     p.dtype = SFFN_BF16;
     p.input = SFFN_INPUT_LAYER_NORM;
+    p.alpha = 1.25f;
     r.d_model = D_MODEL;
     r.n_experts = EXPERTS;
     r.block_size = D_FF / EXPERTS;
@@ -488,6 +490,15 @@ static void every_field(void **state)
     layers[0].predictor = &p;
     layers[0].permutation = orders[0];
     layers[1].router = &r;
+    layers[0].rule = SFFN_RULE_STATISTICAL_H;
+    layers[0].rule_tie = SFFN_TIE_KEEP;
+    layers[0].rule_threshold = 0.5f;
+    layers[0].rule_k = 3;
+    layers[0].rule_m = 16;
+    layers[0].rule_sparsity = 0.875f;
+    layers[1].rule = SFFN_RULE_BLOCK_TOP_K_SCORE;
+    layers[1].rule_k = 5;
+    layers[1].rule_m = 7;
     sffn_prepare_config config = config_with(layers);
     config.dtype = SFFN_Q8_0; /* selectors keep their types */
     sffn_model *source = open_valid(), *m = prepare(source, "fields.gguf", &config);
@@ -496,10 +507,18 @@ static void every_field(void **state)
     for (int pass = 0; pass < 2; pass++) { /* and when they are carried over */
         OK(sffn_model_layer_predictor_config(m, 0, &p_read));
         OK(sffn_model_layer_router_config(m, 1, &r_read));
+        for (uint32_t i = 0; i < LAYERS; i++) {
+            sffn_ffn_config c = SFFN_FFN_CONFIG_INIT;
+            OK(sffn_model_layer_config(m, i, &c));
+            assert_true(c.rule == layers[i].rule && c.rule_tie == layers[i].rule_tie &&
+                        c.rule_threshold == layers[i].rule_threshold &&
+                        c.rule_k == layers[i].rule_k && c.rule_m == layers[i].rule_m &&
+                        c.rule_sparsity == layers[i].rule_sparsity);
+        }
 #define SAME(field) assert_true(p_read.field == p.field)
         SAME(kind), SAME(d_model), SAME(d_ff), SAME(decision), SAME(tie), SAME(threshold);
         SAME(margin), SAME(top_k), SAME(top_k_multiple), SAME(rank), SAME(hidden_activation);
-        SAME(dtype), SAME(input), SAME(w1.dtype), SAME(w2.dtype), SAME(n_layers);
+        SAME(dtype), SAME(input), SAME(alpha), SAME(w1.dtype), SAME(w2.dtype), SAME(n_layers);
 #undef SAME
 #define SAME(field) assert_true(r_read.field == r.field)
         SAME(d_model), SAME(n_experts), SAME(block_size), SAME(rule), SAME(threshold), SAME(top_k);
@@ -522,6 +541,23 @@ static void every_field(void **state)
     }
     sffn_model_close(m);
     sffn_model_close(source);
+}
+
+/* The library has names for some values: files use the same. */
+static void names(void **state)
+{
+    (void)state;
+    for (int32_t rule = 0; sffn_rule_from_name(sffn_rule_name(rule)) == rule; rule++)
+        assert_string_equal(sffn_field_name(&sffn_rule_fields.rows[0], rule), sffn_rule_name(rule));
+    const struct sffn_field *dtype = NULL;
+    for (size_t i = 0; i < sffn_predictor_fields.n; i++)
+        if (strcmp(sffn_predictor_fields.rows[i].key, "sffn.predictor.dtype") == 0)
+            dtype = &sffn_predictor_fields.rows[i];
+    assert_non_null(dtype);
+    for (int32_t i = 0; i < SFFN_DTYPE_COUNT_; i++)
+        assert_string_equal(sffn_field_name(dtype, i), sffn_dtype_name(i));
+    assert_null(sffn_field_name(&sffn_plan_field, SFFN_SELECT_ACTIVE));
+    assert_null(sffn_field_name(&sffn_predictor_fields.rows[0], SFFN_PREDICTOR_CALLBACK));
 }
 
 /* ---- PowerInfer's files ---- */
@@ -1069,6 +1105,7 @@ int main(void)
         TEST(refuses_files),
         TEST(words_in_both_contexts),
         TEST(every_field),
+        TEST(names),
         TEST(powerinfer),
     };
     return cmocka_run_group_tests_name("selectors", tests, NULL, NULL);

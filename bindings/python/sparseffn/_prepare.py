@@ -56,7 +56,7 @@ class PrepareLayer:
 
     Args:
         plan: "default" (not said), "dense", "gate", "predictor", "router".
-        rule, rule_tie: as of FFN; rule_threshold: a float, or float32 [d_ff].
+        rule, rule_tie, rule_k, rule_m, rule_sparsity: as of FFN; rule_threshold: a float, or float32 [d_ff].
         predictor: a mapping with the parameters of Predictor, but gate and gate_bias, which are the layer's, callback and
             n_layers: ``{"kind": "screened_gate", "margin": 1.0}``. None: no predictor.
         router: a mapping with the parameters of Router. None: no router.
@@ -67,6 +67,9 @@ class PrepareLayer:
     rule: Rule | str = "none"
     rule_tie: Tie | str = "drop"
     rule_threshold: Any = 0.0
+    rule_k: int = 0
+    rule_m: int = 0
+    rule_sparsity: float = 0.0
     predictor: Mapping[str, Any] | None = None
     router: Mapping[str, Any] | None = None
     permutation: Any = None
@@ -145,6 +148,9 @@ def _layers(model: Model, layers: Sequence[PrepareLayer]) -> tuple[Any, list[Any
             rule_tie=parse(Tie, layer.rule_tie, f"{what}.rule_tie"),
             rule_threshold=threshold,
             rule_thresholds=thresholds,
+            rule_k=uint32(layer.rule_k, f"{what}.rule_k"),
+            rule_m=uint32(layer.rule_m, f"{what}.rule_m"),
+            rule_sparsity=layer.rule_sparsity,
         )
         if layer.predictor is not None:
             config, kept = _predictor(f"{what}.predictor", layer.predictor, d_model, d_ff)
