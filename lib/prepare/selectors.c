@@ -208,15 +208,15 @@ static sffn_status take_predictor(struct taker *t, const sffn_predictor_config *
                          c->n_layers != 1 ? "one of several layers" : "a callback");
     if (status == SFFN_OK)
         status = check_fields(t, ".predictor", &sffn_predictor_fields, c);
-    if (status == SFFN_OK)
-        status = check_thresholds(t, ".predictor->thresholds", c->thresholds, r->d_ff);
     if (status != SFFN_OK)
         return status;
-    if (c->d_ff != r->d_ff)
+    if (c->d_ff != r->d_ff) /* first: the arrays below have this length */
         return wrong_size(t, "predictor->d_ff", c->d_ff, "d_ff", r->d_ff);
     if (c->d_model != t->model->info.d_model)
         return wrong_size(t, "predictor->d_model", c->d_model, "d_model", t->model->info.d_model);
-    status = add_vector(t, "sffn_predictor.threshold", c->thresholds, r->d_ff, r->order);
+    status = check_thresholds(t, ".predictor->thresholds", c->thresholds, r->d_ff);
+    if (status == SFFN_OK)
+        status = add_vector(t, "sffn_predictor.threshold", c->thresholds, r->d_ff, r->order);
     return status == SFFN_OK && c->kind == SFFN_PREDICTOR_LOW_RANK ? add_low_rank(t, c, r) : status;
 }
 

@@ -726,6 +726,112 @@ static void powerinfer(void **state)
     }
 }
 
+/* ---- threads and memory ---- */
+
+static void read_file(const char *path, struct buf *b)
+{
+    uint8_t bytes[4096];
+    FILE *file = fopen(path, "rb");
+    assert_non_null(file);
+    for (size_t n; (n = fread(bytes, 1, sizeof(bytes), file)) > 0;)
+        b_raw(b, bytes, n);
+    fclose(file);
+}
+
+/* The same bytes for any number of threads, also where a quantised down is decoded, permuted and packed again. */
+static void threads(void **state)
+{
+    (void)state;
+    sffn_prepare_layer layers[LAYERS];
+    sffn_predictor_config predictor;
+    sffn_router_config router;
+    make_results(layers, &predictor, &router);
+    sffn_model *source = open_valid();
+    struct buf k = {NULL, 0, 0};
+    static const uint64_t gate[] = {256, 512}, down[] = {512, 256};
+    g_head(&k, 3, 3, 2);
+    g_key_text(&k, "general.architecture", "llama");
+    g_key_u32(&k, "llama.block_count", 1);
+    g_tensor(&k, "blk.0.ffn_gate.weight", 2, gate, 12, 0);
+    g_tensor(&k, "blk.0.ffn_up.weight", 2, gate, 12, 144 * 512);
+    g_tensor(&k, "blk.0.ffn_down.weight", 2, down, 12, 2 * 144 * 512);
+    b_pad(&k, 32);
+    for (size_t i = 0; i < 3 * 512; i++) /* d 1, dmin 0.5, then a pattern */
+        b_raw(&k, "\0\x3c\0\x38", 4), b_fill(&k, 140);
+    sffn_model *quantised = open_buf(&k, "q4_k.gguf");
+    b_free(&k);
+    uint32_t reverse[512];
+    for (uint32_t i = 0; i < 512; i++)
+        reverse[i] = (i * 77 + 5) % 512;
+    sffn_prepare_layer one = SFFN_PREPARE_LAYER_INIT;
+    one.permutation = reverse;
+    struct buf first[2] = {{NULL, 0, 0}, {NULL, 0, 0}};
+    for (uint32_t n = 1; n <= 9; n++) {
+        struct heap own;
+        sffn_context *using = heap_context(&own, n);
+        sffn_prepare_config configs[2] = {config_with(layers), config_with(&one)};
+        configs[1].n_layers = 1;
+        for (int i = 0; i < 2; i++) {
+            struct buf b = {NULL, 0, 0};
+            const char *path = path_of(folder, "threads.gguf");
+            assert_int_equal(sffn_prepare(using, i ? quantised : source, path, &configs[i]),
+                             SFFN_OK);
+            read_file(path, &b);
+            if (n == 1) {
+                first[i] = b;
+                continue;
+            }
+            assert_int_equal(b.n, first[i].n);
+            assert_memory_equal(b.data, first[i].data, b.n);
+            b_free(&b);
+        }
+        sffn_context_destroy(using);
+    }
+    b_free(&first[0]);
+    b_free(&first[1]);
+    /* And the right ones: row i of the new down is the q8_0 of column reverse[i] of the old one. */
+    sffn_prepare_config plain = SFFN_PREPARE_CONFIG_INIT;
+    sffn_model *a = prepare(quantised, "plain.gguf", &plain), *b = NULL;
+    OK(sffn_model_open(ctx, path_of(folder, "threads.gguf"), &b));
+    static const char *const parts[] = {"blk.0.ffn_gate.weight", "blk.0.ffn_up.weight",
+                                        "blk.0.ffn_down_t.weight"};
+    for (size_t i = 0; i < 3; i++)
+        for (uint32_t row = 0; row < 512; row++)
+            assert_memory_equal((const uint8_t *)tensor_data(b, parts[i]) + row * 272,
+                                (const uint8_t *)tensor_data(a, parts[i]) + reverse[row] * 272,
+                                272);
+    sffn_model_close(a);
+    sffn_model_close(b);
+    sffn_model_close(quantised);
+    sffn_model_close(source);
+}
+
+static void no_memory(void **state)
+{
+    (void)state;
+    sffn_prepare_layer layers[LAYERS];
+    sffn_predictor_config predictor;
+    sffn_router_config router;
+    make_results(layers, &predictor, &router);
+    const sffn_prepare_config config = config_with(layers);
+    sffn_model *source = open_valid();
+    const char *path = path_of(folder, "memory.gguf");
+    const size_t live = heap.live;
+    for (size_t n = 1;; n++) {
+        heap_mark(&heap);
+        heap.fail_at = n;
+        const sffn_status status = sffn_prepare(ctx, source, path, &config);
+        heap.fail_at = 0;
+        assert_int_equal(heap.live, live);
+        if (status == SFFN_OK)
+            break;
+        assert_int_equal(status, SFFN_ERR_OUT_OF_MEMORY);
+        assert_false(file_is_there(path));
+        assert_true(n < 1000);
+    }
+    sffn_model_close(source);
+}
+
 /* ---- wrong results ---- */
 
 static void refuses_results(void **state)
@@ -764,6 +870,8 @@ static void refuses_results(void **state)
             "layers[0].predictor->thresholds[63] is NaN");
     REFUSES(predictor.d_ff = 65, SFFN_ERR_SHAPE,
             "layers[0].predictor->d_ff is 65; the layer's d_ff is 64");
+    REFUSES((predictor.d_ff = 32, predictor.thresholds = bad + 48), SFFN_ERR_SHAPE,
+            "predictor->d_ff is 32"); /* and not a float beyond the 16 that are there */
     REFUSES(predictor.d_model = 64, SFFN_ERR_SHAPE, "predictor->d_model is 64");
     REFUSES(predictor.kind = SFFN_PREDICTOR_CALLBACK, SFFN_ERR_UNSUPPORTED,
             "layers[0].predictor: a callback cannot be written");
@@ -1106,6 +1214,8 @@ int main(void)
         TEST(words_in_both_contexts),
         TEST(every_field),
         TEST(names),
+        TEST(threads),
+        TEST(no_memory),
         TEST(powerinfer),
     };
     return cmocka_run_group_tests_name("selectors", tests, NULL, NULL);
