@@ -35,6 +35,8 @@ int cli_fail(const char *format, ...)
 int cli_fail_status(const sffn_context *ctx, sffn_status status, const char *what)
 {
     const char *text = sffn_context_last_error(ctx);
+    if (status == SFFN_ERR_INTERRUPTED)
+        return CLI_FAILED; /* the user knows; the command says what is kept */
     if (text == NULL || text[0] == '\0')
         text = sffn_status_name(status);
     return what != NULL ? cli_fail("%s: %s", what, text) : cli_fail("%s", text);

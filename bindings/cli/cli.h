@@ -21,7 +21,7 @@ int cmd_generate(int argc, char **argv);
 
 /* Prints "sffn COMMAND: text" as one line on standard error. Returns CLI_FAILED, so that `return cli_fail(...)` reads well. */
 int cli_fail(const char *format, ...) CLI_PRINTF(1, 2);
-/* The same for a failed library call: the context's last error, or the status name when it has none. `what` may be NULL. */
+/* The same for a failed library call: the context's last error, or the status name when it has none. `what` may be NULL. No line for an interruption. */
 int cli_fail_status(const sffn_context *ctx, sffn_status status, const char *what);
 /* Name of the running subcommand, for messages; NULL before one was recognised. */
 extern const char *cli_command;

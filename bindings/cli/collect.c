@@ -33,18 +33,17 @@ static uint64_t next_random(uint64_t *state)
     return z ^ (z >> 31);
 }
 
-static int on_ffn(void *user, uint32_t layer, const float *x, const float *y, size_t n_tokens)
+static sffn_status on_ffn(void *user, uint32_t layer, const sffn_ffn_args *args)
 {
     struct collect *c = user;
     uint32_t d = c->llama->info.d_model;
-    (void)y;
-    for (size_t t = 0; t < n_tokens; t++)
+    for (size_t t = 0; t < args->n_tokens; t++)
         if (c->is_kept[c->position + t] &&
-            fwrite(x + t * d, sizeof(float) * d, 1, c->files[layer]) != 1)
+            fwrite(args->x + t * d, sizeof(float) * d, 1, c->files[layer]) != 1)
             c->error = errno;
     if (layer + 1 == c->llama->info.n_layers)
-        c->position += n_tokens;
-    return c->error != 0;
+        c->position += args->n_tokens;
+    return c->error != 0 ? SFFN_ERR_INTERRUPTED : SFFN_OK;
 }
 
 static int write_state(const struct work *work, size_t windows, size_t rows, int is_done)

@@ -21,19 +21,20 @@ struct run {
 
 /* ---------------------------------------------------------------- dense, with all layers measured */
 
-static int on_ffn(void *user, uint32_t layer, const float *x, const float *y, size_t n_tokens)
+static sffn_status on_ffn(void *user, uint32_t layer, const sffn_ffn_args *args)
 {
     struct run *run = user;
     struct eval *e = run->e;
     const struct llama_layer *l = &e->llama->layers[layer];
-    sffn_status status = measure_begin(&run->measure, l->ffn, x, n_tokens);
-    (void)y;
+    sffn_status status =
+        measure_begin(&run->measure, l->ffn, args->x, args->select_x, args->n_tokens);
     for (size_t i = 0; status == SFFN_OK && i < e->selections.n; i++)
         status = measure_add(&run->measure, NULL, &e->points[i].selectors, layer,
                              l->config.down_bias, &e->points[i].sums[layer]);
-    if (status != SFFN_OK)
-        return cli_fail_status(e->llama->ctx, status, NULL);
-    return run->mask != NULL ? mask_file_add(run->mask, layer, run->measure.truth) : CLI_OK;
+    if (status == SFFN_OK && run->mask != NULL &&
+        mask_file_add(run->mask, layer, run->measure.truth) != CLI_OK)
+        status = SFFN_ERR_INTERRUPTED;
+    return status;
 }
 
 static int run_dense(struct run *run, const struct ids *ids, int32_t bos)
@@ -51,12 +52,10 @@ static int run_dense(struct run *run, const struct ids *ids, int32_t bos)
 
 /* ---------------------------------------------------------------- with a selection */
 
-static sffn_status before_ffn(void *user, uint32_t layer, const float *x, size_t n_tokens,
-                              sffn_ffn_args *args)
+static sffn_status before_ffn(void *user, uint32_t layer, sffn_ffn_args *args)
 {
     struct run *run = user;
-    return selector_run(run->e->llama->ctx, &run->e->points[run->point].selectors, layer, x,
-                        n_tokens, args);
+    return selector_run(run->e->llama->ctx, &run->e->points[run->point].selectors, layer, args);
 }
 
 static int run_sparse(struct run *run, const struct ids *ids, int32_t bos, size_t point)
@@ -326,6 +325,11 @@ int cmd_eval(int argc, char **argv)
     memset(&e, 0, sizeof e);
     for (size_t i = 0; status == CLI_OK && i < q.selects.n; i++)
         status = selections_add(&e.selections, q.selects.items[i], q.report_folder != NULL);
+    for (size_t i = 0; status == CLI_OK && i < e.selections.n; i++)
+        if (selection_is_fitted(&e.selections.data[i]))
+            status = args_wrong("'%s' is made from activations: 'sffn prepare' does that, and "
+                                "--select plan measures it",
+                                e.selections.data[i].text);
     if (status != CLI_OK) {
         selections_free(&e.selections);
         return status;

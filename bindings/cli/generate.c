@@ -349,6 +349,10 @@ int cmd_generate(int argc, char **argv)
         return args_wrong("--select %s is for --ffn sparse, not dense", q.select);
     if (q.select != NULL && selections_add(&q.selections, q.select, 0) != CLI_OK)
         return CLI_USAGE;
+    if (q.selections.n == 1 && selection_is_fitted(&q.selections.data[0]))
+        return args_wrong(
+            "'%s' is made from activations: 'sffn prepare' does that, and --select plan uses it",
+            q.select);
     if (q.selections.n > 1)
         return args_wrong("--select %s is a list, expected one selection", q.select);
     cli_catch_interrupt();

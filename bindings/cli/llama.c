@@ -117,7 +117,7 @@ static sffn_status run_ffn(struct llama *m, uint32_t i, size_t n)
     args.select_x = select_input(m, i);
     args.stats = &stats;
     if (m->before_ffn != NULL)
-        status = m->before_ffn(m->before_ffn_user, i, m->x_norm, n, &args);
+        status = m->before_ffn(m->before_ffn_user, i, &args);
     if (status == SFFN_OK)
         status = sffn_ffn_forward(m->ctx, m->layers[i].ffn, &args);
     ns = cli_now_ns() - start_ns;
@@ -128,6 +128,8 @@ static sffn_status run_ffn(struct llama *m, uint32_t i, size_t n)
     sum->n_active += stats.n_active;
     sum->n_nonzero += stats.n_nonzero;
     sum->touched_bytes += stats.touched_bytes;
+    if (status == SFFN_OK && m->on_ffn != NULL)
+        status = m->on_ffn(m->on_ffn_user, i, &args);
     return status;
 }
 
@@ -173,9 +175,6 @@ static int eval_batch(struct llama *m, const int32_t *tokens, size_t n, size_t n
         add_residual(m, n);
         rms_norm(m, n, m->layers[i].ffn_norm);
         status = run_ffn(m, i, n);
-        if (status == SFFN_OK && m->on_ffn != NULL &&
-            m->on_ffn(m->on_ffn_user, i, m->x_norm, m->y, n) != 0)
-            return CLI_FAILED;
         add_residual(m, n);
     }
     if (status == SFFN_OK && n_logits != 0) {

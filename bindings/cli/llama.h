@@ -52,12 +52,11 @@ struct llama {
     int32_t select;                  /* enum sffn_select of the FFN; may change between calls */
     struct llama_layer_stats *stats; /* per layer; memset to 0 to start anew */
     uint64_t ffn_ns;                 /* time of the FFN calls, before_ffn included */
-    /* Called before each FFN call with its input, to change how it is called, for example to select early. NULL: none. */
-    sffn_status (*before_ffn)(void *user, uint32_t layer, const float *x, size_t n_tokens,
-                              sffn_ffn_args *args);
+    /* Called before each FFN call with its arguments, to change them, for example to select early. NULL: none. */
+    sffn_status (*before_ffn)(void *user, uint32_t layer, sffn_ffn_args *args);
     void *before_ffn_user;
-    /* Called after each FFN call with its input and output; anything but 0 stops llama_eval(). NULL: none. */
-    int (*on_ffn)(void *user, uint32_t layer, const float *x, const float *y, size_t n_tokens);
+    /* Called after each FFN call with its arguments, y written. SFFN_ERR_INTERRUPTED stops llama_eval() without an error line. NULL: none. */
+    sffn_status (*on_ffn)(void *user, uint32_t layer, const sffn_ffn_args *args);
     void *on_ffn_user;
 };
 

@@ -62,13 +62,15 @@ static double norm2(const float *a, const float *b, uint32_t n)
     return sum;
 }
 
-sffn_status measure_begin(struct measure *m, const sffn_ffn *ffn, const float *x, size_t n_tokens)
+sffn_status measure_begin(struct measure *m, const sffn_ffn *ffn, const float *x,
+                          const float *select_x, size_t n_tokens)
 {
     sffn_ffn_args args = SFFN_FFN_ARGS_INIT;
     sffn_ffn_stats stats = SFFN_FFN_STATS_INIT;
     sffn_status status;
     m->ffn = ffn;
     m->x = x;
+    m->select_x = select_x;
     m->n_tokens = n_tokens;
     args.x = x;
     args.n_tokens = n_tokens;
@@ -116,9 +118,11 @@ sffn_status measure_add(struct measure *m, const sffn_ffn *ffn, const struct sel
 {
     sffn_ffn_args args = SFFN_FFN_ARGS_INIT;
     sffn_ffn_stats stats = SFFN_FFN_STATS_INIT;
-    sffn_status status = selector_run(m->ctx, selectors, layer, m->x, m->n_tokens, &args);
+    sffn_status status;
     args.x = m->x;
+    args.select_x = m->select_x;
     args.n_tokens = m->n_tokens;
+    status = selector_run(m->ctx, selectors, layer, &args);
     args.stats = &stats;
     args.y = m->y_sparse;
     args.h = m->h_sparse;

@@ -25,8 +25,8 @@ struct measure {
     float *h_dense, *h_sparse, *h_skipped; /* [max_tokens][d_ff] */
     float *y_dense, *y_sparse, *y_skipped; /* [max_tokens][d_model] */
     int against_gate; /* 1: the gate-first call, with the layer's rule, takes the dense call's place */
-    const sffn_ffn *ffn; /* of the batch that measure_begin() started */
-    const float *x;
+    const sffn_ffn *ffn;       /* of the batch that measure_begin() started */
+    const float *x, *select_x; /* select_x: of the layer's own selector; NULL: x */
     size_t n_tokens;
     uint64_t n_active;
 };
@@ -37,7 +37,7 @@ int measure_create(struct measure *measure, sffn_context *ctx, uint32_t d_model,
 void measure_free(struct measure *measure);
 /* Runs a batch dense and gate-first: what the selections are compared with. measure->truth and y_dense are valid afterwards. */
 sffn_status measure_begin(struct measure *measure, const sffn_ffn *ffn, const float *x,
-                          size_t n_tokens);
+                          const float *select_x, size_t n_tokens);
 /* Adds what a selection does on that batch. ffn: a layer of the same weights with another selector, or NULL. down_bias is the layer's, or NULL. */
 sffn_status measure_add(struct measure *measure, const sffn_ffn *ffn,
                         const struct selectors *selectors, uint32_t layer, const float *down_bias,

@@ -197,7 +197,7 @@ static int calibrate(const struct prepare_request *q, struct llama *m, const str
                      const struct ids *ids, int32_t bos, struct result *r)
 {
     struct collect_options options = {ids->data, 0, q->window, bos, q->n_samples, q->seed};
-    struct progress progress;
+    struct progress *progress = q->progress_user;
     int status;
     split_text(q, ids, &options.n_tokens);
     status = collect_inputs(m, work, &options);
@@ -209,14 +209,14 @@ static int calibrate(const struct prepare_request *q, struct llama *m, const str
     }
     r->n_layers = m->info.n_layers;
     r->layers = cli_alloc(r->n_layers, sizeof *r->layers);
-    progress_begin(&progress);
+    progress_begin(progress);
     for (uint32_t i = 0; status == CLI_OK && i < r->n_layers; i++) {
-        progress_update(&progress, "rules and plans of the layers", i, r->n_layers);
+        progress_update(progress, "rules and plans of the layers", i, r->n_layers);
         status = prepare_layer(q, m, i, work, r->cett, &r->layers[i]);
         if (status == CLI_OK && cli_interrupted())
             status = CLI_FAILED;
     }
-    progress_end(&progress);
+    progress_end(progress);
     return status;
 }
 
@@ -228,10 +228,8 @@ static int write_file(const struct prepare_request *q, sffn_context *ctx, const 
     sffn_prepare_config config = SFFN_PREPARE_CONFIG_INIT;
     static const sffn_prepare_layer no_layer = SFFN_PREPARE_LAYER_INIT;
     sffn_prepare_layer *layers = NULL;
-    sffn_predictor_config *predictors = NULL;
     struct progress progress;
     sffn_status status;
-    int failed = 0;
     progress_begin(&progress);
     if (!is_converted) {
         config.dtype = q->dtype != NULL ? sffn_dtype_from_name(q->dtype) : -1;
@@ -242,8 +240,7 @@ static int write_file(const struct prepare_request *q, sffn_context *ctx, const 
     config.progress_user = &progress;
     if (r != NULL) {
         layers = cli_alloc(r->n_layers, sizeof *layers);
-        predictors = cli_alloc(r->n_layers, sizeof *predictors);
-        for (uint32_t i = 0; !failed && i < r->n_layers; i++) {
+        for (uint32_t i = 0; i < r->n_layers; i++) {
             const struct prepared_layer *from = &r->layers[i];
             const struct candidate *chosen = &from->candidates[from->chosen];
             layers[i] = no_layer;
@@ -251,25 +248,47 @@ static int write_file(const struct prepare_request *q, sffn_context *ctx, const 
             layers[i].rule = from->rule;
             layers[i].rule_tie = from->rule_tie;
             layers[i].rule_thresholds = from->rule_thresholds;
-            if (chosen->plan != SFFN_SELECT_PREDICTOR)
-                continue;
-            failed = selection_predictor_config(&q->predictors.data[chosen->predictor], i,
-                                                &m->layers[i].config, &predictors[i]);
-            layers[i].predictor = &predictors[i];
+            if (from->rule == SFFN_RULE_NONE) { /* what the source has */
+                layers[i].rule = m->layers[i].config.rule;
+                layers[i].rule_tie = m->layers[i].config.rule_tie;
+                layers[i].rule_threshold = m->layers[i].config.rule_threshold;
+                layers[i].rule_thresholds = m->layers[i].config.rule_thresholds;
+            }
+            if (from->fitted.has_predictor)
+                layers[i].predictor = &from->fitted.predictor;
+            if (from->fitted.has_router) {
+                layers[i].router = &from->fitted.router;
+                layers[i].permutation = from->fitted.arrays[FIT_PERMUTATION];
+            }
         }
         config.layers = layers;
         config.n_layers = r->n_layers;
         config.command = command;
     }
-    status = failed ? SFFN_OK : sffn_prepare(ctx, model, path, &config);
+    status = sffn_prepare(ctx, model, path, &config);
     progress_end(&progress);
     free(layers);
-    free(predictors);
     if (status == SFFN_ERR_INTERRUPTED)
         return CLI_FAILED; /* the caller says what is kept */
     if (status != SFFN_OK)
         return cli_fail_status(ctx, status, NULL);
-    return failed ? CLI_FAILED : CLI_OK;
+    return CLI_OK;
+}
+
+/* Selectors that somebody named must fit all layers; the default, which comes first, is left out where it does not. A target brings a rule, and with it zeros. */
+static int check_predictors(const struct prepare_request *q, const struct llama *m)
+{
+    int has_rule = q->target_cett >= 0.0 || q->target_density >= 0.0 || q->target_ppl >= 0.0,
+        status = CLI_OK;
+    for (uint32_t i = 0; i < m->info.n_layers; i++)
+        for (size_t p = (size_t)q->has_default_predictor; status == CLI_OK && p < q->predictors.n;
+             p++) {
+            sffn_ffn_config config = m->layers[i].config;
+            if (has_rule)
+                config.rule = SFFN_RULE_ABS_H;
+            status = fit_check(&q->predictors.data[p], i, &config);
+        }
+    return status;
 }
 
 /* From the converted model in the work folder. */
@@ -283,7 +302,11 @@ static int run_steps(const struct prepare_request *q, sffn_context *ctx, const s
     int status;
     options.n_positions = q->window;
     m = base != NULL ? llama_create(ctx, base, &options) : NULL;
-    status = m != NULL ? calibrate(q, m, work, ids, bos, r) : CLI_FAILED;
+    status = m != NULL ? check_predictors(q, m) : CLI_FAILED;
+    if (status != CLI_OK && !q->is_resumed && !cli_interrupted())
+        work_remove(work); /* nothing is lost, and the right command needs no --resume */
+    if (status == CLI_OK)
+        status = calibrate(q, m, work, ids, bos, r);
     if (status == CLI_OK)
         status = write_file(q, ctx, base, q->out_path, 1, m, r, command);
     llama_destroy(m);
@@ -311,11 +334,14 @@ static int run_calibrated(struct prepare_request *q, sffn_context *ctx, const sf
     struct work work = {NULL};
     struct ids ids = {NULL, 0, 0};
     int32_t bos = -1;
+    struct progress progress;
     char *job = NULL, *base_path = NULL, *folder, base[256];
     int status;
     sffn_model_get_info(model, &info);
     if (info.n_context != 0 && q->window > info.n_context)
         q->window = info.n_context;
+    q->progress = on_progress;
+    q->progress_user = &progress;
     status = q->tokens_path != NULL ? heldout_read_tokens(q->tokens_path, info.n_vocab, &ids)
                                     : heldout_read_text(q->text_path, ctx, model, &ids, &bos);
     if (status == CLI_OK && q->n_tokens != 0 && ids.n > q->n_tokens)
@@ -419,14 +445,24 @@ static int check_request(struct prepare_request *q, int has_calibration_option)
     if (q->predictor_texts.n != 0 && q->plan != NULL && strcmp(q->plan, "auto") != 0 &&
         strcmp(q->plan, "predictor") != 0)
         return args_wrong("--predictor is for --plan predictor and --plan auto, not %s", q->plan);
+    if (q->expert_size != 0 && q->plan != NULL && strcmp(q->plan, "auto") != 0 &&
+        strcmp(q->plan, "router") != 0)
+        return args_wrong("--experts is for --plan router and --plan auto, not %s", q->plan);
     if (q->rule == NULL)
         q->rule = "cett";
     if (q->plan == NULL)
         q->plan = "auto";
     for (size_t i = 0; status == CLI_OK && i < q->predictor_texts.n; i++)
         status = selections_add(&q->predictors, q->predictor_texts.items[i], 0);
-    if (status == CLI_OK && q->predictor_texts.n == 0)
+    q->has_default_predictor = q->predictor_texts.n == 0 && strcmp(q->plan, "auto") == 0;
+    if (status == CLI_OK && q->has_default_predictor)
         status = selections_add(&q->predictors, "screen", 0);
+    if (status == CLI_OK && (q->expert_size != 0 || strcmp(q->plan, "router") == 0)) {
+        char text[64];
+        snprintf(text, sizeof text, "router,size=%u",
+                 (unsigned)(q->expert_size != 0 ? q->expert_size : 32));
+        status = selections_add(&q->predictors, text, 0);
+    }
     for (size_t i = 0; status == CLI_OK && i < q->predictors.n; i++)
         if (!selection_is_predictor(&q->predictors.data[i]))
             return args_wrong(
@@ -450,7 +486,7 @@ int cmd_prepare(int argc, char **argv)
                                 .max_error = -1.0,
                                 .window = 512,
                                 .n_samples = 2048};
-    char notes[3072];
+    char notes[4096];
     /* clang-format off */
     const struct arg_option options[] = {
         {"--output", 'o', ARG_TEXT, &q.out_path, "OUT.gguf", "file to write; replaced when it exists", 0, 0},
@@ -467,9 +503,10 @@ int cmd_prepare(int argc, char **argv)
         {"--target-density", 0, ARG_NUMBER, &q.target_density, "X", "drop neurons until this share is left", 0, 1},
         {"--target-ppl", 0, ARG_NUMBER, &q.target_ppl, "P", "drop neurons until the perplexity has grown by P per cent", 0, 1000},
         {"--rule", 0, ARG_CHOICE, &q.rule, "cett|abs_h|cats|chess", "what a target drops by, see below; default cett", 0, 0},
-        {"--plan", 0, ARG_CHOICE, &q.plan, "auto|dense|gate|predictor", "who decides which neurons run; default auto: per layer the fastest on\n"
+        {"--plan", 0, ARG_CHOICE, &q.plan, "auto|dense|gate|predictor|router", "who decides which neurons run; default auto: per layer the fastest on\n"
          "this machine within the error", 0, 0},
         {"--predictor", 0, ARG_LIST, &q.predictor_texts, "SEL", "a predictor to consider, see below; may be given several times;\ndefault screen, where the layer allows it", 0, 0},
+        {"--experts", 0, ARG_UINT, &q.expert_size, "N", "also consider experts of N neurons and a router for them: the same\nas --predictor router,size=N", 1, 65536},
         {"--max-error", 0, ARG_NUMBER, &q.max_error, "X", "relative error of y that a selection may add; default 0.01", 0, 1},
         {"--resume", 0, ARG_FLAG, &q.is_resumed, NULL, "go on with what an interrupted run left in OUT.gguf.work", 0, 0},
         {"--threads", 't', ARG_UINT, &q.n_threads, "N", "0: all CPUs (default)", 0, 512},
@@ -486,11 +523,11 @@ int cmd_prepare(int argc, char **argv)
     snprintf(notes, sizeof notes,
              "Rules: cett |h| against one error per layer, a threshold per neuron; abs_h |h| and "
              "cats |s| against one threshold\n"
-             "per layer; chess |s| with a threshold per neuron.\n\n%s\n\nThe file is written "
+             "per layer; chess |s| with a threshold per neuron.\n\n%s\n%s\n\nThe file is written "
              "beside OUT.gguf under another name and renamed at the end. With "
              "a text, finished parts are kept\nin OUT.gguf.work until then: Ctrl-C or a crash "
              "loses nothing that was done.",
-             selection_help);
+             selection_help, selection_fitted_help);
     parsed = args_parse(&spec, argc, argv);
     if (parsed != ARGS_RUN)
         return parsed == ARGS_HELP ? CLI_OK : CLI_USAGE;

@@ -4,6 +4,7 @@
 #include "args.h"
 #include "llama.h"
 #include "measure.h"
+#include "prepare_fit.h"
 #include "work.h"
 
 enum { MAX_CANDIDATES = 20, CANDIDATE_NAME = 48 };
@@ -16,14 +17,18 @@ struct prepare_request {
     struct selections predictors; /* what they say */
     uint32_t n_tokens, window, n_samples, n_threads;
     uint64_t seed;
+    uint32_t expert_size; /* 0: not said */
     int small_embeddings, is_resumed, json_wanted;
+    int has_default_predictor; /* 1: nobody named a predictor; the first is tried where a layer allows it */
+    sffn_progress_fn progress; /* of fits */
+    void *progress_user;
 };
 
 /* A way to run the layer that was measured. Plain data: it is written to the work folder as it is. */
 struct candidate {
     char name[CANDIDATE_NAME]; /* "dense", "gate", or a selection */
     int32_t plan;              /* enum sffn_select */
-    uint32_t predictor;        /* index into request.predictors, of SFFN_SELECT_PREDICTOR */
+    uint32_t predictor; /* index into request.predictors, of SFFN_SELECT_PREDICTOR and ROUTER */
     double predicted_density, recall,
         error;        /* error: relative, of y against the full gate with the same rule */
     double bytes, ns; /* per token */
@@ -32,11 +37,13 @@ struct candidate {
 
 struct prepared_layer {
     int32_t rule, rule_tie;
+    sffn_activity activity; /* what the rule keeps */
     float *rule_thresholds; /* [d_ff]; NULL: none */
     double rule_value, rule_cett,
         rule_density; /* one number for the layer, see enum sffn_active_kind; what it does; NAN: no rule */
     struct candidate candidates[MAX_CANDIDATES];
     uint32_t n_candidates, chosen;
+    struct fitted fitted; /* of the chosen one */
 };
 
 /* Fills the rule of layer i for a target: cett, or the request's density when that is negative. CLI_OK, or CLI_FAILED after an error line. */

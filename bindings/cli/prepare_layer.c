@@ -31,28 +31,53 @@ static const struct rule_name {
     {"chess", SFFN_ACTIVE_CHESS, SFFN_RULE_ABS_SCORE},
 };
 
-int prepare_rule(const struct prepare_request *q, struct llama *m, uint32_t i,
-                 const struct work *work, double cett, struct prepared_layer *out)
+/* The sample of a layer, as the library's fits want it. */
+struct sample {
+    float *x;
+    size_t n;
+    sffn_calibration *calibration;
+};
+
+static int open_sample(const struct prepare_request *q, struct llama *m, uint32_t i,
+                       const struct work *work, int wants_moment, struct sample *out)
 {
     sffn_calibration_config config = SFFN_CALIBRATION_CONFIG_INIT;
+    sffn_status status;
+    char what[32];
+    memset(out, 0, sizeof *out);
+    out->x = collect_read(work, i, m->info.d_model, &out->n);
+    if (out->x == NULL)
+        return CLI_FAILED;
+    config.ffn = m->layers[i].ffn;
+    config.max_samples = (uint32_t)out->n;
+    config.eval_samples = out->n < MAX_MEASURED ? (uint32_t)out->n : MAX_MEASURED;
+    config.keep_second_moment = wants_moment;
+    config.seed = q->seed;
+    status = sffn_calibration_create(m->ctx, &config, &out->calibration);
+    if (status == SFFN_OK)
+        status = sffn_calibration_add(m->ctx, out->calibration, out->x, m->info.d_model, NULL, 0,
+                                      out->n);
+    snprintf(what, sizeof what, "layer %u", (unsigned)i);
+    return status == SFFN_OK ? CLI_OK : cli_fail_status(m->ctx, status, what);
+}
+
+static void close_sample(struct sample *sample)
+{
+    sffn_calibration_destroy(sample->calibration);
+    free(sample->x);
+}
+
+static int find_rule(const struct prepare_request *q, struct llama *m, uint32_t i,
+                     const struct sample *sample, double cett, struct prepared_layer *out)
+{
     sffn_threshold_config target = SFFN_THRESHOLD_CONFIG_INIT;
-    sffn_calibration *calibration = NULL;
-    sffn_activity activity = SFFN_ACTIVITY_INIT;
     sffn_measured measured = SFFN_MEASURED_INIT;
     const struct rule_name *rule = &rules[0];
     sffn_status status;
-    size_t n = 0;
-    float *x = collect_read(work, i, m->info.d_model, &n);
     char what[32];
-    if (x == NULL)
-        return CLI_FAILED;
     for (size_t r = 0; r < sizeof rules / sizeof rules[0]; r++)
-        if (q->rule != NULL && strcmp(rules[r].name, q->rule) == 0)
+        if (strcmp(rules[r].name, q->rule) == 0)
             rule = &rules[r];
-    config.ffn = m->layers[i].ffn;
-    config.max_samples = (uint32_t)n;
-    config.eval_samples = n < MAX_MEASURED ? (uint32_t)n : MAX_MEASURED;
-    config.seed = q->seed;
     target.kind = rule->kind;
     if (cett >= 0.0)
         target.target_cett = (float)cett;
@@ -60,29 +85,36 @@ int prepare_rule(const struct prepare_request *q, struct llama *m, uint32_t i,
         target.target_density = (float)q->target_density;
     out->rule = rule->rule;
     out->rule_thresholds = cli_alloc(m->layers[i].config.d_ff, sizeof(float));
-    status = sffn_calibration_create(m->ctx, &config, &calibration);
-    if (status == SFFN_OK)
-        status = sffn_calibration_add(m->ctx, calibration, x, m->info.d_model, NULL, 0, n);
-    if (status == SFFN_OK)
-        status = sffn_calibration_find_threshold(m->ctx, calibration, &target, &activity,
-                                                 out->rule_thresholds, &measured);
+    status = sffn_calibration_find_threshold(m->ctx, sample->calibration, &target, &out->activity,
+                                             out->rule_thresholds, &measured);
     snprintf(what, sizeof what, "layer %u", (unsigned)i);
-    if (status != SFFN_OK)
-        cli_fail_status(m->ctx, status, what);
-    sffn_calibration_destroy(calibration);
-    free(x);
-    out->rule_tie = activity.tie;
-    out->rule_value = activity.threshold;
+    out->rule_tie = out->activity.tie;
+    out->rule_value = out->activity.threshold;
     out->rule_cett = measured.cett;
     out->rule_density = measured.density;
-    return status == SFFN_OK ? CLI_OK : CLI_FAILED;
+    return status == SFFN_OK ? CLI_OK : cli_fail_status(m->ctx, status, what);
+}
+
+int prepare_rule(const struct prepare_request *q, struct llama *m, uint32_t i,
+                 const struct work *work, double cett, struct prepared_layer *out)
+{
+    struct sample sample;
+    int status = open_sample(q, m, i, work, 0, &sample);
+    if (status == CLI_OK)
+        status = find_rule(q, m, i, &sample, cett, out);
+    close_sample(&sample);
+    return status;
 }
 
 /* ---------------------------------------------------------------- candidates */
 
 struct trial {
+    struct fitted fitted;
+    struct permuted permuted; /* of a router */
     sffn_predictor *predictor;
-    sffn_ffn *ffn; /* of a candidate that needs its own; else NULL */
+    sffn_router *router;
+    sffn_ffn *reference; /* the layer in the router's order of neurons; NULL: the layer itself */
+    sffn_ffn *ffn;       /* of a candidate that needs its own; else NULL */
     struct selector selector;
     struct measure_sums sums;
     double times[N_TIMINGS];
@@ -160,37 +192,60 @@ static void list_candidates(const struct prepare_request *q, const sffn_ffn_conf
         add_candidate(out, "dense", SFFN_SELECT_DENSE);
     if (is_auto || strcmp(q->plan, "gate") == 0)
         add_candidate(out, "gate", SFFN_SELECT_GATE);
-    for (size_t p = 0; p < q->predictors.n; p++)
-        if (strcmp(q->plan, "predictor") == 0 ||
-            (is_auto && (q->predictor_texts.n != 0 || is_worth_trying(config))))
-            add_candidate(out, q->predictors.data[p].text, SFFN_SELECT_PREDICTOR)->predictor =
-                (uint32_t)p;
-}
-
-static int create_trials(const struct prepare_request *q, struct llama *m, uint32_t i,
-                         const sffn_ffn_config *config, struct prepared_layer *out,
-                         struct trial *trials)
-{
-    for (uint32_t c = 0; c < out->n_candidates; c++) {
-        sffn_ffn_config own = *config;
-        sffn_status status;
-        trials[c].selector.select = out->candidates[c].plan;
-        if (out->candidates[c].plan != SFFN_SELECT_PREDICTOR)
-            continue;
-        trials[c].predictor = selection_predictor(
-            m->ctx, &q->predictors.data[out->candidates[c].predictor], i, config);
-        if (trials[c].predictor == NULL)
-            return CLI_FAILED;
-        own.predictor = trials[c].predictor;
-        status = sffn_ffn_create(m->ctx, &own, &trials[c].ffn);
-        if (status != SFFN_OK)
-            return cli_fail_status(m->ctx, status, out->candidates[c].name);
+    for (size_t p = 0; p < q->predictors.n; p++) {
+        int is_router = strcmp(q->predictors.data[p].kind, "router") == 0;
+        if (strcmp(q->plan, is_router ? "router" : "predictor") == 0 ||
+            (is_auto && (p >= (size_t)q->has_default_predictor || is_worth_trying(config))))
+            add_candidate(out, q->predictors.data[p].text,
+                          is_router ? SFFN_SELECT_ROUTER : SFFN_SELECT_PREDICTOR)
+                ->predictor = (uint32_t)p;
     }
-    return CLI_OK;
 }
 
-static int measure_trials(struct llama *m, uint32_t i, const sffn_ffn *base, const float *x,
-                          size_t n, struct prepared_layer *out, struct trial *trials)
+/* The selector of one candidate, and the layer that uses it. */
+static int create_trial(const struct prepare_request *q, struct llama *m, uint32_t i,
+                        const sffn_ffn_config *config, const struct sample *sample,
+                        const struct prepared_layer *layer, const struct candidate *candidate,
+                        struct trial *t)
+{
+    struct fit_options options = {config,  &layer->activity, sample->x,       sample->n,
+                                  q->seed, q->progress,      q->progress_user};
+    sffn_ffn_config own = *config;
+    sffn_status status;
+    int result = fit_selection(m->ctx, sample->calibration,
+                               &q->predictors.data[candidate->predictor], i, &options, &t->fitted);
+    if (result != CLI_OK)
+        return result;
+    if (t->fitted.has_router) {
+        result = permute_layer(config, t->fitted.arrays[FIT_PERMUTATION], &t->permuted);
+        if (result != CLI_OK)
+            return result;
+        own = t->permuted.config;
+        status = sffn_ffn_create(m->ctx, &own, &t->reference);
+        if (status == SFFN_OK)
+            status = sffn_router_create(m->ctx, &t->fitted.router, &t->router);
+    } else {
+        status = sffn_predictor_create(m->ctx, &t->fitted.predictor, &t->predictor);
+    }
+    own.predictor = t->predictor;
+    own.router = t->router;
+    if (status == SFFN_OK)
+        status = sffn_ffn_create(m->ctx, &own, &t->ffn);
+    return status == SFFN_OK ? CLI_OK : cli_fail_status(m->ctx, status, candidate->name);
+}
+
+static void destroy_trial(struct trial *t)
+{
+    sffn_ffn_destroy(t->ffn);
+    sffn_ffn_destroy(t->reference);
+    sffn_predictor_destroy(t->predictor);
+    sffn_router_destroy(t->router);
+    permuted_free(&t->permuted);
+    fit_free(&t->fitted);
+}
+
+static int measure_trials(struct llama *m, uint32_t i, sffn_ffn *base, const float *x, size_t n,
+                          struct prepared_layer *out, struct trial *trials)
 {
     const sffn_ffn_config *config = &m->layers[i].config;
     struct measure measure;
@@ -199,11 +254,17 @@ static int measure_trials(struct llama *m, uint32_t i, const sffn_ffn *base, con
     measure.against_gate = 1;
     for (size_t at = 0; !failed && status == SFFN_OK && at < n; at += LLAMA_MAX_BATCH) {
         size_t batch = n - at < LLAMA_MAX_BATCH ? n - at : LLAMA_MAX_BATCH;
-        status = measure_begin(&measure, base, x + at * config->d_model, batch);
+        const sffn_ffn *reference = NULL;
         for (uint32_t c = 0; status == SFFN_OK && c < out->n_candidates; c++) {
             struct selectors one = {1, config->d_model, &trials[c].selector, NULL};
-            status =
-                measure_add(&measure, trials[c].ffn, &one, 0, config->down_bias, &trials[c].sums);
+            const sffn_ffn *wanted = trials[c].reference != NULL ? trials[c].reference : base;
+            if (wanted !=
+                reference) /* neurons are compared one by one, so they must be in the same order */
+                status = measure_begin(&measure, wanted, x + at * config->d_model, NULL, batch);
+            reference = wanted;
+            if (status == SFFN_OK)
+                status = measure_add(&measure, trials[c].ffn, &one, 0, config->down_bias,
+                                     &trials[c].sums);
         }
     }
     for (uint32_t c = 0; !failed && status == SFFN_OK && c < out->n_candidates; c++) {
@@ -216,6 +277,8 @@ static int measure_trials(struct llama *m, uint32_t i, const sffn_ffn *base, con
         candidate->bytes = row.bytes;
         if (trials[c].predictor != NULL)
             candidate->bytes += (double)sffn_predictor_weight_bytes(trials[c].predictor);
+        if (trials[c].router != NULL)
+            candidate->bytes += (double)sffn_router_weight_bytes(trials[c].router);
         if (candidate->plan ==
             SFFN_SELECT_DENSE) { /* leaves the rule out, so it cannot be compared with it; it loses nothing */
             candidate->bytes = row.dense_bytes;
@@ -243,8 +306,8 @@ static void choose(const struct prepare_request *q, struct prepared_layer *out)
     out->candidates[best].is_chosen = 1;
 }
 
-static int find_plan(const struct prepare_request *q, struct llama *m, uint32_t i, const float *x,
-                     size_t n, struct prepared_layer *out)
+static int find_plan(const struct prepare_request *q, struct llama *m, uint32_t i,
+                     const struct sample *sample, struct prepared_layer *out)
 {
     struct trial *trials = cli_alloc(MAX_CANDIDATES, sizeof *trials);
     sffn_ffn_config config = m->layers[i].config;
@@ -253,21 +316,29 @@ static int find_plan(const struct prepare_request *q, struct llama *m, uint32_t 
     int result;
     config.predictor = NULL;
     config.router = NULL;
-    config.rule = out->rule;
-    config.rule_tie = out->rule_tie;
-    config.rule_thresholds = out->rule_thresholds;
+    if (out->rule != SFFN_RULE_NONE) {
+        config.rule = out->rule;
+        config.rule_tie = out->rule_tie;
+        config.rule_thresholds = out->rule_thresholds;
+    }
     list_candidates(q, &config, out);
     status = sffn_ffn_create(m->ctx, &config, &base);
-    result = status == SFFN_OK ? create_trials(q, m, i, &config, out, trials)
-                               : cli_fail_status(m->ctx, status, NULL);
-    if (result == CLI_OK)
-        result = measure_trials(m, i, base, x, n < MAX_MEASURED ? n : MAX_MEASURED, out, trials);
-    if (result == CLI_OK)
-        choose(q, out);
-    for (uint32_t c = 0; c < out->n_candidates; c++) {
-        sffn_ffn_destroy(trials[c].ffn);
-        sffn_predictor_destroy(trials[c].predictor);
+    result = status == SFFN_OK ? CLI_OK : cli_fail_status(m->ctx, status, NULL);
+    for (uint32_t c = 0; result == CLI_OK && c < out->n_candidates; c++) {
+        int32_t plan = trials[c].selector.select = out->candidates[c].plan;
+        if (plan == SFFN_SELECT_PREDICTOR || plan == SFFN_SELECT_ROUTER)
+            result = create_trial(q, m, i, &config, sample, out, &out->candidates[c], &trials[c]);
     }
+    if (result == CLI_OK)
+        result = measure_trials(m, i, base, sample->x,
+                                sample->n < MAX_MEASURED ? sample->n : MAX_MEASURED, out, trials);
+    if (result == CLI_OK) {
+        choose(q, out);
+        out->fitted = trials[out->chosen].fitted; /* with its arrays */
+        memset(&trials[out->chosen].fitted, 0, sizeof out->fitted);
+    }
+    for (uint32_t c = 0; c < out->n_candidates; c++)
+        destroy_trial(&trials[c]);
     sffn_ffn_destroy(base);
     free(trials);
     return result;
@@ -275,22 +346,33 @@ static int find_plan(const struct prepare_request *q, struct llama *m, uint32_t 
 
 /* ---------------------------------------------------------------- the work folder */
 
-/* A file is the struct, without what its pointers point to, and then the thresholds. The job's text holds the program's version. */
+/* A file is the struct, without what its pointers point to, and then the arrays. The job's text holds the program's version. */
 static int read_result(const struct work *work, const char *name, uint32_t d_ff,
                        struct prepared_layer *out)
 {
-    size_t bytes = 0, n_thresholds;
+    size_t bytes = 0, at = sizeof *out, wanted = sizeof *out;
     char *data = work_read(work, name, &bytes);
-    int is_good = data != NULL && bytes >= sizeof *out;
+    int is_good = data != NULL && bytes >= sizeof *out, has_thresholds = 0;
     if (is_good) {
         memcpy(out, data, sizeof *out);
-        n_thresholds = out->rule_thresholds != NULL ? d_ff : 0;
-        is_good = bytes == sizeof *out + n_thresholds * sizeof(float);
-        out->rule_thresholds = NULL;
-        if (is_good && n_thresholds != 0) {
-            out->rule_thresholds = cli_alloc(n_thresholds, sizeof(float));
-            memcpy(out->rule_thresholds, data + sizeof *out, n_thresholds * sizeof(float));
-        }
+        has_thresholds = out->rule_thresholds != NULL;
+        wanted += has_thresholds ? d_ff * sizeof(float) : 0;
+        for (int a = 0; a < FIT_N_ARRAYS; a++)
+            wanted += out->fitted.bytes[a];
+        is_good = bytes == wanted;
+    }
+    if (is_good && has_thresholds) {
+        out->rule_thresholds = cli_alloc(d_ff, sizeof(float));
+        memcpy(out->rule_thresholds, data + at, d_ff * sizeof(float));
+        at += d_ff * sizeof(float);
+    }
+    for (int a = 0; is_good && a < FIT_N_ARRAYS; a++) {
+        out->fitted.arrays[a] = NULL;
+        if (out->fitted.bytes[a] == 0)
+            continue;
+        out->fitted.arrays[a] = cli_alloc(out->fitted.bytes[a], 1);
+        memcpy(out->fitted.arrays[a], data + at, out->fitted.bytes[a]);
+        at += out->fitted.bytes[a];
     }
     free(data);
     return is_good;
@@ -300,40 +382,63 @@ static int write_result(const struct work *work, const char *name, uint32_t d_ff
                         const struct prepared_layer *layer)
 {
     size_t n_thresholds = layer->rule_thresholds != NULL ? d_ff : 0,
-           bytes = sizeof *layer + n_thresholds * sizeof(float);
-    char *data = cli_alloc(bytes, 1);
+           bytes = sizeof *layer + n_thresholds * sizeof(float), at = sizeof *layer;
+    char *data;
     int status;
+    for (int a = 0; a < FIT_N_ARRAYS; a++)
+        bytes += layer->fitted.bytes[a];
+    data = cli_alloc(bytes, 1);
     memcpy(data, layer, sizeof *layer);
     if (n_thresholds != 0)
-        memcpy(data + sizeof *layer, layer->rule_thresholds, n_thresholds * sizeof(float));
+        memcpy(data + at, layer->rule_thresholds, n_thresholds * sizeof(float));
+    at += n_thresholds * sizeof(float);
+    for (int a = 0; a < FIT_N_ARRAYS; a++) {
+        if (layer->fitted.bytes[a] != 0)
+            memcpy(data + at, layer->fitted.arrays[a], layer->fitted.bytes[a]);
+        at += layer->fitted.bytes[a];
+    }
     status = work_write(work, name, data, bytes);
     free(data);
     return status;
 }
 
+/* Fits weighted by the inputs need what the inputs are like. */
+static int wants_moment(const struct prepare_request *q)
+{
+    int wanted = 0;
+    for (size_t p = 0; p < q->predictors.n; p++)
+        wanted |= !isnan(q->predictors.data[p].rank);
+    return wanted;
+}
+
 int prepare_layer(const struct prepare_request *q, struct llama *m, uint32_t i,
                   const struct work *work, double cett, struct prepared_layer *out)
 {
+    static const sffn_activity no_activity = SFFN_ACTIVITY_INIT;
     uint32_t d_ff = m->layers[i].config.d_ff;
-    size_t n = 0;
-    float *x;
+    struct sample sample;
     char name[32];
-    int status = CLI_OK;
+    int status;
     snprintf(name, sizeof name, "layer-%u.result", (unsigned)i);
     memset(out, 0, sizeof *out);
-    if (read_result(work, name, d_ff, out))
+    if (read_result(work, name, d_ff, out)) {
+        fit_point(&out->fitted, &m->layers[i].config);
         return CLI_OK;
+    }
     memset(out, 0, sizeof *out);
+    out->activity = no_activity;
     out->rule_value = out->rule_cett = out->rule_density = NAN;
-    if (cett >= 0.0 || q->target_density >= 0.0)
-        status = prepare_rule(q, m, i, work, cett, out);
-    x = status == CLI_OK ? collect_read(work, i, m->info.d_model, &n) : NULL;
-    status = x != NULL ? find_plan(q, m, i, x, n, out) : CLI_FAILED;
-    free(x);
+    status = open_sample(q, m, i, work, wants_moment(q), &sample);
+    if (status == CLI_OK && (cett >= 0.0 || q->target_density >= 0.0))
+        status = find_rule(q, m, i, &sample, cett, out);
+    if (status == CLI_OK)
+        status = find_plan(q, m, i, &sample, out);
+    close_sample(&sample);
     return status == CLI_OK ? write_result(work, name, d_ff, out) : status;
 }
 
 void prepared_layer_free(struct prepared_layer *layer)
 {
     free(layer->rule_thresholds);
+    fit_free(&layer->fitted);
 }

@@ -16,15 +16,40 @@ const char selection_help[] =
     "  screen[,margin=M]    a 4-bit copy of the gate first, then the gate among those let through; "
     "M in standard\n"
     "                       deviations of the copy's error (1.5)\n"
-    "A value may be a list, margin=0:1:2, which gives one result per value.";
+    "  sign[,alpha=A]       the signs of the gate and of x vote, and A (1.03) times the votes for "
+    "count\n"
+    "  svd,rank=R[,bits=B]  the gate's best approximation of rank R in B bits, 4, 8 (default), 16 "
+    "or "
+    "32\n"
+    "With density=X, screen, sign and svd let the best X of the neurons through for each token; "
+    "with "
+    "threshold=T, svd lets\n"
+    "those through whose score exceeds T (0). A value may be a list, margin=0:1:2, which gives one "
+    "result per value.";
+
+const char selection_fitted_help[] =
+    "  low_rank,rank=R      two matrices of rank R, trained on the sample; mlp,rank=R with a ReLU "
+    "between them\n"
+    "  router[,size=N]      experts of N (32) neurons by balanced k-means, and a linear router, "
+    "trained on the sample\n"
+    "svd is weighted by the sample here. recall=R (0.99) sets the threshold, of screen the margin, "
+    "by the share of the\n"
+    "active neurons of the sample that is let through.";
 
 static const struct kind {
     const char *name, *keys; /* words with blanks between */
     const char *curve;       /* the knob and its usual values; NULL: none */
+    const char *needed;      /* a key that must be there; NULL: none */
+    int is_fitted;
 } kinds[] = {
-    {"gate", "", NULL},
-    {"plan", "", NULL},
-    {"screen", "margin", "margin=0:0.5:1:2:3"},
+    {"gate", "", NULL, NULL, 0},
+    {"plan", "", NULL, NULL, 0},
+    {"screen", "margin density recall", "margin=0:0.5:1:2:3", NULL, 0},
+    {"sign", "alpha density recall", "alpha=0.9:0.95:1:1.05:1.1:1.2:1.4", NULL, 0},
+    {"svd", "rank bits density threshold recall", "density=0.05:0.1:0.2:0.3:0.5:0.7", "rank", 0},
+    {"low_rank", "rank bits recall", NULL, "rank", 1},
+    {"mlp", "rank bits recall", NULL, "rank", 1},
+    {"router", "size recall", NULL, NULL, 1},
 };
 
 static const struct key {
@@ -34,6 +59,13 @@ static const struct key {
     int is_whole;
 } keys[] = {
     {"margin", offsetof(struct selection, margin), 0.0, 100.0, 0},
+    {"alpha", offsetof(struct selection, alpha), 0.001, 1000.0, 0},
+    {"density", offsetof(struct selection, density), 0.0, 1.0, 0},
+    {"threshold", offsetof(struct selection, threshold), -1e30, 1e30, 0},
+    {"rank", offsetof(struct selection, rank), 1.0, 65536.0, 1},
+    {"bits", offsetof(struct selection, bits), 4.0, 32.0, 1},
+    {"recall", offsetof(struct selection, recall), 0.01, 1.0, 0},
+    {"size", offsetof(struct selection, size), 1.0, 65536.0, 1},
 };
 
 enum { N_KINDS = sizeof kinds / sizeof kinds[0], N_KEYS = sizeof keys / sizeof keys[0] };
@@ -65,9 +97,14 @@ static int set_key(struct selection *s, const struct key *key, const char *value
     snprintf(number, sizeof number, "%.*s", (int)(n < 31 ? n : 31), value);
     parsed = strtod(number, &end);
     if (number[0] == '\0' || *end != '\0' || !(parsed >= key->min && parsed <= key->max) ||
-        (key->is_whole && parsed != floor(parsed)))
-        return args_wrong("'%s': %s is '%s', expected a %snumber from %g to %g", text, key->name,
-                          number, key->is_whole ? "whole " : "", key->min, key->max);
+        (key->is_whole && parsed != floor(parsed)) ||
+        (strcmp(key->name, "bits") == 0 && parsed != 4.0 && parsed != 8.0 && parsed != 16.0 &&
+         parsed != 32.0))
+        return strcmp(key->name, "bits") == 0
+                   ? args_wrong("'%s': bits is '%s', expected 4, 8, 16 or 32", text, number)
+                   : args_wrong("'%s': %s is '%s', expected a %snumber from %g to %g", text,
+                                key->name, number, key->is_whole ? "whole " : "", key->min,
+                                key->max);
     memcpy((char *)s + key->offset, &parsed, sizeof parsed);
     return CLI_OK;
 }
@@ -80,6 +117,13 @@ static const struct key *find_key(const char *name, size_t n)
     return NULL;
 }
 
+static double value_of(const struct selection *s, const struct key *key)
+{
+    double value;
+    memcpy(&value, (const char *)s + key->offset, sizeof value);
+    return value;
+}
+
 static void add(struct selections *all, const struct selection *s)
 {
     cli_grow(&all->data, &all->capacity, all->n, sizeof *all->data);
@@ -89,9 +133,7 @@ static void add(struct selections *all, const struct selection *s)
 static int same_point(const struct selection *a, const struct selection *b)
 {
     for (size_t i = 0; i < N_KEYS; i++) {
-        double x, y;
-        memcpy(&x, (const char *)a + keys[i].offset, sizeof x);
-        memcpy(&y, (const char *)b + keys[i].offset, sizeof y);
+        double x = value_of(a, &keys[i]), y = value_of(b, &keys[i]);
         if (x != y && !(isnan(x) && isnan(y)))
             return 0;
     }
@@ -144,7 +186,7 @@ int selections_add(struct selections *all, const char *text, int with_curve)
                                     i != 0 ? "|" : "", kinds[i].name);
     }
     if (kind == NULL)
-        return args_wrong("--select is '%s', expected %s", text, known);
+        return args_wrong("selection '%s', expected %s", text, known);
     s.kind = kind->name;
     s.series = all->n != 0 ? all->data[all->n - 1].series + 1 : 0;
     for (size_t i = 0; i < N_KEYS; i++) {
@@ -174,6 +216,10 @@ int selections_add(struct selections *all, const char *text, int with_curve)
         }
         n += 1 + length;
     }
+    if (kind->needed != NULL && list_key != find_key(kind->needed, strlen(kind->needed)) &&
+        isnan(value_of(&s, find_key(kind->needed, strlen(kind->needed)))))
+        return args_wrong("'%s' needs a %s: %s,%s=...", text, kind->needed, kind->name,
+                          kind->needed);
     s.text = copy_text(single, strlen(single));
     s.point_text = copy_text("", 0);
     if (list != NULL) {
@@ -183,7 +229,7 @@ int selections_add(struct selections *all, const char *text, int with_curve)
         return status;
     }
     add(all, &s);
-    if (with_curve && kind->curve != NULL) {
+    if (with_curve && kind->curve != NULL && isnan(s.density)) {
         struct selection curve = s;
         size_t n_name = strcspn(kind->curve, "=");
         curve.is_curve = 1;
@@ -209,13 +255,28 @@ int selection_is_predictor(const struct selection *selection)
     return strcmp(selection->kind, "gate") != 0 && strcmp(selection->kind, "plan") != 0;
 }
 
+int selection_is_fitted(const struct selection *selection)
+{
+    for (size_t i = 0; i < N_KINDS; i++)
+        if (strcmp(kinds[i].name, selection->kind) == 0)
+            return kinds[i].is_fitted || !isnan(selection->recall);
+    return 0;
+}
+
+int32_t selection_dtype(const struct selection *selection)
+{
+    double bits = selection->bits;
+    return bits == 4.0 ? SFFN_Q4_0 : bits == 16.0 ? SFFN_F16 : bits == 32.0 ? SFFN_F32 : SFFN_Q8_0;
+}
+
 int selection_predictor_config(const struct selection *selection, uint32_t layer,
                                const sffn_ffn_config *ffn, sffn_predictor_config *config)
 {
     static const sffn_predictor_config defaults = SFFN_PREDICTOR_CONFIG_INIT;
     int is_gated = ffn->gate.data != NULL;
-    if (ffn->activation == SFFN_ACT_SILU || ffn->activation == SFFN_ACT_GELU_ERF ||
-        ffn->activation == SFFN_ACT_GELU_TANH)
+    if (ffn->rule == SFFN_RULE_NONE &&
+        (ffn->activation == SFFN_ACT_SILU || ffn->activation == SFFN_ACT_GELU_ERF ||
+         ffn->activation == SFFN_ACT_GELU_TANH))
         return cli_fail("layer %u has activation %s, expected one with exact zeros for --select %s",
                         (unsigned)layer, sffn_activation_name(ffn->activation), selection->kind);
     *config = defaults;
@@ -224,8 +285,25 @@ int selection_predictor_config(const struct selection *selection, uint32_t layer
     config->gate = is_gated ? ffn->gate : ffn->up;
     config->gate_bias = is_gated ? ffn->gate_bias : ffn->up_bias;
     config->threshold = ffn->act_threshold;
+    if (strcmp(selection->kind, "sign") == 0) {
+        config->kind = SFFN_PREDICTOR_SIGN;
+        config->threshold = 0.0f; /* of votes, not of the gate */
+        if (!isnan(selection->alpha))
+            config->alpha = (float)selection->alpha;
+    } else if (strcmp(selection->kind, "svd") == 0) {
+        config->kind = SFFN_PREDICTOR_GATE_SVD;
+        config->rank = (uint32_t)selection->rank;
+        config->dtype = selection_dtype(selection);
+    }
     if (!isnan(selection->margin))
         config->margin = (float)selection->margin;
+    if (!isnan(selection->threshold))
+        config->threshold = (float)selection->threshold;
+    if (!isnan(selection->density)) {
+        double k = ceil(selection->density * ffn->d_ff);
+        config->decision = SFFN_DECIDE_TOP_K;
+        config->top_k = k < 1.0 ? 1 : k > ffn->d_ff ? ffn->d_ff : (uint32_t)k;
+    }
     return CLI_OK;
 }
 
@@ -286,15 +364,15 @@ void selectors_free(struct selectors *selectors)
 }
 
 sffn_status selector_run(sffn_context *ctx, const struct selectors *selectors, uint32_t layer,
-                         const float *x, size_t n_tokens, sffn_ffn_args *args)
+                         sffn_ffn_args *args)
 {
     const struct selector *selector = &selectors->layers[layer];
     args->select = selector->select;
     if (selector->predictor == NULL)
         return SFFN_OK;
     args->active = selectors->set;
-    return sffn_predictor_predict(ctx, selector->predictor, x, selectors->d_model, n_tokens, NULL,
-                                  0, selectors->set);
+    return sffn_predictor_predict(ctx, selector->predictor, args->x, selectors->d_model,
+                                  args->n_tokens, NULL, 0, selectors->set);
 }
 
 uint64_t selector_bytes(const struct selector *selector)

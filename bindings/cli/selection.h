@@ -14,7 +14,8 @@ struct selection {
     const char *kind; /* static */
     size_t series;    /* points from one command line text have the same number */
     int is_curve;     /* 1: nobody asked for it, it is there to draw a curve */
-    double margin;    /* NAN: the library's default */
+    /* NAN: not said */
+    double margin, alpha, density, threshold, rank, bits, recall, size;
 };
 
 struct selections {
@@ -30,6 +31,8 @@ int selections_add(struct selections *all, const char *text, int with_curve);
 void selections_free(struct selections *all);
 /* The kinds and their keys, for help texts: one line each. */
 extern const char selection_help[];
+/* The same of what only `sffn prepare` makes. */
+extern const char selection_fitted_help[];
 
 /* What a selection needs at run time in one layer. */
 struct selector {
@@ -46,6 +49,10 @@ struct selectors {
 
 /* 0: the layer brings what it needs. */
 int selection_is_predictor(const struct selection *selection);
+/* 1: made from activations, by `sffn prepare` only. */
+int selection_is_fitted(const struct selection *selection);
+/* Type of a low-rank predictor's matrices. */
+int32_t selection_dtype(const struct selection *selection);
 /* The predictor of layer `layer`, which `ffn` describes. CLI_FAILED after an error line. */
 int selection_predictor_config(const struct selection *selection, uint32_t layer,
                                const sffn_ffn_config *ffn, sffn_predictor_config *config);
@@ -57,9 +64,9 @@ int selectors_create(sffn_context *ctx, const struct selection *selection,
                      const sffn_ffn_config *const *layers, uint32_t n_layers, uint32_t max_tokens,
                      struct selectors *out);
 void selectors_free(struct selectors *selectors);
-/* Decides early, and puts into args how the layer is to be called. */
+/* Decides early, on args->x, and puts into args how the layer is to be called. */
 sffn_status selector_run(sffn_context *ctx, const struct selectors *selectors, uint32_t layer,
-                         const float *x, size_t n_tokens, sffn_ffn_args *args);
+                         sffn_ffn_args *args);
 /* Bytes that one decision reads. */
 uint64_t selector_bytes(const struct selector *selector);
 #endif /* SFFN_CLI_SELECTION_H */

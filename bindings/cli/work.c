@@ -111,7 +111,7 @@ int work_open(struct work *work, const char *folder, const char *job, int is_res
     return check_job(work, job);
 }
 
-void work_remove(struct work *work)
+void work_remove(const struct work *work)
 {
     DIR *folder = opendir(work->folder);
     const struct dirent *entry;

@@ -22,6 +22,6 @@ int work_write(const struct work *work, const char *name, const void *data, size
 /* Contents, to be freed; NULL without an error line when there is no such file. */
 char *work_read(const struct work *work, const char *name, size_t *bytes);
 /* The work is done: removes the folder and what is in it. */
-void work_remove(struct work *work);
+void work_remove(const struct work *work);
 void work_close(struct work *work);
 #endif /* SFFN_CLI_WORK_H */

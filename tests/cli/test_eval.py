@@ -53,6 +53,18 @@ class Eval(Case):
         for row in both:  # precision = recall * active / let through, token by token; nearly so for the means
             self.assertAlmostEqual(row["precision"], row["recall"] * row["density"] / row["predicted_density"], delta=0.02)
 
+    def test_svd(self):
+        """A full rank is the gate itself; with a density, as many neurons as asked for."""
+        rows = self.eval("--select", "svd,rank=32,bits=32", "--select", "svd,rank=4:16,bits=32,density=0.5", "--select", "screen,density=0.25",
+                         "--select", "sign,alpha=0.7:1.5")
+        self.assertGreater(rows[0]["recall"], 0.999)
+        for row, density in zip(rows[1:], (0.5, 0.5, 0.25)):
+            self.assertAlmostEqual(row["predicted_density"], density, delta=1e-9)
+        self.assertLess(rows[4]["recall"], rows[5]["recall"])
+        self.assertLess(rows[1]["recall"], rows[2]["recall"])
+        self.assertLess(rows[2]["cett"], rows[1]["cett"])
+        self.fails(1, "eval", self.model, "--tokens", self.ids, "--select", "svd,rank=33", says=("layer 0", "rank", "33"))
+
     def test_threads(self):
         runs = [self.eval("--select", "screen", "--timed", "0", "--threads", n) for n in (1, 2, 5)]
         self.assertEqual(runs[0], runs[1])

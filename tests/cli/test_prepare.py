@@ -64,6 +64,39 @@ class Prepare(Case):
                 tokens = self.json("generate", self.path("out.gguf"), "--prompt", "hello", "-n", "8", "--ignore-eos")
                 self.assertEqual((len(tokens["tokens"]), tokens["select"]), (8, "plan"))
 
+    def test_fits(self):
+        """Trained selectors reach their recall on the sample, and the file that is written does what was measured."""
+        for predictor in ("screen,recall=0.95", "svd,rank=8,bits=32,recall=0.95", "low_rank,rank=8,bits=16,recall=0.9", "mlp,rank=16,bits=16",
+                          "router,size=8,recall=0.9"):
+            with self.subTest(predictor=predictor):
+                is_router = predictor.startswith("router")
+                choice = ("--plan", "router", "--experts", "8") if is_router else ("--plan", "predictor", "--predictor", predictor)
+                got = self.prepare(*choice)
+                run = self.eval(self.path("out.gguf"))
+                for layer, row in zip(got["layers"], run["layers"]):
+                    (candidate,) = layer["candidates"]
+                    want = 0.99 if is_router or "recall" not in predictor else float(predictor.rsplit("=", 1)[1])
+                    self.assertAlmostEqual(candidate["recall"], want, delta=0.03)
+                    self.assertAlmostEqual(row["recall"], candidate["recall"], delta=0.03)
+                    self.assertAlmostEqual(row["predicted_density"], candidate["predicted_density"], delta=0.03)
+                    self.assertAlmostEqual(row["bytes"], candidate["bytes"], delta=0.05 * candidate["bytes"])
+                self.assertAlmostEqual(run["perplexity_dense"], self.dense_perplexity(), delta=1e-3 * run["perplexity_dense"])
+
+    def dense_perplexity(self):
+        return self.eval(self.model, "--select", "gate")["perplexity_dense"]
+
+    def test_all_candidates(self):
+        got = self.prepare("--predictor", "screen,margin=0:1", "--predictor", "svd,rank=8:16,bits=16", "--experts", "16", "--target-cett", "0.1")
+        for layer in got["layers"]:
+            self.assertEqual([c["select"] for c in layer["candidates"]], ["dense", "gate", "screen,margin=0", "screen,margin=1", "svd,bits=16,rank=8",
+                                                                          "svd,bits=16,rank=16", "router,size=16"])
+
+    def test_bad_fits(self):
+        for predictor, words in (("svd,rank=8", ("rank 8", "multiples of 32")), ("low_rank,rank=64,bits=16", ("rank 64", "32 inputs")),
+                                 ("router,size=7", ("7 neurons", "96"))):
+            self.fails(1, "prepare", self.model, "-o", self.path("no.gguf"), "--tokens", self.ids, "--predictor", predictor, says=words)
+            self.assertFalse(os.path.exists(self.path("no.gguf.work")))
+
     def test_target_cett(self):
         for rule in ("cett", "abs_h", "cats", "chess"):
             with self.subTest(rule=rule):
@@ -128,6 +161,7 @@ class Prepare(Case):
             ("--tokens", "b", "--rule", "cats"): ("--rule cats needs a target",), ("--tokens", "b", "--rule", "dogs"): ("'dogs'", "cett|abs_h|cats|chess"),
             ("--tokens", "b", "--plan", "best"): ("'best'",), ("--tokens", "b", "--plan", "predictor"): ("--predictor",),
             ("--tokens", "b", "--plan", "gate", "--predictor", "screen"): ("not gate",),
+            ("--tokens", "b", "--plan", "gate", "--experts", "32"): ("not gate",), ("--tokens", "b", "--experts", "0"): ("'0'",),
             ("--tokens", "b", "--predictor", "gate"): ("no predictor",), ("--tokens", "b", "--predictor", "scren"): ("'scren'",),
             ("--tokens", "b", "--plan", "predictor", "--predictor", "screen,margin=1:2"): ("is a list",),
         }.items():
