@@ -88,18 +88,17 @@ static void find_cuts(const struct sffn_selector *s, const struct sffn_selection
     }
 }
 
+/* Row `first` + i of the group that begins at row `first`. */
 static int is_kept(const struct sffn_selector *s, const struct sffn_selection *run, size_t t,
-                   size_t row)
+                   uint32_t group, size_t first, size_t i)
 {
-    const float score = run->scores[t * run->scores_stride + row];
+    const float score = run->scores[t * run->scores_stride + first + i];
     if (s->rule == SFFN_SELECT_THRESHOLD)
-        return sffn_score_passes(&s->scorer, row, score, 0);
-    const size_t n = s->n_rows / s->n_groups;
-    return sffn_cut_keeps(run->scratch.cuts[t * s->n_groups + row / n], sffn_float_key(score),
-                          row % n);
+        return sffn_score_passes(&s->scorer, first + i, score, 0);
+    return sffn_cut_keeps(run->scratch.cuts[t * s->n_groups + group], sffn_float_key(score), i);
 }
 
-/* The weights of one token's experts: 0 for those that were not kept. */
+/* The weights of one token's experts: 0 for those that were not kept. Routers have one group. */
 static void weigh(const struct sffn_selector *s, const struct sffn_selection *run, size_t t)
 {
     const float *scores = run->scores + t * run->scores_stride;
@@ -111,14 +110,14 @@ static void weigh(const struct sffn_selector *s, const struct sffn_selection *ru
         total = softmax_total(scores, s->n_rows, max);
     } else if (s->weighting == SFFN_WEIGHTING_SOFTMAX_SELECTED) {
         for (uint32_t e = 0; e < s->n_rows; e++)
-            if (is_kept(s, run, t, e) && scores[e] > max)
+            if (is_kept(s, run, t, 0, 0, e) && scores[e] > max)
                 max = scores[e];
         for (uint32_t e = 0; e < s->n_rows; e++)
-            if (is_kept(s, run, t, e))
+            if (is_kept(s, run, t, 0, 0, e))
                 total += softmax_share(scores[e], max);
     }
     for (uint32_t e = 0; e < s->n_rows; e++) {
-        if (!is_kept(s, run, t, e))
+        if (!is_kept(s, run, t, 0, 0, e))
             weights[e] = 0;
         else if (scores[e] != scores[e])
             weights[e] = scores[e];
@@ -136,11 +135,15 @@ static void keep(const struct sffn_selector *s, const struct sffn_selection *run
     struct sffn_segment *segment = &run->list->segments[run->ith];
     segment->start = first * run->expand;
     segment->n = 0;
-    for (size_t row = first; row < last; row++) {
-        unsigned mask = 0;
-        for (size_t t = 0; t < run->n_tokens; t++)
-            mask |= (unsigned)is_kept(s, run, t, row) << t;
-        sffn_select_append(run, run->list, segment, (uint32_t)row, mask);
+    const size_t n = s->n_rows / s->n_groups;
+    for (uint32_t group = (uint32_t)(first / n); group * n < last; group++) {
+        const size_t begin = group * n, end = begin + n < last ? begin + n : last;
+        for (size_t row = begin > first ? begin : first; row < end; row++) {
+            unsigned mask = 0;
+            for (size_t t = 0; t < run->n_tokens; t++)
+                mask |= (unsigned)is_kept(s, run, t, group, begin, row - begin) << t;
+            sffn_select_append(run, run->list, segment, (uint32_t)row, mask);
+        }
     }
     for (size_t t = run->ith; s->weighting && t < run->n_tokens; t += run->nth)
         weigh(s, run, t);

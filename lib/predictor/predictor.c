@@ -154,8 +154,10 @@ sffn_status sffn_predictor_create(sffn_context *ctx, const sffn_predictor_config
     s->scorer.limit = c.threshold;
     s->scorer.keep_equal = c.tie == SFFN_TIE_KEEP;
     s->rule = (enum sffn_select_rule)c.decision;
-    if (c.decision == SFFN_DECIDE_TOP_K)
+    if (c.decision == SFFN_DECIDE_TOP_K) {
         s->top_k = round_up(c.top_k, c.top_k_multiple, c.d_ff);
+        c.margin = 0; /* of a threshold: nobody would read what it needs */
+    }
     s->decides_later = c.decision != SFFN_DECIDE_THRESHOLD;
     status = kinds[kind].init(ctx, p, &c);
     s->scorer.limits = sffn_copy_floats(ctx, "thresholds", c.thresholds, s->n_rows, &status);

@@ -209,6 +209,14 @@ static void top_k(void **state)
         {-1, -2, -3, -4, -1.0000001f, -1e38f, -1e-38f, -INFINITY},
     };
     static const uint32_t multiples[] = {1, 2, 3, 128};
+    /* the margin of a threshold costs top-k nothing */
+    sffn_predictor_config screened = config_of(8, 64);
+    screened.decision = SFFN_DECIDE_TOP_K;
+    screened.top_k = 1;
+    sffn_predictor *predictor = NULL;
+    CHECK_OK(ctx, sffn_predictor_create(ctx, &screened, &predictor));
+    CHECK(sffn_predictor_weight_bytes(predictor) == 8 * weight_bytes(SFFN_Q4_0, 64));
+    sffn_predictor_destroy(predictor);
     for (size_t c = 0; c < sizeof scores / sizeof scores[0]; c++)
         for (uint32_t k = 1; k <= 8; k++)
             for (size_t m = 0; m < 4; m++) {

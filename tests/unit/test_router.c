@@ -590,6 +590,59 @@ static void weighted_mixture(void **state)
     }
 }
 
+/* Whole experts of a mixture, thousands of neurons each; what is not chosen is not read. */
+static void whole_experts(void **state)
+{
+    (void)state;
+    enum { D = 32, N = 5, SIZE = 3000, F = N * SIZE, T = 9 };
+    float *w = malloc((size_t)F * D * sizeof *w), x[T * D], y[T * D], want[T * D];
+    static float router_weights[N * D];
+    struct rng rng = rng_named(__func__);
+    CHECK(w != NULL);
+    for (size_t i = 0; i < (size_t)F * D; i++)
+        w[i] = 0.1f * rng_normal(&rng);
+    for (size_t i = 0; i < T * D; i++)
+        x[i] = rng_normal(&rng);
+    for (size_t e = 0; e < N; e++) /* experts 1 and 3 win whenever x[0] > 0, 2 and 4 else */
+        router_weights[e * D] = e == 0 ? 0.0f : e % 2 ? 1.0f : -1.0f;
+    for (size_t t = 0; t < T; t++)
+        x[t * D] = fabsf(x[t * D]) + 1.0f;
+    sffn_router_config config = config_of(N, D);
+    config.block_size = SIZE;
+    config.weights.data = router_weights;
+    config.rule = SFFN_ROUTER_TOP_K;
+    config.top_k = 2;
+    config.weighting = SFFN_WEIGHTING_SOFTMAX_SELECTED; /* equal scores: a half each */
+    sffn_router *router = NULL;
+    CHECK_OK(ctx, sffn_router_create(ctx, &config, &router));
+    for (int is_poisoned = 0; is_poisoned < 2; is_poisoned++) {
+        for (size_t i = 0; is_poisoned && i < (size_t)F * D; i++)
+            if (i / D / SIZE % 2 == 0)
+                w[i] = NAN;
+        sffn_ffn_config layer = SFFN_FFN_CONFIG_INIT;
+        layer.d_model = D;
+        layer.d_ff = F;
+        layer.gate.data = layer.up.data = layer.down.data = w;
+        layer.down.layout = SFFN_LAYOUT_ROWS;
+        layer.router = router;
+        sffn_ffn *ffn = NULL;
+        sffn_ffn_stats stats = SFFN_FFN_STATS_INIT;
+        CHECK_OK(ctx, sffn_ffn_create(ctx, &layer, &ffn));
+        sffn_ffn_args args = SFFN_FFN_ARGS_INIT;
+        args.x = x;
+        args.y = is_poisoned ? y : want;
+        args.n_tokens = T;
+        args.stats = &stats;
+        CHECK_OK(ctx, sffn_ffn_forward(ctx, ffn, &args));
+        CHECK(stats.n_selected == 2 * SIZE * T);
+        sffn_ffn_destroy(ffn);
+    }
+    CHECK_BITS(y, want, T * D, "y");
+    CHECK(isfinite(y[0]) && y[0] != 0.0f);
+    sffn_router_destroy(router);
+    free(w);
+}
+
 int main(void)
 {
     struct cases cases = {0};
@@ -604,6 +657,7 @@ int main(void)
     CASE(&cases, weightings);
     CASE(&cases, mlp_router);
     CASE(&cases, weighted_mixture);
+    CASE(&cases, whole_experts);
     sffn_status status = sffn_context_create(NULL, &ctx);
     int failed = status != SFFN_OK || cases_run(&cases, "router");
     sffn_context_destroy(ctx);
