@@ -59,7 +59,8 @@ enum sffn_selector_input {
 
 /**
  * Writes all n_scores scores for one token's x; a score left alone is NaN, which lets its neuron through. x may lie at any address.
- * It is called once per token, in order, by one of the threads that run the prediction: never twice at the same time for one call.
+ * It is called once per token, in order, by one of the threads that run the prediction: never twice at the same time for one call. It must not call
+ * the library with the context that runs the prediction.
  */
 typedef void (*sffn_predictor_callback)(void *user, const float *x, uint32_t n_x, float *scores, uint32_t n_scores);
 
@@ -101,7 +102,8 @@ typedef struct sffn_predictor_config {
  * @retval SFFN_ERR_SHAPE             d_model no multiple of 32 (screened gate; q8_0 and q4_0 w1), rank no multiple of 32 (q8_0 and q4_0 w2), row_bytes too small
  * @retval SFFN_ERR_UNSUPPORTED       screened gate: a q4_0 gate, whose 4-bit copy would cost as many bytes as the gate itself; a gate in SFFN_LAYOUT_COLUMNS
  * @retval SFFN_ERR_OUT_OF_MEMORY
- * SVD: takes the gate as floats for the time of the creation, and seconds for a gate of 11008 x 4096. Since 0.1.
+ * SVD: holds the gate as floats for the time of the creation, and takes far longer than packing it: for large layers make the factors once, with
+ * sffn_fit_svd() (calibrate.h), and store them as SFFN_PREDICTOR_LOW_RANK. Since 0.1.
  */
 SFFN_API sffn_status sffn_predictor_create(sffn_context *ctx, const sffn_predictor_config *config, sffn_predictor **predictor);
 /** NULL is a no-op. Since 0.1. */
