@@ -31,7 +31,8 @@ enum sffn_predictor_kind {
     /**
      * Sign bits: score = alpha * P - N, where N of the d_model products gate_ij * x_j are negative and P are not (a zero has no sign and counts as
      * positive: "< 0" on both sides). Neuron i passes when score >= threshold_i; with 0, unless N > alpha * P. Decided in integers, alpha being
-     * taken to four decimals; equality passes, whatever tie says. One bit per gate weight; for activations that are zero below 0. No training.
+     * taken to four decimals; equality passes, whatever tie says. A NaN in x makes
+     * every score NaN. One bit per gate weight; for activations that are zero below 0. No training.
      * SparseInfer, arXiv:2411.12692. Its input is the layer's own x. Uses gate, alpha.
      */
     SFFN_PREDICTOR_SIGN = 3,

@@ -1,5 +1,6 @@
 /* SparseInfer (arXiv:2411.12692): the sign of a dot product, guessed from how many of its products are negative. */
 #include <math.h>
+#include <string.h>
 
 #include "base/checked.h"
 #include "base/context.h"
@@ -20,15 +21,29 @@ size_t sffn_signs_own_bytes(const struct sffn_selector *s)
                     : 0;
 }
 
+/* NaN when x has one, else 0: signs alone would hide it. */
+static float nan_of(const float *x, size_t n)
+{
+    int has_nan = 0;
+    for (size_t i = 0; i < n; i++) {
+        float v; /* any alignment */
+        memcpy(&v, (const char *)x + i * sizeof(v), sizeof(v));
+        has_nan |= v != v;
+    }
+    return has_nan ? NAN : 0.0f;
+}
+
 /* score = alpha * positive products - negative ones, rounded once: its sign is exact. */
 static void vote(const struct sffn_selector *s, const struct sffn_selection *run)
 {
     const size_t n_tokens = run->n_tokens, n_bytes = packed_bytes(s->n_inputs);
     uint32_t *counts = (uint32_t *)(run->scratch.own + run->ith * run->scratch.own_bytes);
     uint8_t *x = (uint8_t *)(counts + SFFN_SCORE_CHUNK * SFFN_TILE_TOKENS);
+    float nan[SFFN_TILE_TOKENS];
     for (size_t t = 0; t < n_tokens; t++) {
         memset(x + t * n_bytes, 0, n_bytes);
         run->k->pack_signs.fn(x + t * n_bytes, run->x + t * run->x_stride, s->n_inputs);
+        nan[t] = nan_of(run->x + t * run->x_stride, s->n_inputs);
     }
     size_t first, last;
     sffn_share(s->n_rows, run->ith, run->nth, &first, &last);
@@ -42,7 +57,8 @@ static void vote(const struct sffn_selector *s, const struct sffn_selection *run
                 const int64_t negative = counts[i * n_tokens + t],
                               positive = s->n_inputs - negative;
                 const float score =
-                    (float)((double)(s->alpha * positive - ALPHA_UNIT * negative) / ALPHA_UNIT);
+                    (float)((double)(s->alpha * positive - ALPHA_UNIT * negative) / ALPHA_UNIT) +
+                    nan[t];
                 if (run->scores)
                     run->scores[t * run->scores_stride + start + i] = score;
                 mask |= (unsigned)sffn_score_passes(&s->scorer, start + i, score, 0) << t;
