@@ -110,6 +110,24 @@ static void selectors(struct buf *b)
         b_u32(b, 31 - i);
 }
 
+/* PowerInfer's: another magic, and a predictor of rank 32. */
+static void powerinfer(struct buf *b)
+{
+    static const uint64_t square[] = {32, 32};
+    static const char *const parts[] = {"ffn_gate", "ffn_up", "ffn_down_t", "fc1", "fc2"};
+    g_head(b, 3, 5, 2);
+    memcpy(b->data, "PWRI", 4);
+    g_key_text(b, "general.architecture", "llama");
+    g_key_f32(b, "powerinfer.sparse_threshold", 0.5f);
+    for (uint64_t i = 0; i < 5; i++) {
+        char name[64];
+        snprintf(name, sizeof(name), "blk.0.%s.weight", parts[i]);
+        g_tensor(b, name, 2, square, 2, i * 576);
+    }
+    b_pad(b, 32);
+    b_fill(b, 5 * 576);
+}
+
 int main(int argc, char **argv)
 {
     if (argc != 2)
@@ -158,6 +176,8 @@ int main(int argc, char **argv)
     }
     selectors(&b), seed("gguf", "selectors", &b, -1), seed("prepare", "selectors", &b, 0),
         seed("prepare", "selectors-24", &b, 24), b_free(&b);
+    powerinfer(&b), seed("gguf", "powerinfer", &b, -1), seed("prepare", "powerinfer", &b, 24),
+        b_free(&b);
     g_valid(&b), b.n = b.n > 4096 ? 4096 : b.n, seed("gguf", "valid_cut", &b, -1), b_free(&b);
     s_valid(&b), seed("safetensors", "valid", &b, -1), seed("prepare", "safetensors", &b, 0),
         b_free(&b);
