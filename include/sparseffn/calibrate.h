@@ -93,7 +93,7 @@ typedef struct sffn_measured {
 /**
  * @retval SFFN_ERR_INVALID_ARGUMENT  unknown kind or tie, a negative or NaN threshold, no tokens yet, NaN or infinity in a product of the layer
  * @retval SFFN_ERR_UNSUPPORTED       SFFN_ACTIVE_GATE with an activation without zeros
- * Memory: 600 KiB + 64 d_model bytes per thread. Since 0.1.
+ * Memory: 72 d_model bytes per thread; SFFN_ACTIVE_INPUT: 256 (d_model + d_ff) bytes. Since 0.1.
  */
 SFFN_API sffn_status sffn_calibration_measure(sffn_context *ctx, sffn_calibration *calibration, const sffn_activity *activity, sffn_measured *measured);
 
@@ -116,7 +116,7 @@ typedef struct sffn_threshold_config {
  * @retval SFFN_ERR_INVALID_ARGUMENT  as above, and: no target or two, a target out of range, thresholds with SFFN_ACTIVE_INPUT
  * @retval SFFN_ERR_UNSUPPORTED       as above; target_cett with SFFN_ACTIVE_INPUT
  * @retval SFFN_ERR_INTERRUPTED
- * Memory: 2 MiB + 4 eval_samples d_ff bytes, or 2 KiB d_model per thread. Since 0.1.
+ * Memory: 512 KiB + 4 d_ff (eval_samples + 32) bytes, and 2052 d_model per thread for a CETT. Since 0.1.
  */
 SFFN_API sffn_status sffn_calibration_find_threshold(sffn_context *ctx, sffn_calibration *calibration, const sffn_threshold_config *config,
                                                      sffn_activity *activity, float *thresholds, sffn_measured *measured);
@@ -205,7 +205,7 @@ SFFN_API sffn_status sffn_calibration_measure_selector(sffn_context *ctx, sffn_c
  * @param[out] margin      screened gates made with a margin over 0: the smallest margin that reaches it with the thresholds that the predictor has
  * @retval SFFN_ERR_INVALID_ARGUMENT  as in sffn_calibration_measure_selector(); recall out of range; no neuron is active; a NaN score; thresholds with a router
  * @retval SFFN_ERR_UNSUPPORTED       margin with another selector
- * Memory: 4 n_eval (2 d_ff) bytes. Since 0.1.
+ * Memory: 512 KiB + 8 n_eval d_ff bytes. Since 0.1.
  */
 SFFN_API sffn_status sffn_calibration_selector_threshold(sffn_context *ctx, sffn_calibration *calibration, const sffn_predictor *predictor,
                                                          const sffn_router *router, const sffn_activity *activity, double recall, float *threshold,

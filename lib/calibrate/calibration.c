@@ -19,9 +19,10 @@ static void *alloc(const struct sffn_calibration *c, size_t rows, size_t columns
     return sffn_mem_alloc_zero(c->ctx, bytes);
 }
 
-static sffn_status no_memory(const struct sffn_calibration *c, const char *what)
+static sffn_status no_memory(const sffn_context *ctx, const struct sffn_calibration *c,
+                             const char *what)
 {
-    return sffn_fail(c->ctx, SFFN_ERR_OUT_OF_MEMORY, "%s: the allocator returned NULL for the %s",
+    return sffn_fail(ctx, SFFN_ERR_OUT_OF_MEMORY, "%s: the allocator returned NULL for the %s",
                      c->ffn->name, what);
 }
 
@@ -91,7 +92,7 @@ sffn_status sffn_calibration_create(sffn_context *ctx, const sffn_calibration_co
     }
     if (!c->x || (c->select_d && !c->select_x) || !c->down_norm ||
         (config_copy.keep_second_moment && (!c->moment || !c->pending)))
-        status = no_memory(c, "samples");
+        status = no_memory(ctx, c, "samples");
     if (status == SFFN_OK)
         status = measure_down_rows(c, c->x); /* x is free until the first token */
     if (status != SFFN_OK) {
@@ -153,7 +154,7 @@ static sffn_status flush_moment(sffn_context *ctx, struct sffn_calibration *c)
         return SFFN_OK;
     float *transposed = sffn_mem_alloc(ctx, floats * sizeof(float));
     if (!transposed)
-        return no_memory(c, "second moment");
+        return no_memory(ctx, c, "second moment");
     float *product = transposed + d * MOMENT_TOKENS;
     sffn_transpose(n, d, c->pending, transposed);
     const sffn_status status = sffn_gemm_nt(ctx, d, d, n, transposed, n, transposed, n, product, d);
@@ -266,7 +267,7 @@ sffn_status sffn_calibration_get_second_moment(sffn_context *ctx, sffn_calibrati
     const size_t d = c->ffn->d_model;
     double *saved = sffn_mem_alloc(ctx, d * d * sizeof(double));
     if (!saved)
-        return no_memory(c, "second moment");
+        return no_memory(ctx, c, "second moment");
     memcpy(saved, c->moment, d * d * sizeof(double));
     const uint32_t n_pending = c->n_pending;
     const sffn_status status = flush_moment(ctx, c);
@@ -332,10 +333,10 @@ sffn_status sffn_calibration_evaluate(sffn_context *ctx, struct sffn_calibration
     for (size_t i = 0; i < sizeof(parts) / sizeof(*parts); i++)
         if (!*parts[i].where &&
             !(*parts[i].where = alloc(c, parts[i].rows, parts[i].columns, sizeof(float))))
-            return no_memory(c, "activations");
+            return no_memory(ctx, c, "activations");
     double *sum_u = alloc(c, f, 1, sizeof(double));
     if (!sum_u)
-        return no_memory(c, "activations");
+        return no_memory(ctx, c, "activations");
     c->n_eval = c->n_samples < c->eval_samples ? c->n_samples : c->eval_samples;
     for (size_t t = 0; t < c->n_eval; t++)
         memcpy(c->eval_x + t * d, c->x + sffn_calibration_slot(c, t) * d, d * sizeof(float));
@@ -430,7 +431,7 @@ sffn_status sffn_calibration_drop(sffn_context *ctx, const struct sffn_calibrati
     call.thread_floats = d * (1 + (size_t)DROP_TOKENS * drop->n_levels);
     const size_t bytes = call.thread_floats * nth * sizeof(float);
     if (!(call.scratch = sffn_mem_alloc(ctx, bytes)))
-        return no_memory(c, "sums");
+        return no_memory(ctx, c, "sums");
     const sffn_status status = sffn_context_enter(ctx);
     if (status == SFFN_OK) {
         call.k = sffn_context_kernels(ctx);

@@ -49,15 +49,16 @@ static sffn_status open_selector(const sffn_context *ctx, const struct sffn_cali
 }
 
 /* The evaluated tokens as the selector sees them: *owned is freed by the caller, NULL when x itself serves. */
-static sffn_status selector_input(const struct sffn_calibration *c, const float **x, float **owned)
+static sffn_status selector_input(const sffn_context *ctx, const struct sffn_calibration *c,
+                                  const float **x, float **owned)
 {
     *owned = NULL;
     *x = c->eval_x;
     if (!c->select_d)
         return SFFN_OK;
-    float *rows = sffn_mem_alloc(c->ctx, (size_t)c->n_eval * c->select_d * sizeof(float));
+    float *rows = sffn_mem_alloc(ctx, (size_t)c->n_eval * c->select_d * sizeof(float));
     if (!rows)
-        return sffn_fail(c->ctx, SFFN_ERR_OUT_OF_MEMORY,
+        return sffn_fail(ctx, SFFN_ERR_OUT_OF_MEMORY,
                          "%s: the allocator returned NULL for the selector's input", c->ffn->name);
     for (size_t t = 0; t < c->n_eval; t++)
         memcpy(rows + t * c->select_d, c->select_x + sffn_calibration_slot(c, t) * c->select_d,
@@ -181,11 +182,11 @@ sffn_status sffn_calibration_measure_selector(sffn_context *ctx, sffn_calibratio
     activity = activity ? activity : &usual;
     sffn_status status = begin(ctx, c, predictor, router, activity, &s);
     if (status == SFFN_OK)
-        status = selector_input(c, &x, &owned);
+        status = selector_input(ctx, c, &x, &owned);
     if (status != SFFN_OK)
         return status;
     status = fill_report(ctx, c, &s, x, activity, &r);
-    sffn_mem_free(c->ctx, owned, (size_t)c->n_eval * c->select_d * sizeof(float));
+    sffn_mem_free(ctx, owned, (size_t)c->n_eval * c->select_d * sizeof(float));
     return status == SFFN_OK ? sffn_info_copy(ctx, "sffn_selector_report", report, &r, sizeof(r))
                              : status;
 }
@@ -348,10 +349,10 @@ sffn_status sffn_calibration_selector_threshold(sffn_context *ctx, sffn_calibrat
                          c->ffn->name);
     cut.scores = (float *)(cut.counts + SFFN_SELECT_COUNTS);
     cut.values = cut.scores + scores;
-    status = selector_input(c, &cut.x, &owned);
+    status = selector_input(ctx, c, &cut.x, &owned);
     if (status == SFFN_OK)
         status = find_cuts(ctx, &cut, threshold, thresholds, margin);
-    sffn_mem_free(c->ctx, owned, (size_t)c->n_eval * c->select_d * sizeof(float));
+    sffn_mem_free(ctx, owned, (size_t)c->n_eval * c->select_d * sizeof(float));
     sffn_mem_free(ctx, cut.counts, bytes);
     return status;
 }

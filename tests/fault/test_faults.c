@@ -250,6 +250,104 @@ static sffn_status prepare_model(struct world *w, void **made)
     return sffn_prepare(w->ctx, w->model, out_path, &config);
 }
 
+/* Everything that a calibration can do, with the layer, predictor and router of the calm context. */
+static sffn_status use_calibration(struct world *w, sffn_calibration *cal)
+{
+    static float w1[4 * D], w2[F * 4], weight[F / 32 * D], thresholds[F], moment[D * D];
+    sffn_threshold_config find = SFFN_THRESHOLD_CONFIG_INIT;
+    sffn_low_rank_config low_rank = SFFN_LOW_RANK_CONFIG_INIT;
+    sffn_router_fit_config router = SFFN_ROUTER_FIT_CONFIG_INIT;
+    sffn_activity activity = SFFN_ACTIVITY_INIT;
+    sffn_measured measured = SFFN_MEASURED_INIT;
+    sffn_selector_report report = SFFN_SELECTOR_REPORT_INIT;
+    const sffn_activity input = {SFFN_ACTIVE_INPUT, SFFN_TIE_DROP, 0.1f, NULL};
+    float threshold;
+    sffn_status status = SFFN_OK;
+    find.target_cett = 0.1f;
+    low_rank.rank = 4;
+    router.normalize_input = 1;
+    low_rank.max_epochs = router.max_epochs = 1;
+    for (int t = 0; t < 40 && status == SFFN_OK; t++)
+        status = sffn_calibration_add(w->ctx, cal, x + t % 4 * D, D, x + t % 4 * D, D, 1);
+    if (status == SFFN_OK)
+        status = sffn_calibration_find_threshold(w->ctx, cal, &find, &activity, thresholds, NULL);
+    if (status == SFFN_OK)
+        status = sffn_calibration_measure(w->ctx, cal, &input, &measured);
+    if (status == SFFN_OK)
+        status = sffn_calibration_measure_selector(w->ctx, cal, w->predictor, NULL, NULL, &report);
+    if (status == SFFN_OK)
+        status = sffn_calibration_selector_threshold(w->ctx, cal, w->predictor, NULL, NULL, 0.9,
+                                                     &threshold, thresholds, NULL);
+    if (status == SFFN_OK)
+        status = sffn_calibration_get_second_moment(w->ctx, cal, moment);
+    if (status == SFFN_OK)
+        status = sffn_fit_low_rank(w->ctx, cal, &low_rank, w1, w2, NULL, NULL, NULL);
+    if (status == SFFN_OK)
+        status = sffn_fit_router(w->ctx, cal, &router, NULL, weight, NULL);
+    return status;
+}
+
+static sffn_status calibrate(struct world *w, void **made)
+{
+    (void)made;
+    sffn_calibration_config config = SFFN_CALIBRATION_CONFIG_INIT;
+    sffn_calibration *cal = NULL;
+    config.ffn = w->ffn;
+    config.max_samples = 64;
+    config.select_d_model = D;
+    config.keep_second_moment = 1;
+    sffn_status status = sffn_calibration_create(w->ctx, &config, &cal);
+    if (status == SFFN_OK)
+        status = use_calibration(w, cal);
+    sffn_calibration_destroy(cal);
+    return status;
+}
+
+/* With the layer's own x the predictor starts from the gate's factors. */
+static sffn_status fit_from_gate(struct world *w, void **made)
+{
+    (void)made;
+    static float w1[4 * D], w2[F * 4];
+    sffn_calibration_config config = SFFN_CALIBRATION_CONFIG_INIT;
+    sffn_low_rank_config low_rank = SFFN_LOW_RANK_CONFIG_INIT;
+    sffn_calibration *cal = NULL;
+    config.ffn = w->ffn;
+    config.max_samples = 64;
+    config.keep_second_moment = 1;
+    low_rank.rank = 4;
+    low_rank.max_epochs = 0;
+    sffn_status status = sffn_calibration_create(w->ctx, &config, &cal);
+    for (int t = 0; t < 40 && status == SFFN_OK; t++)
+        status = sffn_calibration_add(w->ctx, cal, x + t % 4 * D, D, NULL, 0, 1);
+    if (status == SFFN_OK)
+        status = sffn_fit_low_rank(w->ctx, cal, &low_rank, w1, w2, NULL, NULL, NULL);
+    sffn_calibration_destroy(cal);
+    return status;
+}
+
+static sffn_status cluster(struct world *w, void **made)
+{
+    (void)made;
+    uint32_t permutation[F];
+    sffn_cluster_config config = SFFN_CLUSTER_CONFIG_INIT;
+    config.weights = layers[SFFN_BF16].config.gate;
+    config.n_rows = F;
+    config.n_cols = D;
+    return sffn_cluster_neurons(w->ctx, &config, permutation, NULL);
+}
+
+static sffn_status factor(struct world *w, void **made)
+{
+    (void)made;
+    float w1[4 * D], w2[F * 4];
+    sffn_svd_config config = SFFN_SVD_CONFIG_INIT;
+    config.weights = layers[SFFN_BF16].config.gate;
+    config.n_rows = F;
+    config.n_cols = D;
+    config.rank = 4;
+    return sffn_fit_svd(w->ctx, &config, w1, w2, NULL);
+}
+
 static const struct operation operations[] = {
     {"active_set_create", make_active_set, destroy_active_set},
     {"matmul_create copied", make_matmul_copied, destroy_matmul},
@@ -274,6 +372,10 @@ static const struct operation operations[] = {
     {"router_select", route, keep},
     {"model_open", open_model, close_model},
     {"prepare", prepare_model, keep},
+    {"calibrate", calibrate, keep},
+    {"fit from the gate", fit_from_gate, keep},
+    {"cluster_neurons", cluster, keep},
+    {"fit_svd", factor, keep},
 };
 
 /* ---------------------------------------------------------------- worlds */
