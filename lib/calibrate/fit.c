@@ -42,11 +42,12 @@ static sffn_status visit_activations(sffn_context *ctx, struct sffn_calibration 
 {
     const size_t d = c->ffn->d_model, f = c->ffn->d_ff;
     const size_t bytes = CHUNK_TOKENS * 2 * f * sizeof(float);
-    float *g = sffn_mem_alloc(ctx, bytes), *h = wants_h ? g + CHUNK_TOKENS * f : NULL;
-    sffn_status status = SFFN_OK;
+    float *g = sffn_mem_alloc(ctx, bytes);
     if (!g)
         return sffn_fail(ctx, SFFN_ERR_OUT_OF_MEMORY,
                          "%s: the allocator returned NULL for activations", c->ffn->name);
+    float *h = wants_h ? g + CHUNK_TOKENS * f : NULL;
+    sffn_status status = SFFN_OK;
     for (size_t t = 0; t < c->n_samples && status == SFFN_OK; t += CHUNK_TOKENS) {
         const size_t n = c->n_samples - t < CHUNK_TOKENS ? c->n_samples - t : CHUNK_TOKENS;
         status = sffn_calibration_products(ctx, c, c->x + t * d, n, g, h, NULL);
@@ -118,10 +119,12 @@ static sffn_status svd_start(sffn_context *ctx, struct sffn_calibration *c,
     rank = rank < d ? rank : d;
     rank = rank < f ? rank : f;
     const size_t bytes = (rank * (d + f) + (c->moment ? d * d : 0)) * sizeof(float);
-    float *v = sffn_mem_alloc(ctx, bytes), *u = v + rank * d, *moment = u + rank * f, *gate = NULL;
-    sffn_status status = v ? decode_gate(ctx, c, &gate, &gate_bytes)
-                           : sffn_fail(ctx, SFFN_ERR_OUT_OF_MEMORY,
-                                       "%s: the allocator returned NULL for factors", c->ffn->name);
+    float *v = sffn_mem_alloc(ctx, bytes), *gate = NULL;
+    if (!v)
+        return sffn_fail(ctx, SFFN_ERR_OUT_OF_MEMORY, "%s: the allocator returned NULL for factors",
+                         c->ffn->name);
+    float *u = v + rank * d, *moment = u + rank * f;
+    sffn_status status = decode_gate(ctx, c, &gate, &gate_bytes);
     if (status == SFFN_OK && c->moment)
         status = sffn_calibration_get_second_moment(ctx, c, moment);
     const struct sffn_low_rank job = {.what = "predictor",

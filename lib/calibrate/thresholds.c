@@ -139,11 +139,11 @@ static sffn_status measure_input(sffn_context *ctx, const struct sffn_calibratio
     const size_t bytes = TOKENS * (2 * d + 2 * f) * sizeof(float);
     double errors = 0, sizes = 0;
     uint64_t n_kept = 0;
-    float *x = sffn_mem_alloc(ctx, bytes), *y = x + TOKENS * d, *g = y + TOKENS * d,
-          *h = g + TOKENS * f;
+    float *x = sffn_mem_alloc(ctx, bytes);
     if (!x)
         return sffn_fail(ctx, SFFN_ERR_OUT_OF_MEMORY, "%s: the allocator returned NULL",
                          c->ffn->name);
+    float *y = x + TOKENS * d, *g = y + TOKENS * d, *h = g + TOKENS * f;
     sffn_status status = SFFN_OK;
     m->cett = m->max_cett = 0;
     for (size_t t0 = 0; t0 < c->n_eval && status == SFFN_OK; t0 += TOKENS) {
