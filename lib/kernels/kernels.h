@@ -60,6 +60,15 @@ typedef void sffn_blocks_axpy_fn(float *y, const void *w, size_t row_bytes, cons
  * the integer products rely on. Identical on every ISA. */
 typedef void sffn_quantize_x_fn(int8_t *q, float *d, int32_t *sum, const float *x, size_t n);
 
+/* Bit planes: one bit per input, n / 8 bytes per row, n a multiple of 32 and at most SFFN_PLANE_INPUTS_MAX. Inputs are taken in groups of 512,
+ * the last of which may be shorter; in a group of g, bit b of byte k belongs to input b * (g / 8) + k.
+ *     out[r * n_tokens + t] = sum of q[t][j] over the set bits j of row rows[r]     exact in int32
+ * for every token t of masks[r] (NULL: all); other entries of out are left alone. Token t's q starts at q + t * q_stride, lies in [-127, 127],
+ * and 64 bytes behind the last one are readable. rows NULL: 0 .. n_rows-1. Identical on every ISA. */
+#define SFFN_PLANE_INPUTS_MAX (1u << 20)
+typedef void sffn_plane_dot_fn(int32_t *out, const void *w, size_t row_bytes, const uint32_t *rows, const uint8_t *masks, size_t n_rows,
+                               const int8_t *q, size_t q_stride, size_t n_tokens, size_t n);
+
 /* Writes first + i to rows for each i in [0, n), ascending, unless v[i] < t (keep_equal) or v[i] <= t (else): NaN is kept.
  * use_abs compares |v[i]|. Returns how many. rows has room for n entries; whole-vector stores past the count are allowed up to rows + n. */
 typedef size_t sffn_threshold_fn(uint32_t *rows, const float *v, uint32_t first, size_t n, float t, int keep_equal, int use_abs);
@@ -84,6 +93,7 @@ SFFN_KERNEL_ENTRY(quantize_x);
 SFFN_KERNEL_ENTRY(threshold);
 SFFN_KERNEL_ENTRY(pack_signs);
 SFFN_KERNEL_ENTRY(count_signs);
+SFFN_KERNEL_ENTRY(plane_dot);
 
 struct sffn_kernels {
 #define SFFN_WEIGHT_OP(op) struct sffn_##op##_kernel op[SFFN_DTYPE_COUNT_];

@@ -6,6 +6,8 @@
 #include "kernels/tmpl/instantiate_q.h"
 #include "kernels/wtype/wt_q4_0.h"
 #include "kernels/tmpl/instantiate_q.h"
+#include "kernels/isa/avx2/plane_dot_avx2.h"
+#include "kernels/tmpl/plane_dot_tmpl.h"
 
 const struct sffn_kernels sffn_kernels_avx2 = {
     .rows_dot = {
@@ -32,4 +34,5 @@ const struct sffn_kernels sffn_kernels_avx2 = {
     .threshold = KERNEL_ENTRY(threshold_avx2),
     .pack_signs = KERNEL_ENTRY(pack_signs_avx2),
     .count_signs = KERNEL_ENTRY(count_signs_avx2),
+    .plane_dot = KERNEL_ENTRY(plane_dot_avx2),
 };

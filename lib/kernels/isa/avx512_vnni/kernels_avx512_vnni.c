@@ -7,6 +7,8 @@
 #include "kernels/wtype/wt_q4_0.h"
 #include "kernels/tmpl/instantiate_q.h"
 #include "kernels/isa/avx512_vnni/rows_axpy_int_q4_0.h"
+#include "kernels/isa/avx512_vnni/plane_dot_avx512_vnni.h"
+#include "kernels/tmpl/plane_dot_tmpl.h"
 
 const struct sffn_kernels sffn_kernels_avx512_vnni = {
     .rows_dot = {
@@ -21,4 +23,5 @@ const struct sffn_kernels sffn_kernels_avx512_vnni = {
         [SFFN_Q8_0] = KERNEL_ENTRY(blocks_axpy_q8_0_avx512_vnni),
         [SFFN_Q4_0] = KERNEL_ENTRY(blocks_axpy_q4_0_avx512_vnni),
     },
+    .plane_dot = KERNEL_ENTRY(plane_dot_avx512_vnni),
 };

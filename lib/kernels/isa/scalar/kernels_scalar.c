@@ -197,6 +197,28 @@ static void blocks_axpy_q4_0_scalar(float *y, const void *w, size_t row_bytes, c
     blocks_axpy_blocks(decode_q4_0, Q4_0_BYTES, y, w, row_bytes, blocks, h, n_blocks, n);
 }
 
+/* ---- bit planes ---- */
+
+static void plane_dot_scalar(int32_t *out, const void *w, size_t row_bytes, const uint32_t *rows, const uint8_t *masks,
+                             size_t n_rows, const int8_t *q, size_t q_stride, size_t n_tokens, size_t n)
+{
+    for (size_t r = 0; r < n_rows; r++) {
+        const unsigned char *row = row_at(w, row_bytes, rows, r);
+        for (size_t t = 0; t < n_tokens; t++) {
+            int32_t sum = 0;
+            if (masks != NULL && (masks[r] >> t & 1) == 0)
+                continue;
+            for (size_t first = 0; first < n; first += 512) {
+                const size_t bytes = (n - first < 512 ? n - first : 512) / 8;
+                for (size_t b = 0; b < 8; b++)
+                    for (size_t k = 0; k < bytes; k++)
+                        sum += (row[first / 8 + k] >> b & 1) * q[t * q_stride + first + b * bytes + k];
+            }
+            out[r * n_tokens + t] = sum;
+        }
+    }
+}
+
 /* ---- ops that read no weights ---- */
 
 static void quantize_x_scalar(int8_t *q, float *d, int32_t *sum, const float *x, size_t n)
@@ -299,4 +321,5 @@ const struct sffn_kernels sffn_kernels_scalar = {
     .threshold = { threshold_scalar, "threshold_scalar" },
     .pack_signs = { pack_signs_scalar, "pack_signs_scalar" },
     .count_signs = { count_signs_scalar, "count_signs_scalar" },
+    .plane_dot = { plane_dot_scalar, "plane_dot_scalar" },
 };
