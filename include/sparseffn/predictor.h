@@ -37,7 +37,17 @@ enum sffn_predictor_kind {
      */
     SFFN_PREDICTOR_SIGN = 3,
     /** The caller's function makes the scores. Uses callback, callback_user, n_layers. */
-    SFFN_PREDICTOR_CALLBACK = 4
+    SFFN_PREDICTOR_CALLBACK = 4,
+    /**
+     * A copy of the gate in 1 to 4 bits per weight, kept as bit planes: every neuron is scored with the first step_bits bits, those still in doubt with
+     * the next ones, and so on; the full gate decides among those that pass all steps. No training. The copy reads the fewest bytes of all kinds here:
+     * bench/research/SCREENS.md. With the same bits and any step_bits, the last step's scores are the same, bit for bit, on every ISA.
+     * After the step that ends with bit k a neuron passes when score_i + margin * c_k * e_ik * (||x'|| + r_k ||x' - rounded x'||) > threshold_i, where
+     * x' = x - input_mean, e_ik is the root mean square error of row i in k bits, c = 1.9, 1.7, 1.3, 1 for k = 1 .. 4, and r_k is how many times the
+     * rows are larger than their errors. The score of a neuron that did not pass a step is that step's. A token with an infinity or a NaN lets
+     * everything through. Its input is the layer's own x. Decides by threshold only. Uses gate, gate_bias, margin, bits, step_bits, input_mean.
+     */
+    SFFN_PREDICTOR_CASCADE = 5
 };
 
 /** How scores become a selection. A NaN score is kept in every case, so that it is seen. */
@@ -77,7 +87,7 @@ typedef struct sffn_predictor_config {
     int32_t tie;              /**< enum sffn_tie, of SFFN_DECIDE_THRESHOLD; default SFFN_TIE_DROP */
     float threshold;          /**< of the scores; default 0. With a copy of the gate, use the layer's own gate threshold */
     const float *thresholds;  /**< [n_layers][d_ff] per neuron, instead of threshold; NULL: none; copied */
-    float margin;             /**< >= 0, in standard deviations of the 4-bit error; default 1.5; 0: the bare score decides */
+    float margin;             /**< copies of the gate: >= 0, in standard deviations of the copy's error; default 1.5; 0: the bare score decides */
     uint32_t top_k;           /**< SFFN_DECIDE_TOP_K: 1..d_ff, per layer; margin then has no say */
     uint32_t top_k_multiple;  /**< top_k is rounded up to a multiple of this, at most d_ff; default 1. Deja Vu uses 128 */
     uint32_t n_layers;        /**< default 1. More: one call scores the neurons of all of them, see sffn_predictor_predict_layers() */
@@ -92,10 +102,15 @@ typedef struct sffn_predictor_config {
     void *callback_user;
     int32_t input;            /**< enum sffn_selector_input; default SFFN_INPUT_FFN; only remembered */
     float alpha;              /**< sign bits: in (0, 1000], larger keeps more neurons; default 1.03, as in the paper's code */
+    uint32_t bits;            /**< cascade: bits of the copy, 1..4; default 3 */
+    uint32_t step_bits;       /**< cascade: bits that a step reads, 1..bits; default 1. The last step reads what is left; equal to bits: one step */
+    const float *input_mean;  /**< cascade: [d_model] mean of the inputs, of a few hundred tokens or more, or NULL for zero; copied. What real inputs have
+                                   in common is a large part of them, is then multiplied exactly, and no longer blurs the scores */
 } sffn_predictor_config;
 #define SFFN_PREDICTOR_CONFIG_INIT \
     { sizeof(sffn_predictor_config), SFFN_PREDICTOR_SCREENED_GATE, 0u, 0u, SFFN_WEIGHTS_INIT, NULL, SFFN_DECIDE_THRESHOLD, SFFN_TIE_DROP, \
-      0.0f, NULL, 1.5f, 0u, 1u, 1u, 0u, SFFN_WEIGHTS_INIT, SFFN_WEIGHTS_INIT, NULL, NULL, SFFN_HIDDEN_NONE, -1, NULL, NULL, SFFN_INPUT_FFN, 1.03f }
+      0.0f, NULL, 1.5f, 0u, 1u, 1u, 0u, SFFN_WEIGHTS_INIT, SFFN_WEIGHTS_INIT, NULL, NULL, SFFN_HIDDEN_NONE, -1, NULL, NULL, SFFN_INPUT_FFN, \
+      1.03f, 3u, 1u, NULL }
 
 /**
  * @retval SFFN_ERR_INVALID_ARGUMENT  NULL, zero size, unknown enum value, NaN or out of range threshold, bias, margin or alpha, NaN in weights, top_k out of range or with thresholds, rank
@@ -128,7 +143,7 @@ SFFN_API sffn_status sffn_predictor_predict(sffn_context *ctx, const sffn_predic
  */
 SFFN_API sffn_status sffn_predictor_predict_layers(sffn_context *ctx, const sffn_predictor *predictor, const float *x, size_t x_stride,
                                                    size_t n_tokens, sffn_active_set *const *active);
-/** Bytes that one prediction reads: weights, biases and thresholds; 0 for a callback without thresholds. Since 0.1. */
+/** Bytes that one prediction reads, of a cascade in its first step (sffn_ffn_stats.touched_bytes has all): weights, biases and thresholds; 0 for a callback without thresholds. Since 0.1. */
 SFFN_API uint64_t sffn_predictor_weight_bytes(const sffn_predictor *predictor);
 
 /** What a predictor is. Set struct_size before the call. */
@@ -143,12 +158,13 @@ typedef struct sffn_predictor_info {
     float threshold;          /**< of all neurons; meaningless when has_thresholds */
     int32_t has_thresholds;
     uint32_t top_k;           /**< rounded up already; 0 with SFFN_DECIDE_THRESHOLD */
-    float margin;             /**< screened gate; 0 otherwise */
+    float margin;             /**< screened gate and cascade; 0 otherwise */
     int32_t input;            /**< enum sffn_selector_input */
     uint64_t weight_bytes;    /**< as sffn_predictor_weight_bytes() */
     float alpha;              /**< sign bits; 0 otherwise */
+    uint32_t bits, step_bits; /**< cascade; 0 otherwise */
 } sffn_predictor_info;
-#define SFFN_PREDICTOR_INFO_INIT { sizeof(sffn_predictor_info), 0, 0u, 0u, 0u, 0u, 0, 0, 0, 0, 0.0f, 0, 0u, 0.0f, 0, 0u, 0.0f }
+#define SFFN_PREDICTOR_INFO_INIT { sizeof(sffn_predictor_info), 0, 0u, 0u, 0u, 0u, 0, 0, 0, 0, 0.0f, 0, 0u, 0.0f, 0, 0u, 0.0f, 0u, 0u }
 /** @retval SFFN_ERR_INVALID_ARGUMENT  NULL. Since 0.1. */
 SFFN_API sffn_status sffn_predictor_get_info(const sffn_predictor *predictor, sffn_predictor_info *info);
 #ifdef __cplusplus

@@ -87,7 +87,7 @@ enum sffn_stage {
 #define SFFN_MAX_STAGES (7 + SFFN_SELECT_MAX_STEPS)
 
 struct sffn_counters { /* of one thread, one cache line apart */
-    uint64_t selected, selected_rows, active, active_rows, nonzero, nonzero_rows;
+    uint64_t selected, selected_rows, active, active_rows, nonzero, nonzero_rows, selector_bytes;
     uint64_t stage_ns[SFFN_STAGE_REDUCE + 1], mark_ns;
 };
 

@@ -108,6 +108,7 @@ static void run_select(struct worker *w, uint32_t step)
                                        .n_tokens = w->tile,
                                        .scores = w->w.select.scores,
                                        .scores_stride = s->n_rows,
+                                       .later_bytes = &w->counters->selector_bytes,
                                        .list = &w->w.selected,
                                        .expand = s->block_size,
                                        .scratch = w->w.select,
@@ -467,6 +468,7 @@ static void write_stats(const struct worker *w, uint32_t nth)
         sum.active_rows += c->active_rows;
         sum.nonzero += c->nonzero;
         sum.nonzero_rows += c->nonzero_rows;
+        sum.selector_bytes += c->selector_bytes;
     }
     if (!ffn->is_gated) { /* one product makes both lists */
         sum.nonzero = sum.active;
@@ -482,7 +484,8 @@ static void write_stats(const struct worker *w, uint32_t nth)
                       (ffn->is_gated ? sum.active_rows * ffn->up.row_bytes : 0) +
                       sum.nonzero_rows * ffn->down.row_bytes / ffn->down.block_size;
     if (w->call->select == SFFN_SELECT_PREDICTOR || w->call->select == SFFN_SELECT_ROUTER)
-        s.touched_bytes += w->call->n_tiles * sffn_selector_weight_bytes(sffn_ffn_selector(ffn));
+        s.touched_bytes += w->call->n_tiles * sffn_selector_weight_bytes(sffn_ffn_selector(ffn)) +
+                           sum.selector_bytes;
     const uint64_t *ns = w->w.counters[0].stage_ns;
     s.select_ns = ns[SFFN_STAGE_SELECT];
     s.gate_ns = ns[SFFN_STAGE_GATE] + ns[SFFN_STAGE_DENSE_H];

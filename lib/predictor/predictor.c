@@ -16,6 +16,7 @@ static const struct {
     {SFFN_PREDICTOR_GATE_SVD, 1, 0, sffn_gate_svd_init},
     {SFFN_PREDICTOR_SIGN, 0, 0, sffn_signs_init},
     {SFFN_PREDICTOR_CALLBACK, 0, 1, sffn_callback_init},
+    {SFFN_PREDICTOR_CASCADE, 0, 0, sffn_cascade_init},
 };
 enum { N_KINDS = sizeof(kinds) / sizeof(*kinds) };
 
@@ -236,6 +237,8 @@ sffn_status sffn_predictor_get_info(const sffn_predictor *p, sffn_predictor_info
     i.has_thresholds = s->scorer.limits != NULL;
     i.top_k = s->top_k;
     i.margin = s->scorer.margin;
+    if (s->cascade)
+        sffn_cascade_get_bits(s, &i.bits, &i.step_bits);
     i.weight_bytes = sffn_selector_weight_bytes(s);
     return sffn_info_copy(p->ctx, "sffn_predictor_info", info, &i, sizeof(i));
 }

@@ -17,6 +17,7 @@ sffn_status sffn_screened_gate_init(sffn_context *ctx, struct sffn_predictor *p,
 sffn_status sffn_low_rank_init(sffn_context *ctx, struct sffn_predictor *p, const sffn_predictor_config *config);
 sffn_status sffn_gate_svd_init(sffn_context *ctx, struct sffn_predictor *p, const sffn_predictor_config *config);
 sffn_status sffn_signs_init(sffn_context *ctx, struct sffn_predictor *p, const sffn_predictor_config *config);
+sffn_status sffn_cascade_init(sffn_context *ctx, struct sffn_predictor *p, const sffn_predictor_config *config);
 sffn_status sffn_callback_init(sffn_context *ctx, struct sffn_predictor *p, const sffn_predictor_config *config);
 
 #endif /* SFFN_LIB_PREDICTOR_H */

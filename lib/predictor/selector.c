@@ -152,6 +152,8 @@ size_t sffn_select_scratch_layout(const struct sffn_selector *s, uint32_t nth,
     const uint32_t n_hidden = s->hidden.n_rows;
     size_t own_bytes = SFFN_SCORE_CHUNK * SFFN_TILE_TOKENS * sizeof(float) +
                        sffn_x_scratch_bytes(n_hidden > s->n_inputs ? n_hidden : s->n_inputs);
+    if (own_bytes < sffn_cascade_own_bytes(s))
+        own_bytes = sffn_cascade_own_bytes(s);
     if (own_bytes < sffn_decide_own_bytes(s))
         own_bytes = sffn_decide_own_bytes(s);
     if (own_bytes < sffn_signs_own_bytes(s))
@@ -355,6 +357,8 @@ sffn_status sffn_selector_pack(sffn_context *ctx, const char *what, const sffn_w
 uint64_t sffn_selector_weight_bytes(const struct sffn_selector *s)
 {
     const struct sffn_scorer *scorer = &s->scorer;
+    if (s->cascade)
+        return s->n_rows * sffn_cascade_row_bytes(s, 0);
     const uint64_t n = s->n_rows, n_hidden = s->hidden.n_rows;
     return n_hidden * s->hidden.row_bytes + (s->hidden_bias ? n_hidden * sizeof(float) : 0) +
            n * scorer->m.row_bytes + s->signs_bytes +
@@ -372,6 +376,7 @@ void sffn_selector_fini(const sffn_context *ctx, struct sffn_selector *s)
     sffn_mem_free(ctx, s->scorer.error, bytes);
     sffn_matmul_fini(&s->scorer.m);
     sffn_mem_free_weights(ctx, s->signs, s->signs_bytes);
+    sffn_cascade_fini(ctx, s);
 }
 
 sffn_status sffn_check_no_nan(const sffn_context *ctx, const char *object, const char *what,

@@ -41,6 +41,7 @@ struct sffn_selection {
     size_t x_stride, n_tokens;
     float *scores;  /* [n_tokens] rows, scores_stride apart; NULL: nobody wants them */
     size_t scores_stride;
+    uint64_t *later_bytes; /* where this thread adds what it read besides sffn_selector_weight_bytes(); NULL: nobody asks */
     struct sffn_list *list; /* the result; room for n_rows * expand entries and a segment per thread */
     uint32_t expand;        /* list rows per kept row: an expert's neurons, or 1 */
     struct sffn_select_scratch scratch;
@@ -67,7 +68,8 @@ struct sffn_selector {
     uint8_t *signs; /* makes the scores instead: packed sign bits of the rows */
     size_t signs_bytes;
     int64_t alpha;
-    sffn_predictor_callback callback; /* makes the scores instead */
+    struct sffn_cascade *cascade;     /* the same; cascade.c */
+    sffn_predictor_callback callback; /* the same */
     void *callback_user;
     enum sffn_select_rule rule;
     uint32_t top_k; /* rounded up to its multiple already */
@@ -121,6 +123,7 @@ sffn_status sffn_selector_call(sffn_context *ctx, const struct sffn_selector *s,
 /* Packs one of a selector's matrices into memory of its own; `what` names it in error texts. A NaN in it is an error. */
 sffn_status sffn_selector_pack(sffn_context *ctx, const char *what, const sffn_weights *weights, uint32_t n_rows,
                                uint32_t n_cols, int32_t dtype, struct sffn_matmul *m);
+/* Of a cascade: what its first step reads, which is the same for any x. */
 uint64_t sffn_selector_weight_bytes(const struct sffn_selector *s);
 void sffn_selector_fini(const sffn_context *ctx, struct sffn_selector *s);
 /* A NaN among n thresholds or biases (v NULL: none) would let its row through for ever: an error. */
@@ -132,6 +135,16 @@ float *sffn_copy_floats(const sffn_context *ctx, const char *what, const float *
 
 /* Scratch of one thread in the step that counts signs. */
 size_t sffn_signs_own_bytes(const struct sffn_selector *s);
+/* ---- cascade.c ---- */
+
+/* The step that runs all of a cascade's steps: each thread's rows go through them on their own. */
+void sffn_select_cascade(const struct sffn_selector *s, const struct sffn_selection *run);
+/* Scratch of one thread in it; 0 without a cascade. */
+size_t sffn_cascade_own_bytes(const struct sffn_selector *s);
+/* What step `step` of it reads of one row. */
+uint64_t sffn_cascade_row_bytes(const struct sffn_selector *s, uint32_t step);
+void sffn_cascade_get_bits(const struct sffn_selector *s, uint32_t *bits, uint32_t *step_bits);
+void sffn_cascade_fini(const sffn_context *ctx, struct sffn_selector *s);
 
 /* ---- decide.c ---- */
 

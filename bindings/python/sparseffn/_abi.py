@@ -185,8 +185,11 @@ class sffn_predictor_config(Sized):
         ("callback_user", c_void_p),
         ("input", c_int32),
         ("alpha", c_float),
+        ("bits", c_uint32),
+        ("step_bits", c_uint32),
+        ("input_mean", c_void_p),
     ]
-    _defaults_ = {"margin": 1.5, "top_k_multiple": 1, "n_layers": 1, "dtype": -1, "alpha": 1.03}
+    _defaults_ = {"margin": 1.5, "top_k_multiple": 1, "n_layers": 1, "dtype": -1, "alpha": 1.03, "bits": 3, "step_bits": 1}
 
 
 class sffn_predictor_info(Sized):
@@ -208,6 +211,8 @@ class sffn_predictor_info(Sized):
         ("input", c_int32),
         ("weight_bytes", c_uint64),
         ("alpha", c_float),
+        ("bits", c_uint32),
+        ("step_bits", c_uint32),
     ]
 
 

@@ -116,6 +116,7 @@ class PredictorKind(IntEnum):
     GATE_SVD = 2
     SIGN = 3
     CALLBACK = 4
+    CASCADE = 5
 
 
 class HiddenActivation(IntEnum):

@@ -41,8 +41,10 @@ class PredictorInfo:
     top_k: int  #: rounded up to its multiple
     margin: float
     input: SelectorInput
-    weight_bytes: int  #: that one prediction reads
+    weight_bytes: int  #: that one prediction reads; cascade: in its first step
     alpha: float  #: of "sign"; 0 otherwise
+    bits: int  #: cascade; 0 otherwise
+    step_bits: int
 
 
 class Predictor(Child):
@@ -57,6 +59,8 @@ class Predictor(Child):
     - "gate_svd": ``gate``, ``gate_bias``, ``rank``, ``dtype``. The best map of this rank in the gate's place. No training.
     - "sign": ``gate``, ``alpha``. One bit per gate weight; a neuron passes unless more than alpha times as many products
       gate_ij * x_j are negative as are not (SparseInfer). No training.
+    - "cascade": ``gate``, ``gate_bias``, ``margin``, ``bits``, ``step_bits``, ``input_mean``. Bit planes of the gate, one after the
+      other for the neurons still in doubt; the fewest bytes. No training.
     - "callback": ``callback``, ``d_model``, ``d_ff``, ``n_layers``. A Python function makes the scores.
 
     Args:
@@ -74,6 +78,8 @@ class Predictor(Child):
         rank: of the SVD; a multiple of 32 for q8_0 and q4_0.
         dtype: packed type of w1 and w2; None keeps theirs, SVD: q8_0.
         alpha: of the sign bits, in (0, 1000], taken to four decimals; larger keeps more.
+        bits, step_bits: of the cascade's copy, 1 .. 4, and how many of them a step reads, 1 .. bits.
+        input_mean: float32 [d_model], the mean of the cascade's inputs, or None for zero; copied.
         n_layers: more than 1: one call scores all of them, see predict_layers().
         callback: fn(x, scores), which writes ``scores`` (NaN, which lets through, until written). Both arrays are only
             valid during the call. It runs once per token on one thread of the call, with the GIL. An exception goes to
@@ -103,6 +109,9 @@ class Predictor(Child):
         hidden: HiddenActivation | str = "none",
         rank: int = 0,
         dtype: DType | str | None = None,
+        bits: int = 3,
+        step_bits: int = 1,
+        input_mean: Any = None,
         n_layers: int = 1,
         alpha: float = 1.03,
         callback: ScoreFunction | None = None,
@@ -125,6 +134,8 @@ class Predictor(Child):
             hidden_activation=parse(HiddenActivation, hidden, "hidden"),
             dtype=-1 if dtype is None else parse(DType, dtype, "dtype"),
             input=parse(SelectorInput, input, "input"),
+            bits=uint32(bits, "bits"),
+            step_bits=uint32(step_bits, "step_bits"),
         )
         keep: tuple[Any, ...] = ()
         if kind == PredictorKind.LOW_RANK:
@@ -148,6 +159,7 @@ class Predictor(Child):
         config.d_model, config.d_ff = uint32(d_model, "d_model"), uint32(d_ff, "d_ff")
         n_scores = int(n_layers) * int(d_ff)
         config.gate_bias, _gate_bias = vector(gate_bias, "gate_bias", int(d_ff), "d_ff")
+        config.input_mean, _input_mean = vector(input_mean, "input_mean", int(d_model), "d_model")
         config.b1, _b1 = vector(b1, "b1", int(config.rank), "rank")
         config.b2, _b2 = vector(b2, "b2", n_scores, "n_layers * d_ff")
         config.threshold, config.thresholds, _vec = number_or_vector(threshold, "threshold", n_scores)
@@ -186,11 +198,13 @@ class Predictor(Child):
             input=SelectorInput(i.input),
             weight_bytes=i.weight_bytes,
             alpha=i.alpha,
+            bits=i.bits,
+            step_bits=i.step_bits,
         )
 
     @property
     def weight_bytes(self) -> int:
-        """Bytes that one prediction reads."""
+        """Bytes that one prediction reads; a cascade's first step."""
         handle = self._live()
         return int(lib.sffn_predictor_weight_bytes(handle.ptr))
 

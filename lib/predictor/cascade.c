@@ -1,0 +1,461 @@
+/* cascade.c  The gate's upper bits, one plane after the other, each read only for the neurons that the ones before could not rule out.
+ *
+ * Row i is coded with `bits` bits per weight: u in [0, 2^bits), weight = scale * (2u - (2^bits - 1)), so that the upper k bits of u are the
+ * code of a k-bit row whose levels are again centred, and planes nest: with U_k the sum of (upper k bits) * q over the row,
+ * U_(k+1) = 2 U_k + (sum of q where the next bit is set). Those are integers. One scale per row serves all its blocks, and one scale per token
+ * all of x: what that costs in precision is measured and part of the doubt.
+ *
+ * x is centred before it is rounded: the mean of real inputs holds much of their energy in a few columns, and W * mean is known exactly.
+ */
+#include <float.h>
+#include <math.h>
+#include <string.h>
+
+#include "base/checked.h"
+#include "base/context.h"
+#include "base/fp16.h"
+#include "predictor/predictor.h"
+
+#define MAX_BITS  4
+#define Q_SLACK   64  /* what plane_dot may read behind q */
+#define ROW_CHUNK 256 /* rows on their way through the steps */
+
+/* What a step reads of a row beside its planes. bf16: the scale is rounded before it is used, the error is rounded up. */
+struct plane_row {
+    float base; /* gate_bias + w . mean */
+    uint16_t scale, error;
+};
+
+struct sffn_cascade {
+    uint32_t bits, step_bits, n_steps;
+    uint8_t *planes; /* [bits][n_rows][n_inputs / 8], the most significant first */
+    size_t plane_bytes, owned_bytes;
+    struct plane_row *rows; /* [n_steps][n_rows] */
+    float *mean;            /* [n_inputs] */
+    /* The error of a score made with rounded x, in units of the row's own error: how many times ||x - rounded x|| counts. */
+    float rounding[MAX_BITS];
+};
+
+/* ---- creation ---- */
+
+struct build {
+    const struct sffn_cascade *c;
+    const sffn_predictor_config *config;
+    size_t src_bytes;
+    float *scratch;      /* [nth][2 * d_model] */
+    double *row_squares; /* [d_ff]: mean square of the row */
+    uint32_t *bad;       /* [nth]: first row + 1 that is not finite, or 0 */
+};
+
+static uint16_t to_bf16(float v, int up)
+{
+    uint32_t bits = sffn_f32_bits(v);
+    bits += up ? 0xffffu : 0x7fffu + (bits >> 16 & 1);
+    return (uint16_t)(bits >> 16);
+}
+
+static float from_bf16(uint16_t v)
+{
+    return sffn_f32_from_bits((uint32_t)v << 16);
+}
+
+/* The code of w when the codes are `step` apart. */
+static int code_of(float w, float inv_step, int half)
+{
+    const float q = floorf(w * inv_step);
+    return (int)(q < (float)-half        ? (float)-half
+                 : q > (float)(half - 1) ? (float)(half - 1)
+                                         : q) +
+           half;
+}
+
+/* The best scale for the upper `k` of `bits` bits, in the sense of least squares, and the mean square error that it leaves. */
+static double fit(const float *w, const uint8_t *u, size_t n, uint32_t k, uint32_t bits,
+                  double *error)
+{
+    double wl = 0, ll = 0, ww = 0;
+    const int odd = (1 << k) - 1;
+    for (size_t j = 0; j < n; j++) {
+        const int level = 2 * (u[j] >> (bits - k)) - odd;
+        wl += (double)w[j] * level;
+        ll += (double)level * level;
+        ww += (double)w[j] * (double)w[j];
+    }
+    const double scale = from_bf16(to_bf16((float)(wl / ll), 0));
+    const double left = ww - 2 * scale * wl + scale * scale * ll;
+    *error = left > 0 ? left / (double)n : 0;
+    return scale;
+}
+
+/* Codes of a row: the step that leaves the least error. They do not depend on how many bits a step reads, so that the last step's score is
+ * the same for any. */
+static void quantise(const float *w, size_t n, uint32_t bits, double rms, uint8_t *u,
+                     uint8_t *trial)
+{
+    /* best step of a normal distribution, in standard deviations */
+    static const double best_step[MAX_BITS + 1] = {0, 1, 0.996, 0.586, 0.335};
+    const int half = 1 << (bits - 1);
+    double least = INFINITY;
+    for (int i = 0; i < (bits == 1 ? 1 : 13); i++) {
+        const float inv = (float)(1 / (rms * best_step[bits] * (0.8 + 0.05 * i)));
+        double error;
+        for (size_t j = 0; j < n; j++)
+            trial[j] = (uint8_t)code_of(w[j], inv, half);
+        fit(w, trial, n, bits, bits, &error);
+        if (error < least) {
+            least = error;
+            memcpy(u, trial, n);
+        }
+    }
+}
+
+static void build_row(const struct build *b, uint32_t r, const float *w, uint8_t *u)
+{
+    const struct sffn_cascade *c = b->c;
+    const size_t n = b->config->d_model;
+    double base = b->config->gate_bias ? (double)b->config->gate_bias[r] : 0, squares = 0;
+    for (size_t j = 0; j < n; j++) {
+        base += (double)w[j] * (double)c->mean[j];
+        squares += (double)w[j] * (double)w[j];
+    }
+    squares /= (double)n;
+    b->row_squares[r] = squares;
+    if (squares > 0)
+        quantise(w, n, c->bits, sqrt(squares), u, u + n);
+    else
+        memset(u, 0, n);
+    for (uint32_t s = 0; s < c->n_steps; s++) {
+        const uint32_t k = (s + 1) * c->step_bits < c->bits ? (s + 1) * c->step_bits : c->bits;
+        double error = 0;
+        const double scale = squares > 0 ? fit(w, u, n, k, c->bits, &error) : 0;
+        c->rows[(size_t)s * b->config->d_ff + r] = (struct plane_row){
+            (float)base, to_bf16((float)scale, 0), to_bf16((float)sqrt(error), 1)};
+    }
+    for (uint32_t p = 0; p < c->bits; p++) {
+        uint8_t *row = c->planes + ((size_t)p * b->config->d_ff + r) * c->plane_bytes;
+        for (size_t first = 0; first < n; first += 512) {
+            const size_t bytes = (n - first < 512 ? n - first : 512) / 8;
+            for (size_t i = 0; i < bytes; i++) {
+                unsigned byte = 0;
+                for (size_t bit = 0; bit < 8; bit++)
+                    byte |= (unsigned)(u[first + bit * bytes + i] >> (c->bits - 1 - p) & 1) << bit;
+                row[first / 8 + i] = (uint8_t)byte;
+            }
+        }
+    }
+}
+
+static void build_phase(void *arg, uint32_t phase, uint32_t ith, uint32_t nth)
+{
+    (void)phase;
+    const struct build *b = arg;
+    const size_t n = b->config->d_model;
+    float *w = b->scratch + ith * 2 * n;
+    size_t first, last;
+    sffn_share(b->config->d_ff, ith, nth, &first, &last);
+    for (size_t r = first; r < last; r++) {
+        int finite = 1;
+        sffn_dtype_to_f32(b->config->gate.dtype,
+                          (const uint8_t *)b->config->gate.data + r * b->src_bytes, n, w);
+        for (size_t j = 0; j < n; j++)
+            finite &= isfinite(w[j]) != 0;
+        if (finite)
+            build_row(b, (uint32_t)r, w, (uint8_t *)(w + n));
+        else if (!b->bad[ith])
+            b->bad[ith] = (uint32_t)r + 1;
+    }
+}
+
+/* How much the rounding of x weighs beside the rows' own errors. */
+static void measure_rounding(struct sffn_cascade *c, const double *row_squares, size_t n_rows)
+{
+    for (uint32_t s = 0; s < c->n_steps; s++) {
+        double weights = 0, errors = 0;
+        for (size_t r = 0; r < n_rows; r++) {
+            const double e = from_bf16(c->rows[s * n_rows + r].error);
+            weights += row_squares[r];
+            errors += e * e;
+        }
+        c->rounding[s] = errors > 0 ? (float)sqrt(weights / errors) : 0;
+    }
+}
+
+static sffn_status check_config(sffn_context *ctx, const sffn_predictor_config *config)
+{
+    if (config->bits < 1 || config->bits > MAX_BITS)
+        return sffn_fail(ctx, SFFN_ERR_INVALID_ARGUMENT, "cascade: bits is %u; expected 1..%d",
+                         (unsigned)config->bits, MAX_BITS);
+    if (config->step_bits < 1 || config->step_bits > config->bits)
+        return sffn_fail(ctx, SFFN_ERR_INVALID_ARGUMENT,
+                         "cascade: step_bits is %u; expected 1..%u, its bits",
+                         (unsigned)config->step_bits, (unsigned)config->bits);
+    if (config->decision != SFFN_DECIDE_THRESHOLD)
+        return sffn_fail(ctx, SFFN_ERR_UNSUPPORTED,
+                         "cascade: decision is %d; its steps decide by SFFN_DECIDE_THRESHOLD",
+                         (int)config->decision);
+    if (config->d_model % 32 || config->d_model > SFFN_PLANE_INPUTS_MAX)
+        return sffn_fail(ctx, SFFN_ERR_SHAPE,
+                         "cascade: d_model is %u; expected a multiple of 32 up to %u",
+                         (unsigned)config->d_model, SFFN_PLANE_INPUTS_MAX);
+    for (uint32_t j = 0; config->input_mean && j < config->d_model; j++)
+        if (!isfinite(config->input_mean[j]))
+            return sffn_fail(ctx, SFFN_ERR_INVALID_ARGUMENT,
+                             "cascade: input_mean[%u] is %g; expected a finite number", (unsigned)j,
+                             (double)config->input_mean[j]);
+    sffn_matmul_config m = SFFN_MATMUL_CONFIG_INIT;
+    struct sffn_pack_plan plan;
+    m.n_rows = config->d_ff;
+    m.n_cols = config->d_model;
+    m.weights = config->gate;
+    const sffn_status status = sffn_pack_plan(ctx, "cascade", &m, &plan);
+    if (status == SFFN_OK && config->gate.layout != SFFN_LAYOUT_ROWS)
+        return sffn_fail(ctx, SFFN_ERR_UNSUPPORTED,
+                         "cascade: gate.layout must be SFFN_LAYOUT_ROWS");
+    return status;
+}
+
+static sffn_status build(sffn_context *ctx, struct sffn_cascade *c,
+                         const sffn_predictor_config *config)
+{
+    const uint32_t nth = sffn_context_n_threads(ctx);
+    const size_t n = config->d_model, scratch_bytes = (size_t)nth * 2 * n * sizeof(float);
+    struct build b = {.c = c, .config = config};
+    sffn_status status = SFFN_OK;
+    b.src_bytes = config->gate.row_bytes ? config->gate.row_bytes
+                                         : sffn_dtype_row_bytes(config->gate.dtype, n);
+    b.scratch = sffn_mem_alloc(ctx, scratch_bytes);
+    b.row_squares = sffn_mem_alloc(ctx, config->d_ff * sizeof(double));
+    b.bad = sffn_mem_alloc_zero(ctx, nth * sizeof(uint32_t));
+    if (!b.scratch || !b.row_squares || !b.bad)
+        status =
+            sffn_fail(ctx, SFFN_ERR_OUT_OF_MEMORY,
+                      "the allocator returned NULL for %zu bytes to make a cascade", scratch_bytes);
+    if (status == SFFN_OK)
+        status = sffn_context_enter(ctx);
+    if (status == SFFN_OK) {
+        sffn_context_run_phases(ctx, 1, build_phase, &b);
+        sffn_context_leave(ctx);
+        for (uint32_t i = 0; i < nth && status == SFFN_OK; i++)
+            if (b.bad[i])
+                status = sffn_fail(ctx, SFFN_ERR_INVALID_ARGUMENT,
+                                   "cascade: row %u of the gate has a weight that is not finite",
+                                   (unsigned)(b.bad[i] - 1));
+    }
+    if (status == SFFN_OK)
+        measure_rounding(c, b.row_squares, config->d_ff);
+    sffn_mem_free(ctx, b.scratch, scratch_bytes);
+    sffn_mem_free(ctx, b.row_squares, config->d_ff * sizeof(double));
+    sffn_mem_free(ctx, b.bad, nth * sizeof(uint32_t));
+    return status;
+}
+
+sffn_status sffn_cascade_init(sffn_context *ctx, struct sffn_predictor *p,
+                              const sffn_predictor_config *config)
+{
+    struct sffn_selector *s = &p->selector;
+    sffn_status status = check_config(ctx, config);
+    if (status != SFFN_OK)
+        return status;
+    struct sffn_cascade *c = s->cascade = sffn_mem_alloc_zero(ctx, sizeof(*c));
+    if (!c)
+        return sffn_fail(ctx, SFFN_ERR_OUT_OF_MEMORY, "the allocator returned NULL for a cascade");
+    c->bits = config->bits;
+    c->step_bits = config->step_bits;
+    c->n_steps = (c->bits + c->step_bits - 1) / c->step_bits;
+    c->plane_bytes = config->d_model / 8;
+    if (!sffn_checked_mul(c->plane_bytes * c->bits, config->d_ff, &c->owned_bytes))
+        return sffn_fail(ctx, SFFN_ERR_OUT_OF_MEMORY, "cascade: its planes are too large");
+    c->planes = sffn_mem_alloc_weights(ctx, c->owned_bytes);
+    c->rows = sffn_mem_alloc(ctx, (size_t)c->n_steps * config->d_ff * sizeof(*c->rows));
+    c->mean = sffn_mem_alloc_zero(ctx, config->d_model * sizeof(float));
+    if (!c->planes || !c->rows || !c->mean)
+        return sffn_fail(ctx, SFFN_ERR_OUT_OF_MEMORY,
+                         "the allocator returned NULL for %zu bytes of a cascade", c->owned_bytes);
+    if (config->input_mean)
+        memcpy(c->mean, config->input_mean, config->d_model * sizeof(float));
+    s->scorer.margin = config->margin;
+    sffn_selector_add_step(s, sffn_select_cascade);
+    return build(ctx, c, config);
+}
+
+void sffn_cascade_fini(const sffn_context *ctx, struct sffn_selector *s)
+{
+    struct sffn_cascade *c = s->cascade;
+    if (!c)
+        return;
+    sffn_mem_free_weights(ctx, c->planes, c->owned_bytes);
+    sffn_mem_free(ctx, c->rows, (size_t)c->n_steps * s->n_rows * sizeof(*c->rows));
+    sffn_mem_free(ctx, c->mean, s->n_inputs * sizeof(float));
+    sffn_mem_free(ctx, c, sizeof(*c));
+}
+
+void sffn_cascade_get_bits(const struct sffn_selector *s, uint32_t *bits, uint32_t *step_bits)
+{
+    *bits = s->cascade->bits;
+    *step_bits = s->cascade->step_bits;
+}
+
+/* ---- prediction ---- */
+
+/* The margin is meant for scores of four bits. Coarser ones take more standard deviations to keep the same share of the active neurons, since
+ * more of these lie within the error; measured, bench/research/SCREENS.md. */
+static const float margin_factor[MAX_BITS + 1] = {0, 1.9f, 1.7f, 1.3f, 1.0f};
+
+/* One token's x, centred and rounded: x - mean is about scale * q. */
+struct rounded {
+    float scale, norm,
+        lost; /* ||x - mean||, and the norm of what rounding lost; NaN when x is not finite */
+    int32_t sum;
+};
+
+/* Sums in 16 lanes, which compilers can keep in vectors, of up to 16 values at a time. */
+static struct rounded round_x(const float *x, const float *mean, size_t n, int8_t *q)
+{
+    const float to_integer =
+        0x1.8p23f; /* v + this - this is v, rounded to nearest even, for |v| < 2^22 */
+    float max[16] = {0}, squares[16] = {0}, lost[16] = {0}, v[16];
+    int32_t sums[16] = {0};
+    struct rounded r = {0, 0, 0, 0};
+    float amax = 0;
+    double norm = 0, loss = 0;
+    for (size_t j = 0; j < n; j += 16) {                        /* n is a multiple of 32 */
+        memcpy(v, (const char *)x + j * sizeof(*v), sizeof(v)); /* any address */
+        for (size_t i = 0; i < 16; i++) {
+            const float a = v[i] - mean[j + i];
+            max[i] = fabsf(a) > max[i] ? fabsf(a) : max[i];
+            squares[i] += a * a;
+        }
+    }
+    for (size_t i = 0; i < 16; i++) {
+        amax = max[i] > amax ? max[i] : amax;
+        norm += (double)squares[i];
+    }
+    r.norm = (float)sqrt(norm);
+    if (!(r.norm <= FLT_MAX)) { /* also any NaN */
+        r.scale = r.norm = r.lost = NAN;
+        memset(q, 0, n);
+        return r;
+    }
+    const float inv = amax < 0x1p-100f ? 0 : 127.0f / amax;
+    r.scale = inv == 0 ? 0 : amax / 127.0f;
+    for (size_t j = 0; j < n; j += 16) {
+        memcpy(v, (const char *)x + j * sizeof(*v), sizeof(v));
+        for (size_t i = 0; i < 16; i++) {
+            const float a = v[i] - mean[j + i], rounded = (a * inv + to_integer) - to_integer;
+            const float rest = a - rounded * r.scale;
+            lost[i] += rest * rest;
+            q[j + i] = (int8_t)(int32_t)rounded;
+            sums[i] += (int32_t)rounded;
+        }
+    }
+    for (size_t i = 0; i < 16; i++) {
+        loss += (double)lost[i];
+        r.sum += sums[i];
+    }
+    r.lost = (float)sqrt(loss);
+    return r;
+}
+
+/* One thread's scratch. */
+struct scratch {
+    int32_t dots[ROW_CHUNK * SFFN_TILE_TOKENS], codes[ROW_CHUNK * SFFN_TILE_TOKENS];
+    uint32_t rows[ROW_CHUNK];
+    uint8_t masks[ROW_CHUNK];
+    int8_t q[]; /* [SFFN_TILE_TOKENS][n_inputs], and Q_SLACK */
+};
+
+size_t sffn_cascade_own_bytes(const struct sffn_selector *s)
+{
+    return s->cascade ? sizeof(struct scratch) + (size_t)SFFN_TILE_TOKENS * s->n_inputs + Q_SLACK
+                      : 0;
+}
+
+uint64_t sffn_cascade_row_bytes(const struct sffn_selector *s, uint32_t step)
+{
+    const struct sffn_cascade *c = s->cascade;
+    const uint32_t done = step * c->step_bits, left = c->bits - done;
+    return (left < c->step_bits ? left : c->step_bits) * c->plane_bytes + sizeof(*c->rows) +
+           (s->scorer.limits ? sizeof(float) : 0);
+}
+
+/* One step for rows [first, first + n) (list NULL) or the n listed ones; those that stay are the new list. Returns how many. */
+static size_t run_step(const struct sffn_selector *s, const struct sffn_selection *run,
+                       struct scratch *own, const struct rounded *x, uint32_t step, size_t first,
+                       size_t n, int is_list)
+{
+    const struct sffn_cascade *c = s->cascade;
+    const size_t n_tokens = run->n_tokens;
+    const uint32_t done = step * c->step_bits;
+    const uint32_t end = done + c->step_bits < c->bits ? done + c->step_bits : c->bits;
+    const int64_t odd = (1 << end) - 1;
+    float doubt[SFFN_TILE_TOKENS];
+    size_t kept = 0;
+    for (size_t t = 0; t < n_tokens; t++)
+        doubt[t] =
+            s->scorer.margin * margin_factor[end] * (x[t].norm + c->rounding[step] * x[t].lost);
+    for (uint32_t p = done; p < end; p++) {
+        const uint8_t *plane = c->planes + (size_t)p * s->n_rows * c->plane_bytes;
+        run->k->plane_dot.fn(own->dots, is_list ? plane : plane + first * c->plane_bytes,
+                             c->plane_bytes, is_list ? own->rows : NULL,
+                             is_list ? own->masks : NULL, n, own->q, s->n_inputs, n_tokens,
+                             s->n_inputs);
+        for (size_t i = 0; i < n; i++) {
+            const unsigned wanted = is_list ? own->masks[i] : (1u << n_tokens) - 1;
+            for (size_t t = 0; t < n_tokens; t++)
+                if (wanted >> t & 1)
+                    own->codes[i * n_tokens + t] =
+                        (p ? 2 * own->codes[i * n_tokens + t] : 0) + own->dots[i * n_tokens + t];
+        }
+    }
+    for (size_t i = 0; i < n; i++) {
+        const uint32_t row = is_list ? own->rows[i] : (uint32_t)(first + i);
+        const unsigned wanted = is_list ? own->masks[i] : (1u << n_tokens) - 1;
+        const struct plane_row *r = &c->rows[(size_t)step * s->n_rows + row];
+        const float scale = from_bf16(r->scale), error = from_bf16(r->error);
+        unsigned mask = 0;
+        for (size_t t = 0; t < n_tokens; t++) {
+            if (!(wanted >> t & 1))
+                continue;
+            const int64_t level = 2 * (int64_t)own->codes[i * n_tokens + t] - odd * x[t].sum;
+            const float score = r->base + scale * (x[t].scale * (float)level);
+            if (run->scores)
+                run->scores[t * run->scores_stride + row] = score;
+            mask |= (unsigned)sffn_score_passes(&s->scorer, row, score + doubt[t] * error, 0) << t;
+        }
+        if (!mask)
+            continue;
+        own->rows[kept] = row;
+        own->masks[kept] = (uint8_t)mask;
+        if (kept != i)
+            memcpy(own->codes + kept * n_tokens, own->codes + i * n_tokens,
+                   n_tokens * sizeof(*own->codes));
+        kept++;
+    }
+    return kept;
+}
+
+void sffn_select_cascade(const struct sffn_selector *s, const struct sffn_selection *run)
+{
+    struct scratch *own =
+        (struct scratch *)(void *)(run->scratch.own + run->ith * run->scratch.own_bytes);
+    struct rounded x[SFFN_TILE_TOKENS];
+    size_t first, last;
+    for (size_t t = 0; t < run->n_tokens; t++)
+        x[t] = round_x(
+            (const float *)(const void *)((const char *)run->x + t * run->x_stride * sizeof(float)),
+            s->cascade->mean, s->n_inputs, own->q + t * s->n_inputs);
+    sffn_share(s->n_rows, run->ith, run->nth, &first, &last);
+    struct sffn_segment kept = {first * run->expand, 0};
+    for (size_t row = first; row < last; row += ROW_CHUNK) {
+        size_t n = last - row < ROW_CHUNK ? last - row : ROW_CHUNK;
+        for (uint32_t step = 0; step < s->cascade->n_steps; step++) {
+            if (run->later_bytes && step > 0)
+                *run->later_bytes += n * sffn_cascade_row_bytes(s, step);
+            n = run_step(s, run, own, x, step, row, n, step > 0);
+        }
+        for (size_t i = 0; run->list && i < n; i++)
+            sffn_select_append(run, run->list, &kept, own->rows[i], own->masks[i]);
+    }
+    if (run->list)
+        run->list->segments[run->ith] = kept;
+}
