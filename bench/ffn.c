@@ -9,6 +9,7 @@
 #include "layer.h"
 #include "options.h"
 #include "peer_onednn.h"
+#include "planted.h"
 #include "report.h"
 #include "sparseffn/sparseffn.h"
 
@@ -36,9 +37,22 @@ static const char help[] =
     "  --select LIST        dense    everything runs\n"
     "                       gate     the full gate product decides; exact (default)\n"
     "                       screen   a 4-bit copy of the gate decides who reaches the full gate\n"
+    "                       cascade  bit planes of the gate, one after the other, decide who "
+    "reaches "
+    "the full gate\n"
     "                       oracle   the active neurons are handed in\n"
     "                       router   experts of 32 neurons, chosen by a router; SiLU inside\n"
     "                       sign, low_rank: not implemented in this version\n"
+    "  --bits N             cascade: bits per gate weight, 1..4; --step-bits N: of them read at a "
+    "time\n"
+    "  --margin X           screen and cascade: doubt that lets a neuron through, in standard "
+    "deviations; these three\n"
+    "                       default to the library's\n"
+    "  --planted MODEL      a layer with the gate statistics of layer 3 of this GGUF model, whose "
+    "recorded inputs lie beside it\n"
+    "                       as layer3_inputs.f32: its real rows and inputs, combined and rotated "
+    "to "
+    "the shape; --density has no say\n"
     "  --tokens N           tokens per call, 1..4096; default 1\n"
     "  --threads LIST       1..512; default 1\n"
     "  --batch-path PATH    for several tokens: auto (dense from the library's crossover on, "
@@ -52,6 +66,8 @@ static const char help[] =
     "\n"
     "Lists are separated by commas; every combination is one row. Columns and JSON keys:\n"
     "  density              the share that was planted\n"
+    "  let_through          share of neurons whose gate row was read; recall: share of the truly "
+    "active ones among them\n"
     "  touched_bytes        weight bytes that a call read; weight_bytes: what a dense layer must "
     "read\n"
     "  effective_gbps       touched_bytes / median_ns\n"
@@ -74,16 +90,17 @@ enum select {
     SELECT_DENSE,
     SELECT_GATE,
     SELECT_SCREEN,
+    SELECT_CASCADE,
     SELECT_SIGN,
     SELECT_LOW_RANK,
     SELECT_ORACLE,
     SELECT_ROUTER,
     N_SELECTS
 };
-static const char *const select_names[N_SELECTS] = {"dense",    "gate",   "screen", "sign",
-                                                    "low_rank", "oracle", "router"};
+static const char *const select_names[N_SELECTS] = {"dense", "gate",     "screen", "cascade",
+                                                    "sign",  "low_rank", "oracle", "router"};
 static const int32_t select_values[N_SELECTS] = {
-    SFFN_SELECT_DENSE,  SFFN_SELECT_GATE,  SFFN_SELECT_PREDICTOR, -1, -1,
+    SFFN_SELECT_DENSE,  SFFN_SELECT_GATE,  SFFN_SELECT_PREDICTOR, SFFN_SELECT_PREDICTOR, -1, -1,
     SFFN_SELECT_ACTIVE, SFFN_SELECT_ROUTER};
 
 struct options {
@@ -97,6 +114,9 @@ struct options {
     size_t n_tokens;
     uint32_t dense_tokens; /* of the layer's config */
     uint64_t repeats;      /* 0: adaptive */
+    const char *planted;   /* NULL: random weights */
+    uint32_t bits, step_bits;
+    float margin; /* the predictor's */
     int is_warm, as_json;
 };
 
@@ -157,8 +177,8 @@ static int parse_lists(struct options *o, const char *dtypes, const char *densit
             s++;
         if (s == N_SELECTS)
             return usage_error(COMMAND,
-                               "--select is \"%s\"; expected dense, gate, screen, sign, low_rank, "
-                               "oracle or router",
+                               "--select is \"%s\"; expected dense, gate, screen, cascade, sign, "
+                               "low_rank, oracle or router",
                                item);
         if (select_values[s] < 0)
             return usage_error(COMMAND, "--select %s is not implemented in this version", item);
@@ -184,7 +204,9 @@ static int parse_options(struct options *o, int argc, char **argv)
         {"--shape", 1, NULL},  {"--dtype", 1, NULL},      {"--density", 1, NULL},
         {"--select", 1, NULL}, {"--tokens", 1, NULL},     {"--threads", 1, NULL},
         {"--trace", 1, NULL},  {"--batch-path", 1, NULL}, {"--repeats", 1, NULL},
-        {"--warm", 0, NULL},   {"--json", 0, NULL},       {"--help", 0, NULL}};
+        {"--warm", 0, NULL},   {"--json", 0, NULL},       {"--help", 0, NULL},
+        {"--bits", 1, NULL},   {"--step-bits", 1, NULL},  {"--margin", 1, NULL},
+        {"--planted", 1, NULL}};
     const size_t n_defs = sizeof defs / sizeof defs[0];
 #define VALUE(name, otherwise)                                                                     \
     (option_value(defs, n_defs, name) ? option_value(defs, n_defs, name) : (otherwise))
@@ -197,16 +219,32 @@ static int parse_options(struct options *o, int argc, char **argv)
     }
     if (option_value(defs, n_defs, "--trace"))
         return usage_error(COMMAND, "--trace is not implemented in this version");
-    uint64_t n_tokens;
+    uint64_t n_tokens, bits, step_bits;
+    double margin;
+    const sffn_predictor_config predictor = SFFN_PREDICTOR_CONFIG_INIT;
+    char library_bits[16], library_step[16], library_margin[32];
+    snprintf(library_bits, sizeof library_bits, "%u", (unsigned)predictor.bits);
+    snprintf(library_step, sizeof library_step, "%u", (unsigned)predictor.step_bits);
+    snprintf(library_margin, sizeof library_margin, "%.9g", (double)predictor.margin);
     const char *path = VALUE("--batch-path", "auto");
     if (parse_shape(o, VALUE("--shape", "llama2-7b")) ||
         parse_lists(o, VALUE("--dtype", "q4_0"), VALUE("--density", "0.107"),
                     VALUE("--select", "gate"), VALUE("--threads", "1")) ||
         parse_uint(COMMAND, "--tokens", VALUE("--tokens", "1"), 1, 4096, &n_tokens) ||
+        parse_uint(COMMAND, "--bits", VALUE("--bits", library_bits), 1, 4, &bits) ||
+        parse_uint(COMMAND, "--step-bits", VALUE("--step-bits", library_step), 1, 4, &step_bits) ||
+        parse_double(COMMAND, "--margin", VALUE("--margin", library_margin), 0.0, 100.0, &margin) ||
         (option_value(defs, n_defs, "--repeats") &&
          parse_uint(COMMAND, "--repeats", VALUE("--repeats", ""), 1, MAX_SAMPLES, &o->repeats)))
         return EXIT_USAGE;
     o->n_tokens = (size_t)n_tokens;
+    o->bits = (uint32_t)bits;
+    o->step_bits = (uint32_t)step_bits;
+    o->margin = (float)margin;
+    o->planted = option_value(defs, n_defs, "--planted");
+    for (size_t i = 0; o->planted && i < o->n_selects; i++)
+        if (o->selects[i] == SELECT_ROUTER)
+            return usage_error(COMMAND, "--planted has no experts; --select router needs some");
     for (size_t i = 0; i < o->n_dtypes; i++)
         if (sffn_dtype_row_bytes(o->dtypes[i], o->d_model) == 0)
             return usage_error(COMMAND, "d_model is %u; --dtype %s needs a multiple of %zu",
@@ -311,6 +349,9 @@ static size_t copies_wanted(const struct bench *b)
     case SELECT_SCREEN:
         per_round = (double)sffn_dtype_row_bytes(SFFN_Q4_0, l->d_model) * l->d_ff + gathered;
         break;
+    case SELECT_CASCADE: /* the first planes, and what passed them */
+        per_round = (double)l->d_model / 8.0 * b->o->step_bits * l->d_ff + gathered;
+        break;
     default:
         per_round = dense;
         break;
@@ -318,8 +359,10 @@ static size_t copies_wanted(const struct bench *b)
     per_round = per_round < dense ? per_round : dense;
     const double needed = ceil((double)cold / per_round),
                  wanted = needed < MAX_COPIES ? needed : MAX_COPIES;
-    const double copy =
-        dense + (b->select == SELECT_SCREEN ? (double)l->d_ff * l->d_model * 0.5625 : 0.0);
+    const double predictor_bytes = b->select == SELECT_SCREEN    ? 0.5625
+                                   : b->select == SELECT_CASCADE ? b->o->bits / 8.0
+                                                                 : 0.0; /* per gate weight */
+    const double copy = dense + (double)l->d_ff * l->d_model * predictor_bytes;
     const double possible = floor(0.8 * (double)available_memory_bytes() / copy);
     if (possible < wanted || wanted < needed)
         fprintf(stderr,
@@ -338,16 +381,21 @@ static int create_copy(struct bench *b, struct copy *c)
     down.data = l->down;
     gate.dtype = up.dtype = down.dtype = l->dtype;
     down.layout = l->down_is_columns ? SFFN_LAYOUT_COLUMNS : SFFN_LAYOUT_ROWS;
-    if (b->select == SELECT_SCREEN) {
+    if (b->select == SELECT_SCREEN || b->select == SELECT_CASCADE) {
         sffn_predictor_config config = SFFN_PREDICTOR_CONFIG_INIT;
-        config.kind = SFFN_PREDICTOR_SCREENED_GATE;
+        config.kind =
+            b->select == SELECT_SCREEN ? SFFN_PREDICTOR_SCREENED_GATE : SFFN_PREDICTOR_CASCADE;
+        config.bits = b->o->bits;
+        config.step_bits = b->o->step_bits;
+        config.input_mean = b->inputs.mean;
+        config.margin = b->o->margin;
         config.d_model = l->d_model;
         config.d_ff = l->d_ff;
         config.gate = gate;
         config.gate_bias = b->inputs.gate_bias;
         status = sffn_predictor_create(b->ctx, &config, &c->predictor);
         if (status != SFFN_OK)
-            return fail(b, "creating the screened gate", status);
+            return fail(b, "creating the predictor", status);
     }
     if (b->select == SELECT_ROUTER) {
         sffn_router_config config = SFFN_ROUTER_CONFIG_INIT;
@@ -386,8 +434,10 @@ static int row_create(struct bench *b, double density)
     const struct options *o = b->o;
     size_t n_sets = o->is_warm ? 1 : (size_t)(1.0 / density);
     n_sets = n_sets < 1 ? 1 : n_sets > MAX_SETS ? MAX_SETS : n_sets;
-    if (!inputs_create(&b->inputs, b->ctx, &b->layer, density, n_sets, o->n_tokens,
-                       b->select == SELECT_ROUTER))
+    if (o->planted ? !planted_inputs_create(&b->inputs, b->ctx, o->planted, &b->layer,
+                                            o->is_warm ? 1 : MAX_SETS, o->n_tokens)
+                   : !inputs_create(&b->inputs, b->ctx, &b->layer, density, n_sets, o->n_tokens,
+                                    b->select == SELECT_ROUTER))
         return 0;
     const size_t wanted = copies_wanted(b), y_floats = o->n_tokens * b->layer.d_model;
     b->copies = calloc(wanted, sizeof *b->copies);
@@ -496,6 +546,7 @@ struct traffic {
         pair_gathered;                 /* gate rows alone; up and down rows of a neuron together */
     double gate_density, pair_density; /* shares of all rows, per tile of tokens */
     double active;                     /* share of neurons whose up row ran */
+    double let_through;                /* share of neurons whose gate row was read */
 };
 
 static int measure_traffic(struct bench *b, struct traffic *t)
@@ -514,6 +565,7 @@ static int measure_traffic(struct bench *b, struct traffic *t)
             return fail(b, "running the layer", status);
         t->touched += (double)stats.touched_bytes / n_sets;
         t->active += (double)stats.n_active / n_sets / (double)b->o->n_tokens / l->d_ff;
+        t->let_through += (double)stats.n_selected / n_sets / (double)b->o->n_tokens / l->d_ff;
         rows += (double)stats.union_active / n_sets;
         is_sparse &= stats.path == SFFN_PATH_SPARSE;
     }
@@ -528,6 +580,8 @@ static int measure_traffic(struct bench *b, struct traffic *t)
     else if (b->select != SELECT_ORACLE)
         t->streamed = (double)info.selector_bytes * tiles;
     t->pair_gathered = rows * 2.0 * (double)l->row_bytes;
+    if (b->select == SELECT_CASCADE && b->o->n_tokens == 1) /* later planes: half of all lines */
+        t->streamed = t->touched - t->pair_gathered - t->let_through * gate_bytes;
     t->gate_gathered = t->touched - t->streamed - t->pair_gathered;
     if (t->gate_gathered < 0.001 * t->touched) {
         if (t->gate_gathered < -0.001 * t->touched)
@@ -549,8 +603,35 @@ struct row {
     struct summary own, dense;
     struct traffic traffic;
     double stream_gbps, gather_gbps, ideal_ns;
-    double error, error_vs_dense;
+    double error, error_vs_dense, recall;
 };
+
+/* The share of the truly active neurons that the selection kept, over all inputs. */
+static int measure_recall(struct bench *b, double *recall)
+{
+    sffn_active_set *sets[2] = {NULL, NULL}; /* gate-first, selected */
+    sffn_active_set_config config = SFFN_ACTIVE_SET_CONFIG_INIT;
+    sffn_status status = SFFN_OK;
+    double sum = 0.0;
+    config.n_blocks = b->layer.d_ff;
+    config.max_tokens = (uint32_t)b->o->n_tokens;
+    for (int i = 0; i < 2 && status == SFFN_OK; i++)
+        status = sffn_active_set_create(b->ctx, &config, &sets[i]);
+    for (size_t s = 0; s < b->inputs.n_sets && status == SFFN_OK; s++) {
+        status = forward(b, 0, s, SELECT_GATE, b->y, sets[0], NULL);
+        if (status == SFFN_OK)
+            status = forward(b, 0, s, b->select, b->y, sets[1], NULL);
+        for (size_t t = 0; t < b->o->n_tokens && status == SFFN_OK; t++) {
+            double of_token = 0.0;
+            status = sffn_active_set_recall(sets[1], sets[0], t, &of_token);
+            sum += of_token;
+        }
+    }
+    *recall = sum / (double)(b->inputs.n_sets * b->o->n_tokens);
+    sffn_active_set_destroy(sets[0]);
+    sffn_active_set_destroy(sets[1]);
+    return status == SFFN_OK ? 1 : fail(b, "measuring the recall", status);
+}
 
 static int measure_errors(struct bench *b, struct row *row)
 {
@@ -599,6 +680,10 @@ static int measure_row(struct bench *b, struct row *row)
     progress("measuring the memory");
     row->stream_gbps = ceilings_stream_gbps(b->ceilings, b->n_threads);
     if (!measure(b, &row->own, &row->dense) || !measure_traffic(b, t) || !measure_errors(b, row))
+        return 0;
+    row->recall = (double)NAN;
+    if ((b->select == SELECT_SCREEN || b->select == SELECT_CASCADE) &&
+        !measure_recall(b, &row->recall))
         return 0;
     progress("measuring the memory");
     row->stream_gbps =
@@ -675,10 +760,12 @@ static void print_json_row(struct bench *b, const struct row *r)
                               ? "router bias at the score quantile, SiLU experts of 32"
                               : "gate bias at the gate quantile, ReLU";
     sffn_context_get_info(b->ctx, &info);
-    snprintf(name, sizeof name,
-             "ffn %s %s %s density %.4g tokens %zu threads %u %s; random bell-shaped weights, %s",
+    if (o->planted)
+        planted = "real rows and inputs, rotated to this shape";
+    snprintf(name, sizeof name, "ffn %s %s %s density %.4g tokens %zu threads %u %s; %s%s",
              o->shape, sffn_dtype_name(b->layer.dtype), select_names[b->select], b->inputs.density,
-             o->n_tokens, b->n_threads, o->is_warm ? "warm" : "cold", planted);
+             o->n_tokens, b->n_threads, o->is_warm ? "warm" : "cold",
+             o->planted ? "" : "random bell-shaped weights, ", planted);
     json_begin(&j);
     json_string(&j, "name", name);
     json_string(&j, "shape", o->shape);
@@ -687,6 +774,8 @@ static void print_json_row(struct bench *b, const struct row *r)
     json_string(&j, "dtype", sffn_dtype_name(b->layer.dtype));
     json_string(&j, "select", select_names[b->select]);
     json_number(&j, "density", b->inputs.density);
+    json_number(&j, "let_through", r->traffic.let_through);
+    json_number(&j, "recall", r->recall);
     json_uint(&j, "n_tokens", o->n_tokens);
     json_uint(&j, "n_threads", b->n_threads);
     json_string(&j, "isa", info.isa);
@@ -718,9 +807,11 @@ static void print_row(struct bench *b, const struct row *r)
     }
     if (!b->has_header) {
         print_header(b, stdout);
-        printf("shape %s (%u x %u), %s weights, random and bell-shaped; density planted by a "
-               "constant bias at the quantile\n",
-               b->o->shape, b->o->d_model, b->o->d_ff, b->o->is_warm ? "warm" : "cold");
+        printf("shape %s (%u x %u), %s weights, %s\n", b->o->shape, b->o->d_model, b->o->d_ff,
+               b->o->is_warm ? "warm" : "cold",
+               b->o->planted ? "real rows and inputs, rotated to this shape"
+                             : "random and bell-shaped; density planted by a constant bias at the "
+                               "quantile");
         printf("%u threads: %s\n\n", b->n_threads, b->peer.what);
         printf("%-7s %-5s %7s %6s %7s %9s %9s %9s %6s %9s %7s %7s %7s %6s %6s %8s %8s %9s %9s\n",
                "select", "dtype", "density", "tokens", "threads", "median ms", "min", "max", "n",
@@ -739,7 +830,10 @@ static int use_layer(struct bench *b, int32_t dtype, int for_router)
         return 1;
     if (b->has_layer)
         layer_destroy(&b->layer);
-    b->has_layer = layer_create(&b->layer, b->o->d_model, b->o->d_ff, dtype, for_router);
+    b->has_layer = b->o->planted
+                       ? planted_layer_create(&b->layer, b->ctx, b->o->planted, b->o->d_model,
+                                              b->o->d_ff, dtype)
+                       : layer_create(&b->layer, b->o->d_model, b->o->d_ff, dtype, for_router);
     b->layer_for_router = for_router;
     return b->has_layer;
 }

@@ -210,6 +210,7 @@ void inputs_destroy(struct inputs *in)
     free(in->x);
     free(in->gate_bias);
     free(in->router_bias);
+    free(in->mean);
     memset(in, 0, sizeof *in);
 }
 

@@ -39,6 +39,7 @@ struct inputs {
     float bias;         /* of every gate, or of every router score */
     float *gate_bias;   /* [d_ff] times bias, or NULL for a router */
     float *router_bias; /* [n_experts] times bias, or NULL */
+    float *mean;        /* [d_model] of inputs that have one, or NULL */
     double
         density; /* the mean share over sets and tokens that was planted: active neurons, or experts */
 };
