@@ -17,6 +17,9 @@ from pathlib import Path
 from typing import Any
 
 HERE = Path(__file__).resolve().parent
+# A run has the same colour in all plots.
+NAMED = {"silu": "#7f8c8d", "relu": "#1b6ca8", "trunk": "#b0b0b0", "prosparse-scale-free-2": "#c0392b", "prosparse-l1": "#2e8b57", "fixed-l1": "#d68910",
+         "prosparse-scale-free-6": "#8e44ad"}  # fmt: skip
 COLOURS = ["#1b6ca8", "#c0392b", "#2e8b57", "#8e44ad", "#d68910", "#16a085", "#7f8c8d"]
 WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 720, 400, 64, 200, 36, 48
 
@@ -55,7 +58,7 @@ def chart(title: str, x_name: str, y_name: str, series: list[tuple[str, list[tup
     out.append(f'<text x="{(LEFT + WIDTH - RIGHT) / 2:.0f}" y="{HEIGHT - 10}" text-anchor="middle">{escape(x_name)}</text>')
     out.append(f'<text transform="translate(16 {(TOP + HEIGHT - BOTTOM) / 2:.0f}) rotate(-90)" text-anchor="middle">{escape(y_name)}</text>')
     for i, (name, values) in enumerate(series):
-        colour = COLOURS[i % len(COLOURS)]
+        colour = NAMED.get(name, COLOURS[i % len(COLOURS)])
         if joined and len(values) > 1:
             path = " ".join(f"{sx(x):.1f},{sy(y):.1f}" for x, y in values)
             out.append(f'<polyline points="{path}" fill="none" stroke="{colour}" stroke-width="1.6"/>')
