@@ -18,7 +18,7 @@ from typing import Any
 
 HERE = Path(__file__).resolve().parent
 # A run has the same colour in all plots.
-NAMED = {"silu": "#7f8c8d", "relu": "#1b6ca8", "trunk": "#b0b0b0", "prosparse-scale-free-2": "#c0392b", "prosparse-l1": "#2e8b57", "fixed-l1": "#d68910",
+NAMED = {"silu": "#7f8c8d", "relu": "#1b6ca8", "trunk": "#b0b0b0", "prosparse-scale-free-2": "#c0392b", "prosparse-scale-free-2 (b)": "#e59866", "prosparse-l1": "#2e8b57", "fixed-l1": "#d68910",
          "prosparse-scale-free-6": "#8e44ad"}  # fmt: skip
 COLOURS = ["#1b6ca8", "#c0392b", "#2e8b57", "#8e44ad", "#d68910", "#16a085", "#7f8c8d"]
 WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 720, 400, 64, 200, 36, 48
@@ -125,6 +125,7 @@ def small_part(data: dict[str, Any], folder: Path) -> str:
         table([h.format("plain ReLU") for h in HEAD], run_rows(results, "relu")),
         "![](results/small-tradeoff.svg)\n\n![](results/small-zeros.svg)\n\n![](results/small-lambda.svg)\n\n![](results/small-l1.svg)\n\n![](results/small-layers.svg)\n",
     ]
+    lines += [note + "\n" for note in data.get("notes", [])]
     if isinstance(results.get("chosen"), str):
         lines.append(f"The bundled model is the run `{results['chosen']}`: the sparsest of the ProSparse runs within 2 % of plain ReLU's perplexity.\n")
     return "\n".join(lines)
