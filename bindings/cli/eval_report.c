@@ -108,6 +108,17 @@ static char *series_label(const struct selection *s)
     return label;
 }
 
+/* 1 when the curve of a series is one over the share of the neurons that is let through. */
+static int series_has_density(const struct eval *e, size_t series)
+{
+    for (size_t p = 0; p < e->selections.n; p++) {
+        const struct selection *s = &e->selections.data[p];
+        if (s->series == series && s->is_curve && !isnan(s->density))
+            return 1;
+    }
+    return 0;
+}
+
 static void write_density_plot(FILE *out, const struct eval *e)
 {
     uint32_t n_layers = e->llama->info.n_layers;
@@ -199,7 +210,9 @@ static void write_plots(FILE *out, const struct eval *e)
                 continue;
             if (labels[s] == NULL)
                 labels[s] = series_label(selection);
-            points_add(&curves[s], &e->points[p]);
+            /* A point with another decision than the curve's does not lie on it. */
+            if (selection->is_curve || !isnan(selection->density) || !series_has_density(e, s))
+                points_add(&curves[s], &e->points[p]);
             if (!selection->is_curve)
                 points_add(&asked[s], &e->points[p]);
         }

@@ -216,7 +216,7 @@ static size_t place_legend(const struct plot *plot, FILE *out, double top)
         double width;
         if (s->label == NULL)
             continue;
-        width = 26.0 + 6.8 * (double)strlen(s->label);
+        width = 34.0 + 7.0 * (double)strlen(s->label);
         if (rows == 0)
             rows = 1;
         if (x > LEFT && x + width > WIDTH - RIGHT) {
