@@ -25,7 +25,8 @@ struct layer {
 
 /* What the file calls them, for what this command prints. */
 static const char *const plan_names[] = {"default", "dense", "gate", "predictor", "router"};
-static const char *const predictor_names[] = {"screened_gate", "low_rank", "gate_svd", "sign"};
+static const char *const predictor_names[] = {"screened_gate", "low_rank", "gate_svd",
+                                              "sign",          "callback", "cascade"};
 static const char *const hidden_names[] = {"none", "relu", "tanh"};
 static const char *const input_names[] = {"ffn", "residual", "layer", "layer_norm", "first_layer"};
 static const char *const router_names[] = {"sigmoid", "top_k", "mass"};
@@ -211,6 +212,9 @@ static void json_predictor(struct json *json, const struct layer *layer)
     json_uint(json, "top_k", p->top_k);
     json_uint(json, "rank", p->rank);
     json_number(json, "alpha", (double)p->alpha);
+    json_uint(json, "bits", p->bits);
+    json_uint(json, "step_bits", p->step_bits);
+    json_bool(json, "has_input_mean", p->input_mean != NULL);
     json_text(json, "hidden_activation", NAME_OF(hidden_names, p->hidden_activation));
     json_text(json, "input", NAME_OF(input_names, p->input));
     json_uint(json, "bytes", predictor_bytes(p));

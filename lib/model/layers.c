@@ -288,6 +288,9 @@ sffn_status sffn_model_layer_predictor_config(const sffn_model *model, uint32_t 
     config.gate_bias = ffn.gate.data ? ffn.gate_bias : ffn.up_bias;
     config.thresholds = NULL;
     take_thresholds(&layer, "sffn_predictor.threshold", ffn.d_ff, &config.thresholds);
+    config.input_mean = NULL;
+    if (config.kind == SFFN_PREDICTOR_CASCADE)
+        take_vector(&layer, "sffn_predictor.input_mean", ffn.d_model, &config.input_mean);
     if (config.kind == SFFN_PREDICTOR_LOW_RANK)
         take_low_rank(&layer, &config);
     return layer.status != SFFN_OK

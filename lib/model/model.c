@@ -408,11 +408,11 @@ static void take_info_of_tensors(sffn_model *model)
 /* The vectors that layer, predictor and router configs point to. */
 static int is_config_vector(const char *name)
 {
-    static const char *const parts[] = {"ffn_gate.bias",          "ffn_up.bias",
-                                        "ffn_down.bias",          "sffn_rule.threshold",
-                                        "sffn_router.bias",       "sffn_predictor.threshold",
-                                        "sffn_predictor_w1.bias", "sffn_predictor_w2.bias",
-                                        "sffn_router_hidden.bias"};
+    static const char *const parts[] = {"ffn_gate.bias",           "ffn_up.bias",
+                                        "ffn_down.bias",           "sffn_rule.threshold",
+                                        "sffn_router.bias",        "sffn_predictor.threshold",
+                                        "sffn_predictor_w1.bias",  "sffn_predictor_w2.bias",
+                                        "sffn_router_hidden.bias", "sffn_predictor.input_mean"};
     uint32_t layer;
     const char *rest;
     if (!sffn_model_layer_of(name, &layer, &rest))

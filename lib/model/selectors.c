@@ -18,8 +18,9 @@ static const char *const rule_names[] = {"none",
                                          "statistical_score",
                                          "statistical_h",
                                          NULL};
-static const char *const predictor_names[] = {"screened_gate", "low_rank", "gate_svd", "sign",
-                                              NULL};
+/* "": a value that no file has, a callback. */
+static const char *const predictor_names[] = {"screened_gate", "low_rank", "gate_svd", "sign", "",
+                                              "cascade",       NULL};
 static const char *const decision_names[] = {"threshold", "top_k", NULL};
 static const char *const hidden_names[] = {"none", "relu", "tanh", NULL};
 static const char *const dtype_names[] = {"keep", "f32", "f16", "bf16", "q8_0", "q4_0", NULL};
@@ -74,6 +75,8 @@ static const struct sffn_field predictor_rows[] = {
          SFFN_HIDDEN_NONE),
     NAME(sffn_predictor_config, dtype, "sffn.predictor.dtype", dtype_names, -1),
     F32(sffn_predictor_config, alpha, "sffn.predictor.alpha"),
+    U32(sffn_predictor_config, bits, "sffn.predictor.bits"),
+    U32(sffn_predictor_config, step_bits, "sffn.predictor.step_bits"),
     NAME(sffn_predictor_config, input, "sffn.predictor.input", input_names, SFFN_INPUT_FFN),
 };
 const struct sffn_fields sffn_predictor_fields = FIELDS(predictor_rows);
@@ -95,7 +98,7 @@ const char *sffn_field_name(const struct sffn_field *field, int32_t value)
 {
     for (int32_t i = 0; field->names[i]; i++)
         if (field->first + i == value)
-            return field->names[i];
+            return field->names[i][0] ? field->names[i] : NULL;
     return NULL;
 }
 
@@ -116,7 +119,8 @@ static sffn_status read_name(const struct sffn_meta *meta, const struct sffn_fie
         return SFFN_OK;
     }
     for (int32_t i = 0; field->names[i]; i++) {
-        if (strlen(field->names[i]) != bytes || memcmp(field->names[i], text, bytes) != 0)
+        if (bytes == 0 || strlen(field->names[i]) != bytes ||
+            memcmp(field->names[i], text, bytes) != 0)
             continue;
         const int32_t value = field->first + i;
         memcpy((char *)config + field->offset, &value, sizeof(value));

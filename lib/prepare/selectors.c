@@ -217,6 +217,8 @@ static sffn_status take_predictor(struct taker *t, const sffn_predictor_config *
     status = check_thresholds(t, ".predictor->thresholds", c->thresholds, r->d_ff);
     if (status == SFFN_OK)
         status = add_vector(t, "sffn_predictor.threshold", c->thresholds, r->d_ff, r->order);
+    if (status == SFFN_OK && c->kind == SFFN_PREDICTOR_CASCADE)
+        status = add_vector(t, "sffn_predictor.input_mean", c->input_mean, c->d_model, NULL);
     return status == SFFN_OK && c->kind == SFFN_PREDICTOR_LOW_RANK ? add_low_rank(t, c, r) : status;
 }
 

@@ -22,7 +22,7 @@ struct sffn_new_tensor {
     size_t row_bytes;          /* distance of rows in data; 0: packed */
     const uint32_t *order;     /* rows are reordered by it; NULL: not */
 };
-#define SFFN_NEW_TENSORS_PER_LAYER 11
+#define SFFN_NEW_TENSORS_PER_LAYER 12
 
 struct sffn_results {
     struct sffn_layer_result *layers; /* NULL: the source's selectors are carried over */

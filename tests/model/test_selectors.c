@@ -472,6 +472,8 @@ static void every_field(void **state)
     p.dtype = SFFN_BF16;
     p.input = SFFN_INPUT_LAYER_NORM;
     p.alpha = 1.25f;
+    p.bits = 4;
+    p.step_bits = 2;
     r.d_model = D_MODEL;
     r.n_experts = EXPERTS;
     r.block_size = D_FF / EXPERTS;
@@ -518,7 +520,8 @@ static void every_field(void **state)
 #define SAME(field) assert_true(p_read.field == p.field)
         SAME(kind), SAME(d_model), SAME(d_ff), SAME(decision), SAME(tie), SAME(threshold);
         SAME(margin), SAME(top_k), SAME(top_k_multiple), SAME(rank), SAME(hidden_activation);
-        SAME(dtype), SAME(input), SAME(alpha), SAME(w1.dtype), SAME(w2.dtype), SAME(n_layers);
+        SAME(dtype), SAME(input), SAME(alpha), SAME(bits), SAME(step_bits), SAME(w1.dtype),
+            SAME(w2.dtype), SAME(n_layers);
 #undef SAME
 #define SAME(field) assert_true(r_read.field == r.field)
         SAME(d_model), SAME(n_experts), SAME(block_size), SAME(rule), SAME(threshold), SAME(top_k);
@@ -539,6 +542,18 @@ static void every_field(void **state)
         sffn_model_close(m);
         m = next;
     }
+    sffn_model_close(m);
+    /* A cascade has a vector of its own, in the order of the inputs. */
+    layers[0].permutation = orders[0];
+    p.kind = SFFN_PREDICTOR_CASCADE;
+    p.decision = SFFN_DECIDE_THRESHOLD;
+    p.input_mean = w1;
+    const sffn_predictor_config init_predictor = SFFN_PREDICTOR_CONFIG_INIT;
+    p_read = init_predictor;
+    m = prepare(source, "cascade.gguf", &config);
+    OK(sffn_model_layer_predictor_config(m, 0, &p_read));
+    assert_true(p_read.kind == SFFN_PREDICTOR_CASCADE && !p_read.w1.data);
+    assert_memory_equal(p_read.input_mean, w1, D_MODEL * sizeof(float));
     sffn_model_close(m);
     sffn_model_close(source);
 }
@@ -985,6 +1000,8 @@ KEY_NAME(rule_score, "sffn.rule", "score")
 KEY_NAME(kind_unknown, "sffn.predictor.kind", "oracle")
 KEY_NAME(kind_screen, "sffn.predictor.kind", "screened_gate")
 KEY_NAME(kind_low_rank, "sffn.predictor.kind", "low_rank")
+KEY_NAME(kind_cascade, "sffn.predictor.kind", "cascade")
+KEY_NAME(kind_empty, "sffn.predictor.kind", "")
 KEY_NAME(router_unknown, "sffn.router.rule", "softmax")
 KEY_NAME(router_sigmoid, "sffn.router.rule", "sigmoid")
 static void plan_scalar(struct buf *b)
@@ -1100,6 +1117,8 @@ static void refuses_files(void **state)
          "sffn.rule of layer 0 is 'abs'"},
         {NULL, 0, NULL, 0, NULL, 0, kind_unknown, 1, ask_predictor, SFFN_ERR_FORMAT,
          "sffn.predictor.kind of layer 0 is 'oracle'"},
+        {NULL, 0, NULL, 0, NULL, 0, kind_empty, 1, ask_predictor, SFFN_ERR_FORMAT,
+         "sffn.predictor.kind of layer 0 is ''"},
         {NULL, 0, NULL, 0, NULL, 0, kind_unknown, 1, ask_ready, SFFN_ERR_FORMAT, "'oracle'"},
         {NULL, 0, NULL, 0, NULL, 0, threshold_nan, 2, ask_predictor, SFFN_ERR_FORMAT,
          "sffn.predictor.threshold of layer 0 is NaN"},
@@ -1129,6 +1148,9 @@ static void refuses_files(void **state)
          SFFN_ERR_SHAPE, "tensor 'blk.0.sffn_router.weight' has 2 dimensions, 2 x 16"},
         {"sffn_router_hidden.weight", 2, narrow, 0, twice, 4 * 32, router_sigmoid, 1, ask_router,
          SFFN_ERR_SHAPE, "tensor 'blk.0.sffn_router_hidden.weight' has 2 dimensions, 2 x 16"},
+        {"sffn_predictor.input_mean", 1, vector, 0, nan_vector, 4 * D_FF, kind_cascade, 1,
+         ask_predictor, SFFN_ERR_SHAPE,
+         "tensor 'blk.0.sffn_predictor.input_mean' has 1 dimensions, 64 elements"},
         {"sffn_predictor_w1.weight", 2, narrow, 0, twice, 4 * 32, kind_low_rank, 1, ask_predictor,
          SFFN_ERR_SHAPE, "tensor 'blk.0.sffn_predictor_w1.weight' has 2 dimensions, 2 x 16"},
         {"sffn_predictor_w1.weight", 2, experts, 0, twice, 4 * 64, rank_of_3, 2, ask_predictor,

@@ -115,6 +115,7 @@ def _predictor(what: str, values: Mapping[str, Any], d_model: int, d_ff: int) ->
     rank = _rows(values.get("w1"), f"{what}.w1") or int(values.get("rank", 0))
     config = _abi.sffn_predictor_config(d_model=d_model, d_ff=d_ff, rank=rank)
     shapes: dict[str, tuple[int, ...]] = {"w1": (rank, d_model), "w2": (d_ff, rank), "b1": (rank,), "b2": (d_ff,)}
+    shapes["input_mean"] = (d_model,)
     return config, _fill(config, what, values, shapes)
 
 
