@@ -52,12 +52,13 @@ typedef struct sffn_context_config {
     int32_t huge_pages;          /**< enum sffn_huge_pages */
     int32_t bind_threads;        /**< 1: own pool threads are bound to one core each (hwloc or OS). Default 0 */
     uint32_t spin_us;            /**< how long idle pool threads and barriers spin before they sleep, microseconds, at most 1000000. Default 50 */
-    int32_t collect_stats;       /**< 1: forward measures the time of its stages. Default 0 */
+    int32_t collect_stats;       /**< 1: forward measures the time of its stages, and counts by layer (stats.h). Default 0 */
     int32_t use_onednn;          /**< 1: long prompts (sffn_ffn_config.dense_tokens) go through oneDNN where built in and found. It brings its own
                                       OpenMP threads into the process, so the default is 0: our own dense path */
+    uint32_t stats_recall_every; /**< with collect_stats: every n-th selected token is checked against the whole gate (stats.h). 0 (default): none */
 } sffn_context_config;
 #define SFFN_CONTEXT_CONFIG_INIT \
-    { sizeof(sffn_context_config), { NULL, NULL, NULL }, NULL, NULL, 1u, NULL, NULL, NULL, SFFN_HUGE_PAGES_AUTO, 0, 50u, 0, 0 }
+    { sizeof(sffn_context_config), { NULL, NULL, NULL }, NULL, NULL, 1u, NULL, NULL, NULL, SFFN_HUGE_PAGES_AUTO, 0, 50u, 0, 0, 0u }
 
 /**
  * Creates a context. The environment variable SFFN_MAX_ISA, read here and nowhere else, caps the ISA further.

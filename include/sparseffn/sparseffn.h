@@ -11,6 +11,7 @@
 #include "sparseffn/predictor.h"
 #include "sparseffn/prepare.h"
 #include "sparseffn/router.h"
+#include "sparseffn/stats.h"
 #include "sparseffn/status.h"
 #include "sparseffn/train.h"
 #include "sparseffn/version.h"

@@ -9,6 +9,7 @@
 #include <string.h>
 
 #include "base/checked.h"
+#include "base/stats.h"
 #include "base/thread_pool.h"
 #include "cpu/features.h"
 #include "cpu/memory.h"
@@ -31,6 +32,7 @@ struct shared {
     char error[512];
     struct weight_block *blocks;
     uint64_t weight_bytes;
+    struct sffn_stats stats;
 };
 
 struct sffn_context {
@@ -264,6 +266,10 @@ static sffn_status check_config(const sffn_context_config *c)
         return sffn_fail(NULL, SFFN_ERR_INVALID_ARGUMENT,
                          "bind_threads is %d, collect_stats %d, use_onednn %d; expected 0 or 1",
                          (int)c->bind_threads, (int)c->collect_stats, (int)c->use_onednn);
+    if (c->stats_recall_every > 0 && !c->collect_stats)
+        return sffn_fail(NULL, SFFN_ERR_INVALID_ARGUMENT,
+                         "stats_recall_every is %u and collect_stats 0; expected collect_stats 1",
+                         (unsigned)c->stats_recall_every);
     if (c->huge_pages != SFFN_HUGE_PAGES_AUTO && c->huge_pages != SFFN_HUGE_PAGES_OFF)
         return sffn_fail(NULL, SFFN_ERR_INVALID_ARGUMENT,
                          "huge_pages is %d; expected a value of enum sffn_huge_pages",
@@ -335,6 +341,7 @@ sffn_status sffn_context_create(const sffn_context_config *config, sffn_context 
                          "the allocator returned NULL for the context");
     }
     pthread_mutex_init(&shared->lock, NULL);
+    sffn_stats_init(&shared->stats);
     ctx->shared = shared;
     atomic_flag_clear(&ctx->is_busy);
     sffn_topology_detect(&ctx->topology);
@@ -365,6 +372,7 @@ void sffn_context_destroy(sffn_context *ctx)
         sffn_mem_free(ctx, ctx->pool, sffn_thread_pool_bytes(ctx->config.n_threads));
     }
     sffn_mem_free(ctx, ctx->scratch, ctx->scratch_bytes);
+    sffn_stats_fini(ctx, &ctx->shared->stats);
     pthread_mutex_destroy(&ctx->shared->lock);
     sffn_mem_free(ctx, ctx->shared, sizeof(*ctx->shared));
     const sffn_allocator allocator = ctx->config.allocator;
@@ -435,6 +443,16 @@ uint32_t sffn_context_n_threads(const sffn_context *ctx)
 int sffn_context_collects_stats(const sffn_context *ctx)
 {
     return ctx->config.collect_stats;
+}
+
+struct sffn_stats *sffn_context_stats(const sffn_context *ctx)
+{
+    return ctx->config.collect_stats ? &ctx->shared->stats : NULL;
+}
+
+uint32_t sffn_context_recall_every(const sffn_context *ctx)
+{
+    return ctx->config.stats_recall_every;
 }
 
 int sffn_context_uses_onednn(const sffn_context *ctx)

@@ -37,6 +37,9 @@ sffn_status sffn_info_copy(const sffn_context *ctx, const char *what, void *dst,
 const struct sffn_kernels *sffn_context_kernels(const sffn_context *ctx);
 uint32_t sffn_context_n_threads(const sffn_context *ctx);
 int sffn_context_collects_stats(const sffn_context *ctx);
+/* The counters; NULL unless the context collects them. */
+struct sffn_stats *sffn_context_stats(const sffn_context *ctx);
+uint32_t sffn_context_recall_every(const sffn_context *ctx);
 int sffn_context_uses_onednn(const sffn_context *ctx);
 uint64_t sffn_now_ns(void);
 

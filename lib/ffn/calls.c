@@ -160,7 +160,10 @@ static sffn_status plan_stages(sffn_context *ctx, const sffn_ffn *ffn, const flo
     args.n_tokens = n_tokens;
     args.active = active_in;
     args.select = active_in ? SFFN_SELECT_ACTIVE : SFFN_SELECT_GATE;
-    return sffn_call_plan(ctx, ffn, &args, call);
+    const sffn_status planned = sffn_call_plan(ctx, ffn, &args, call);
+    call->stats = NULL; /* a stage alone is no call of the layer */
+    call->recall_every = 0;
+    return planned;
 }
 
 sffn_status sffn_ffn_gate(sffn_context *ctx, const sffn_ffn *ffn, const float *x, size_t n_tokens,

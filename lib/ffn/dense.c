@@ -76,7 +76,7 @@ static int run_block(sffn_context *ctx, struct dense *d)
     return sffn_onednn_sgemm(1, m, k, n, d->g, block, d->down, k, 1, y, args->y_stride);
 }
 
-static void write_stats(const struct sffn_call *call)
+static void finish(const struct sffn_call *call, uint64_t total_ns)
 {
     const struct sffn_ffn *ffn = call->ffn;
     const uint64_t n = call->args.n_tokens;
@@ -86,7 +86,10 @@ static void write_stats(const struct sffn_call *call)
     s.n_selected = s.n_active = s.n_nonzero = n * ffn->d_ff;
     s.union_active = (n + SFFN_DENSE_TOKENS - 1) / SFFN_DENSE_TOKENS * ffn->d_ff;
     s.touched_bytes = (n + SFFN_DENSE_TOKENS - 1) / SFFN_DENSE_TOKENS * ffn->weight_bytes;
-    sffn_info_copy(ffn->ctx, "sffn_ffn_stats", call->args.stats, &s, sizeof(s));
+    s.total_ns = total_ns;
+    if (call->args.stats)
+        sffn_info_copy(ffn->ctx, "sffn_ffn_stats", call->args.stats, &s, sizeof(s));
+    sffn_call_count(call, &s, NULL);
 }
 
 int sffn_dense_onednn_forward(sffn_context *ctx, const struct sffn_call *call, void *scratch,
@@ -99,6 +102,8 @@ int sffn_dense_onednn_forward(sffn_context *ctx, const struct sffn_call *call, v
         args->n_tokens < ffn->dense_tokens || args->active_out ||
         scratch_bytes < sffn_dense_onednn_scratch_bytes(ctx, ffn))
         return 0;
+    const int is_timed = sffn_context_collects_stats(ctx);
+    const uint64_t begin = is_timed ? sffn_now_ns() : 0;
     const int threads_before = sffn_onednn_set_threads((int)sffn_context_n_threads(ctx));
     struct dense d = {.ffn = ffn, .call = call, .gate = scratch};
     d.up = d.gate + SFFN_DENSE_NEURONS * (size_t)ffn->d_model;
@@ -120,7 +125,7 @@ int sffn_dense_onednn_forward(sffn_context *ctx, const struct sffn_call *call, v
     }
     if (threads_before > 0)
         sffn_onednn_set_threads(threads_before);
-    if (ok && args->stats)
-        write_stats(call);
+    if (ok)
+        finish(call, is_timed ? sffn_now_ns() - begin : 0);
     return ok;
 }

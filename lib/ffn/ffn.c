@@ -209,6 +209,7 @@ sffn_status sffn_ffn_create(sffn_context *ctx, const sffn_ffn_config *config, sf
     if (!ffn)
         return sffn_fail(ctx, SFFN_ERR_OUT_OF_MEMORY, "the allocator returned NULL for a layer");
     ffn->ctx = ctx;
+    ffn->layer_id = sffn_new_layer_id();
     snprintf(ffn->name, sizeof(ffn->name), "%s", c.name ? c.name : "ffn");
     ffn->d_model = c.d_model;
     ffn->d_ff = c.d_ff;
@@ -234,6 +235,8 @@ sffn_status sffn_ffn_create(sffn_context *ctx, const sffn_ffn_config *config, sf
     ffn->value_rule.thresholds = ffn->rule_thresholds;
     if (status == SFFN_OK)
         status = sffn_ffn_reserve(ctx, ffn);
+    if (status == SFFN_OK && sffn_context_stats(ctx))
+        ffn->stats_row = sffn_stats_find(sffn_context_stats(ctx), ffn->layer_id);
     if (status != SFFN_OK) {
         sffn_ffn_destroy(ffn);
         return status;
@@ -260,6 +263,8 @@ void sffn_ffn_destroy(sffn_ffn *ffn)
     if (!ffn)
         return;
     const sffn_context *ctx = ffn->ctx;
+    if (ffn->stats_row)
+        sffn_stats_forget(sffn_context_stats(ctx), ffn->layer_id);
     sffn_matmul_fini(&ffn->gate);
     sffn_matmul_fini(&ffn->up);
     sffn_matmul_fini(&ffn->down);
@@ -287,6 +292,9 @@ sffn_status sffn_ffn_reserve_threads(sffn_context *ctx, const sffn_ffn *ffn, uin
         status = sffn_context_reserve_scratch(ctx, dense > sparse ? dense : sparse);
         sffn_context_leave(ctx);
     }
+    if (status == SFFN_OK && sffn_context_stats(ctx))
+        status =
+            sffn_stats_register(ctx, sffn_context_stats(ctx), ffn->layer_id, ffn->name, ffn->d_ff);
     return status;
 }
 

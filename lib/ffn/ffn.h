@@ -2,6 +2,7 @@
 #ifndef SFFN_LIB_FFN_H
 #define SFFN_LIB_FFN_H
 #include "active_set/value_rule.h"
+#include "base/stats.h"
 #include "matmul/rows.h"
 #include "predictor/predictor.h"
 #include "router/router.h"
@@ -32,6 +33,8 @@ struct sffn_ffn {
     float max_density;
     uint32_t dense_tokens;
     uint64_t weight_bytes;
+    uint64_t layer_id;                /* no other layer has or had it */
+    struct sffn_stats_row *stats_row; /* in the statistics of ctx, or NULL */
 };
 
 /* The layer's predictor or router; NULL: none. */
@@ -89,6 +92,7 @@ enum sffn_stage {
 struct sffn_counters { /* of one thread, one cache line apart */
     uint64_t selected, selected_rows, active, active_rows, nonzero, nonzero_rows, selector_bytes;
     uint64_t stage_ns[SFFN_STAGE_REDUCE + 1], mark_ns;
+    uint64_t check_ns, sampled_tokens, sampled_true, sampled_selected, sampled_hits;
 };
 
 /* Scratch of one call, laid out for nth threads. */
@@ -119,7 +123,16 @@ struct sffn_call {
     uint32_t n_stages;   /* per tile */
     uint32_t select_stage; /* where the SELECT stages begin */
     uint32_t n_tiles;
+    struct sffn_stats *stats;         /* of the context when it collects and the call is a whole layer's, else NULL */
+    struct sffn_stats_row *stats_row; /* the layer's, or NULL */
+    uint32_t recall_every;            /* check every n-th token's selection; 0: none */
 };
+
+/* 1 when somebody chose the neurons that the gate looks at. */
+static inline int sffn_call_selects(const struct sffn_call *call)
+{
+    return call->select == SFFN_SELECT_PREDICTOR || call->select == SFFN_SELECT_ROUTER || call->select == SFFN_SELECT_ACTIVE;
+}
 
 /* Checks the arguments and decides the stages of a whole layer. */
 sffn_status sffn_call_plan(const sffn_context *ctx, const struct sffn_ffn *ffn, const sffn_ffn_args *args,
@@ -133,6 +146,14 @@ void sffn_call_run_phase(const struct sffn_kernels *k, const struct sffn_call *c
 sffn_status sffn_call_run(sffn_context *ctx, const struct sffn_call *call);
 /* Bytes of scratch; with base, also fills *w. */
 size_t sffn_workspace_layout(const struct sffn_ffn *ffn, uint32_t nth, struct sffn_workspace *w, void *base);
+
+/* ---- stats.c ---- */
+
+uint64_t sffn_new_layer_id(void);
+/* The layer's row in the statistics of a context that collects; NULL: not registered. */
+struct sffn_stats_row *sffn_ffn_stats_row(const sffn_context *ctx, const struct sffn_ffn *ffn);
+/* Adds a finished call to the layer's row. sum: checks of all threads; NULL: none. */
+void sffn_call_count(const struct sffn_call *call, const sffn_ffn_stats *s, const struct sffn_counters *sum);
 
 /* ---- dense.c ---- */
 

@@ -455,7 +455,8 @@ static void run_reduce(struct worker *w)
                      args->y + w->token * args->y_stride, args->y_stride, w->ith, w->nth);
 }
 
-static void write_stats(const struct worker *w, uint32_t nth)
+/* Tells what the call did, in its own statistics and the layer's. */
+static void finish_call(const struct worker *w, uint32_t nth)
 {
     const struct sffn_ffn *ffn = w->ffn;
     sffn_ffn_stats s = SFFN_FFN_STATS_INIT;
@@ -469,7 +470,12 @@ static void write_stats(const struct worker *w, uint32_t nth)
         sum.nonzero += c->nonzero;
         sum.nonzero_rows += c->nonzero_rows;
         sum.selector_bytes += c->selector_bytes;
+        sum.sampled_true += c->sampled_true;
+        sum.sampled_selected += c->sampled_selected;
+        sum.sampled_hits += c->sampled_hits;
     }
+    sum.sampled_tokens = w->w.counters[0].sampled_tokens;
+    sum.check_ns = w->w.counters[0].check_ns;
     if (!ffn->is_gated) { /* one product makes both lists */
         sum.nonzero = sum.active;
         sum.nonzero_rows = sum.active_rows;
@@ -495,7 +501,64 @@ static void write_stats(const struct worker *w, uint32_t nth)
     s.down_ns = ns[SFFN_STAGE_DOWN] + ns[SFFN_STAGE_REDUCE];
     s.total_ns = s.select_ns + s.gate_ns + s.up_ns + s.down_ns + ns[SFFN_STAGE_CLEAR] +
                  ns[SFFN_STAGE_IMPORT];
-    sffn_info_copy(ffn->ctx, "sffn_ffn_stats", w->call->args.stats, &s, sizeof(s));
+    if (w->call->args.stats)
+        sffn_info_copy(ffn->ctx, "sffn_ffn_stats", w->call->args.stats, &s, sizeof(s));
+    sffn_call_count(w->call, &s, &sum);
+}
+
+/* Compares what was selected for one token with what the whole gate finds, in this thread's share of the neurons. */
+static void check_token(struct worker *w, size_t t)
+{
+    const struct sffn_ffn *ffn = w->ffn;
+    const struct sffn_list selected = selected_rows(w), all = {.rows = NULL};
+    const struct sffn_x x = sffn_x_prepare(
+        w->k, tile_x(w) + t * w->call->args.x_stride, w->call->args.x_stride, 1, ffn->gate.n_cols,
+        sffn_is_quantized(ffn->gate.dtype), w->w.x + w->ith * w->w.x_bytes);
+    float *g = w->w.values + w->ith * 2 * SFFN_CHUNK * SFFN_TILE_TOKENS;
+    struct sffn_walk walk = sffn_walk_begin(&selected, 0, ffn->d_ff);
+    size_t pos = 0; /* of the walk's stretch */
+    int is_listed = sffn_walk_next(&walk);
+    size_t first, last;
+    sffn_share(ffn->d_ff, w->ith, w->nth, &first, &last);
+    for (size_t start = first; start < last; start += SFFN_CHUNK) {
+        const size_t n = last - start < SFFN_CHUNK ? last - start : SFFN_CHUNK;
+        sffn_rows_dot(w->k, &ffn->gate, &all, start, n, &x, 1, g);
+        for (size_t i = 0; i < n; i++) {
+            const uint32_t row = (uint32_t)(start + i);
+            size_t listed = 0;
+            while (is_listed) {
+                listed = selected.rows ? selected.rows[walk.start + pos] : walk.start + pos;
+                if (listed >= row)
+                    break;
+                if (++pos == walk.n) {
+                    is_listed = sffn_walk_next(&walk);
+                    pos = 0;
+                }
+            }
+            const int is_selected =
+                is_listed && listed == row &&
+                (!selected.masks || (selected.masks[walk.start + pos] >> t & 1));
+            const float s =
+                sffn_activate(ffn, g[i] + (ffn->gate_bias ? ffn->gate_bias[row] : 0.0f));
+            const int is_true =
+                !sffn_gate_drops(ffn, row, s) && (ffn->is_gated || !sffn_h_drops(ffn, row, s));
+            w->counters->sampled_selected += (uint64_t)is_selected;
+            w->counters->sampled_true += (uint64_t)is_true;
+            w->counters->sampled_hits += (uint64_t)(is_selected && is_true);
+        }
+    }
+}
+
+/* Checks the tile's tokens whose turn it is. The row is not written before the last phase, so all threads agree. */
+static void check_selection(struct worker *w)
+{
+    const uint64_t seen = sffn_stat_get(w->call->stats_row, SFFN_STAT_SELECTABLE) + w->token;
+    for (size_t t = 0; t < w->tile; t++) {
+        if ((seen + t + 1) % w->call->recall_every != 0)
+            continue;
+        check_token(w, t);
+        w->counters->sampled_tokens++;
+    }
 }
 
 /* The weights that came with the selection, if any. */
@@ -580,9 +643,17 @@ void sffn_call_run_phase(const struct sffn_kernels *k, const struct sffn_call *c
                 now - w.counters->mark_ns;
         w.counters->mark_ns = now;
     }
+    if (call->recall_every && sffn_call_selects(call) && call->stages[stage] == SFFN_STAGE_DOWN) {
+        check_selection(&w);
+        if (is_timed) {
+            const uint64_t now = sffn_now_ns();
+            w.counters->check_ns += now - w.counters->mark_ns;
+            w.counters->mark_ns = now;
+        }
+    }
     run_stage(&w, stage);
     if (is_timed && is_last)
         w.counters->stage_ns[call->stages[stage]] += sffn_now_ns() - w.counters->mark_ns;
-    if (is_last && ith == 0 && call->args.stats)
-        write_stats(&w, nth);
+    if (is_last && ith == 0 && (call->args.stats || call->stats))
+        finish_call(&w, nth);
 }

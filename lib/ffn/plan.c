@@ -78,6 +78,9 @@ sffn_status sffn_call_plan(const sffn_context *ctx, const struct sffn_ffn *ffn,
     call->s_out = NULL;
     call->n_stages = 0;
     call->select_stage = 0;
+    call->stats = sffn_context_stats(ctx);
+    call->stats_row = call->stats ? sffn_ffn_stats_row(ctx, ffn) : NULL;
+    call->recall_every = call->stats_row ? sffn_context_recall_every(ctx) : 0;
     sffn_status status = sffn_config_copy(ctx, "sffn_ffn_args", args, sizeof(*args), public_args);
     if (status != SFFN_OK)
         return status;

@@ -57,6 +57,7 @@ static void init_macros(void **state)
     INIT(sffn_ffn_config, SFFN_FFN_CONFIG_INIT);
     INIT(sffn_ffn_args, SFFN_FFN_ARGS_INIT);
     INIT(sffn_ffn_stats, SFFN_FFN_STATS_INIT);
+    INIT(sffn_layer_stats, SFFN_LAYER_STATS_INIT);
     INIT(sffn_ffn_info, SFFN_FFN_INFO_INIT);
     INIT(sffn_model_info, SFFN_MODEL_INFO_INIT);
     INIT(sffn_tensor_info, SFFN_TENSOR_INFO_INIT);

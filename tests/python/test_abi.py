@@ -129,6 +129,7 @@ ENUMS = {
     "sffn_rule": (enums.Rule, "SFFN_RULE_"),
     "sffn_tie": (enums.Tie, "SFFN_TIE_"),
     "sffn_value_rule_kind": (enums.ValueRule, "SFFN_VALUE_"),
+    "sffn_stats_format": (enums.StatsFormat, "SFFN_STATS_"),
     "sffn_select": (enums.Select, "SFFN_SELECT_"),
     "sffn_path": (enums.Path, "SFFN_PATH_"),
     "sffn_predictor_kind": (enums.PredictorKind, "SFFN_PREDICTOR_"),

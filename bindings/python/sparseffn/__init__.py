@@ -76,7 +76,7 @@ from .calibrate import (
     fit_svd,
 )
 from .context import Context, ContextInfo, isas, logger
-from .ffn import FFN, FFNInfo, FFNStats
+from .ffn import FFN, FFNInfo, FFNStats, LayerStats
 from .matmul import Matmul, MatmulInfo
 from .model import Layer, Metadata, Model, ModelInfo, Tensors
 from .predictor import Predictor, PredictorInfo
@@ -114,6 +114,7 @@ __all__ = [
     "InternalError",
     "Interrupted",
     "Layer",
+    "LayerStats",
     "Layout",
     "LogLevel",
     "LowRank",

@@ -73,6 +73,7 @@ class sffn_context_config(Sized):
         ("spin_us", c_uint32),
         ("collect_stats", c_int32),
         ("use_onednn", c_int32),
+        ("stats_recall_every", c_uint32),
     ]
     _defaults_ = {"n_threads": 1, "spin_us": 50}
     log: Any
@@ -566,6 +567,33 @@ class sffn_router_fit_config(Sized):
     progress: Any
 
 
+class sffn_layer_stats(Sized):
+    _fields_ = [
+        ("struct_size", c_size_t),
+        ("calls_sparse", c_uint64),
+        ("calls_dense", c_uint64),
+        ("calls_onednn", c_uint64),
+        ("n_tokens", c_uint64),
+        ("n_selected", c_uint64),
+        ("n_active", c_uint64),
+        ("n_nonzero", c_uint64),
+        ("touched_bytes", c_uint64),
+        ("select_ns", c_uint64),
+        ("gate_ns", c_uint64),
+        ("up_ns", c_uint64),
+        ("down_ns", c_uint64),
+        ("check_ns", c_uint64),
+        ("total_ns", c_uint64),
+        ("sampled_tokens", c_uint64),
+        ("sampled_true", c_uint64),
+        ("sampled_selected", c_uint64),
+        ("sampled_hits", c_uint64),
+        ("recall", c_double),
+        ("precision", c_double),
+    ]
+    _defaults_ = {"recall": 1.0, "precision": 1.0}
+
+
 class sffn_model_info(Sized):
     _fields_ = [
         ("struct_size", c_size_t),
@@ -761,6 +789,10 @@ FUNCTIONS: dict[str, tuple[Any, list[Any]]] = {
     "sffn_ffn_up": (_status, [_handle, _handle, _array, _array, c_size_t, _handle, _array]),
     "sffn_ffn_down": (_status, [_handle, _handle, _array, c_size_t, _handle, _array]),
     "sffn_ffn_get_info": (_status, [_handle, POINTER(sffn_ffn_info)]),
+    # stats.h
+    "sffn_context_get_layer_stats": (_status, [_handle, _handle, POINTER(sffn_layer_stats)]),
+    "sffn_context_reset_stats": (_status, [_handle]),
+    "sffn_context_write_stats": (_status, [_handle, c_int32, c_char_p, c_size_t, POINTER(c_size_t)]),
     "sffn_rule_name": (c_char_p, [c_int32]),
     "sffn_rule_from_name": (c_int32, [c_char_p]),
     "sffn_activation_name": (c_char_p, [c_int32]),
@@ -848,6 +880,7 @@ STRUCTS: tuple[type[Structure], ...] = (
     sffn_ffn_stats,
     sffn_ffn_args,
     sffn_ffn_info,
+    sffn_layer_stats,
     sffn_calibration_config,
     sffn_calibration_info,
     sffn_activity,

@@ -101,6 +101,13 @@ class Path(IntEnum):
     DENSE_ONEDNN = 2
 
 
+class StatsFormat(IntEnum):
+    """Texts of a context's statistics."""
+
+    JSON = 0
+    PROMETHEUS = 1
+
+
 class Decision(IntEnum):
     """How scores become a selection."""
 

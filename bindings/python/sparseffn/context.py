@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import ctypes
+import json
 import logging
 import threading
 from dataclasses import dataclass, fields
 from typing import Any, Callable, Union
 
 from . import _abi
-from ._enums import HugePages, parse
+from ._enums import HugePages, StatsFormat, parse
 from ._errors import check, fail, last_error
 from ._handle import Handle, Object, generation
 from ._lib import lib
@@ -105,7 +106,8 @@ class Context(Object):
         huge_pages: "auto" or "off", for packed weights.
         bind_threads: bind the pool's threads to one core each.
         spin_us: how long idle pool threads spin before they sleep, microseconds.
-        collect_stats: measure the time of the stages of FFN.forward (``FFNStats.*_ns``).
+        collect_stats: measure the time of the stages of FFN.forward (``FFNStats.*_ns``), and count by layer: see stats().
+        stats_recall_every: with collect_stats, check every n-th token's selection against the whole gate; 0: never.
         use_onednn: long prompts go through oneDNN where built in and found. It brings OpenMP threads of its own.
         log: a logging.Logger (default: the logger "sparseffn"), a function of (level 0..3 = error..debug, text), or
             None for none. It may be called from any thread.
@@ -123,6 +125,7 @@ class Context(Object):
         bind_threads: bool = False,
         spin_us: int = 50,
         collect_stats: bool = False,
+        stats_recall_every: int = 0,
         use_onednn: bool = False,
         log: LogTarget = logger,
     ) -> None:
@@ -134,6 +137,7 @@ class Context(Object):
             bind_threads=bind_threads,
             spin_us=uint32(spin_us, "spin_us"),
             collect_stats=collect_stats,
+            stats_recall_every=uint32(stats_recall_every, "stats_recall_every"),
             use_onednn=use_onednn,
             log=callback,
         )
@@ -163,6 +167,37 @@ class Context(Object):
         check(lib.sffn_context_get_info(handle.ptr, ctypes.byref(struct)), handle.ptr, "sffn_context_get_info")
         info: ContextInfo = read_struct(ContextInfo, struct)
         return info
+
+    def stats(self) -> dict[str, Any]:
+        """What each layer did in this context since it was made or reset; needs ``collect_stats=True``.
+
+        {"version", "unregistered_calls", "layers": [...]}, and of each layer "name", "d_ff", "calls" (by path), "tokens",
+        "neurons" (tokens * d_ff), "selected", "active", "nonzero", "weight_bytes", "seconds" (by stage, and "total"), and
+        "sampled": "tokens", "true", "selected", "hits", "recall", "precision" (None without samples). Layers appear when
+        they are made with this context, or reserved with FFN.reserve(). Raises UnsupportedError.
+        """
+        stats: dict[str, Any] = json.loads(self._stats_text(StatsFormat.JSON))
+        return stats
+
+    def stats_prometheus(self) -> str:
+        """The same as Prometheus's text exposition format, for a /metrics endpoint. Raises UnsupportedError."""
+        return self._stats_text(StatsFormat.PROMETHEUS)
+
+    def reset_stats(self) -> None:
+        """Sets all counters to 0. Raises UnsupportedError; BusyError while another thread's call runs."""
+        handle = self._live()
+        check(lib.sffn_context_reset_stats(handle.ptr), handle.ptr, "sffn_context_reset_stats")
+
+    def _stats_text(self, kind: StatsFormat) -> str:
+        handle = self._live()
+        needed = ctypes.c_size_t()
+        status = lib.sffn_context_write_stats(handle.ptr, kind, None, 0, ctypes.byref(needed))
+        check(status, handle.ptr, "sffn_context_write_stats")
+        room = needed.value + needed.value // 2  # counters may grow between the two calls
+        buffer = ctypes.create_string_buffer(room)
+        status = lib.sffn_context_write_stats(handle.ptr, kind, buffer, room, None)
+        check(status, handle.ptr, "sffn_context_write_stats")
+        return buffer.value.decode()
 
     @property
     def kernels(self) -> list[str]:

@@ -12,7 +12,7 @@ from ._enums import Activation, DType, Layout, Path, Rule, Select, SelectorInput
 from ._errors import ShapeError, UnsupportedError, check
 from ._lib import lib
 from .active_set import ActiveSet, address_of
-from .context import Child, Context, uint32
+from .context import Child, Context, read_struct, uint32
 from .predictor import Predictor, number_or_vector
 from .router import Router
 from .weights import WeightsLike, as_weights
@@ -82,6 +82,32 @@ class FFNInfo:
     weight_bytes: int  #: what the dense layer must read
     selector_bytes: int  #: what the predictor or router reads
     select_input: SelectorInput  #: of the predictor or router: what to hand in as select_x
+
+
+@dataclass(frozen=True)
+class LayerStats:
+    """What a layer did in a context since it was made or Context.reset_stats(): sums over all calls."""
+
+    calls_sparse: int
+    calls_dense: int
+    calls_onednn: int
+    n_tokens: int
+    n_selected: int  #: this and the next two as in FFNStats; over n_tokens * d_ff they are densities
+    n_active: int
+    n_nonzero: int
+    touched_bytes: int  #: weight bytes read, selector included
+    select_ns: int
+    gate_ns: int
+    up_ns: int
+    down_ns: int
+    check_ns: int  #: of the checks for sampled recall
+    total_ns: int
+    sampled_tokens: int  #: whose selection was checked
+    sampled_true: int
+    sampled_selected: int
+    sampled_hits: int
+    recall: float  #: sampled_hits / sampled_true; 1 when there is none
+    precision: float  #: sampled_hits / sampled_selected; 1 when there is none
 
 
 class FFN(Child):
@@ -228,6 +254,15 @@ class FFN(Child):
             s.selector_bytes,
             SelectorInput(s.select_input),
         )
+
+    def stats(self, context: Context | None = None) -> LayerStats:
+        """The layer's counters in a context made with collect_stats. Raises UnsupportedError, NotFound (not reserved)."""
+        handle, using = self._live(), self._using(context)
+        s = _abi.sffn_layer_stats()
+        status = lib.sffn_context_get_layer_stats(using.ptr, handle.ptr, ctypes.byref(s))
+        check(status, using.ptr, "sffn_context_get_layer_stats")
+        found: LayerStats = read_struct(LayerStats, s)
+        return found
 
     def reserve(self, context: Context) -> None:
         """Takes the scratch that forward needs in a context other than the one the layer was made with."""

@@ -1,0 +1,97 @@
+/* stats.c  A layer's row in the statistics of a context. */
+#include "base/context.h"
+#include "base/stats.h"
+#include "ffn/ffn.h"
+#include "sparseffn/stats.h"
+
+/* Identifies layers whatever address they have. */
+static _Atomic uint64_t last_layer_id;
+
+uint64_t sffn_new_layer_id(void)
+{
+    return atomic_fetch_add(&last_layer_id, 1) + 1;
+}
+
+struct sffn_stats_row *sffn_ffn_stats_row(const sffn_context *ctx, const struct sffn_ffn *ffn)
+{
+    return ctx == ffn->ctx ? ffn->stats_row
+                           : sffn_stats_find(sffn_context_stats(ctx), ffn->layer_id);
+}
+
+void sffn_call_count(const struct sffn_call *call, const sffn_ffn_stats *s,
+                     const struct sffn_counters *sum)
+{
+    struct sffn_stats_row *row = call->stats_row;
+    if (!call->stats)
+        return;
+    if (!row) {
+        sffn_stat_add(&call->stats->unregistered_calls, 1);
+        return;
+    }
+    const struct {
+        enum sffn_stat stat;
+        uint64_t n;
+    } counts[] = {{(enum sffn_stat)(SFFN_STAT_CALLS_SPARSE + s->path), 1},
+                  {SFFN_STAT_TOKENS, s->n_tokens},
+                  {SFFN_STAT_SELECTED, s->n_selected},
+                  {SFFN_STAT_ACTIVE, s->n_active},
+                  {SFFN_STAT_NONZERO, s->n_nonzero},
+                  {SFFN_STAT_BYTES, s->touched_bytes},
+                  {SFFN_STAT_SELECT_NS, s->select_ns},
+                  {SFFN_STAT_GATE_NS, s->gate_ns},
+                  {SFFN_STAT_UP_NS, s->up_ns},
+                  {SFFN_STAT_DOWN_NS, s->down_ns},
+                  {SFFN_STAT_CHECK_NS, sum ? sum->check_ns : 0},
+                  {SFFN_STAT_TOTAL_NS, s->total_ns + (sum ? sum->check_ns : 0)},
+                  {SFFN_STAT_SELECTABLE, sffn_call_selects(call) ? s->n_tokens : 0},
+                  {SFFN_STAT_SAMPLED_TOKENS, sum ? sum->sampled_tokens : 0},
+                  {SFFN_STAT_SAMPLED_TRUE, sum ? sum->sampled_true : 0},
+                  {SFFN_STAT_SAMPLED_SELECTED, sum ? sum->sampled_selected : 0},
+                  {SFFN_STAT_SAMPLED_HITS, sum ? sum->sampled_hits : 0}};
+    for (size_t i = 0; i < sizeof(counts) / sizeof(*counts); i++)
+        sffn_stat_add(&row->values[counts[i].stat], counts[i].n);
+}
+
+sffn_status sffn_context_get_layer_stats(const sffn_context *ctx, const sffn_ffn *ffn,
+                                         sffn_layer_stats *out)
+{
+    if (!ctx || !ffn)
+        return sffn_fail(ctx, SFFN_ERR_INVALID_ARGUMENT, "%s is NULL", ctx ? "ffn" : "ctx");
+    if (!sffn_context_stats(ctx))
+        return sffn_fail(ctx, SFFN_ERR_UNSUPPORTED,
+                         "this context collects no statistics: set collect_stats when it is made");
+    const struct sffn_stats_row *row = sffn_ffn_stats_row(ctx, ffn);
+    if (!row)
+        return sffn_fail(ctx, SFFN_ERR_NOT_FOUND,
+                         "%s: not registered with this context: call sffn_ffn_reserve() first",
+                         ffn->name);
+    sffn_layer_stats s = SFFN_LAYER_STATS_INIT;
+    const struct {
+        uint64_t *to;
+        enum sffn_stat from;
+    } fields[] = {{&s.calls_sparse, SFFN_STAT_CALLS_SPARSE},
+                  {&s.calls_dense, SFFN_STAT_CALLS_DENSE},
+                  {&s.calls_onednn, SFFN_STAT_CALLS_ONEDNN},
+                  {&s.n_tokens, SFFN_STAT_TOKENS},
+                  {&s.n_selected, SFFN_STAT_SELECTED},
+                  {&s.n_active, SFFN_STAT_ACTIVE},
+                  {&s.n_nonzero, SFFN_STAT_NONZERO},
+                  {&s.touched_bytes, SFFN_STAT_BYTES},
+                  {&s.select_ns, SFFN_STAT_SELECT_NS},
+                  {&s.gate_ns, SFFN_STAT_GATE_NS},
+                  {&s.up_ns, SFFN_STAT_UP_NS},
+                  {&s.down_ns, SFFN_STAT_DOWN_NS},
+                  {&s.check_ns, SFFN_STAT_CHECK_NS},
+                  {&s.total_ns, SFFN_STAT_TOTAL_NS},
+                  {&s.sampled_tokens, SFFN_STAT_SAMPLED_TOKENS},
+                  {&s.sampled_true, SFFN_STAT_SAMPLED_TRUE},
+                  {&s.sampled_selected, SFFN_STAT_SAMPLED_SELECTED},
+                  {&s.sampled_hits, SFFN_STAT_SAMPLED_HITS}};
+    for (size_t i = 0; i < sizeof(fields) / sizeof(*fields); i++)
+        *fields[i].to = sffn_stat_get(row, fields[i].from);
+    if (s.sampled_true)
+        s.recall = (double)s.sampled_hits / (double)s.sampled_true;
+    if (s.sampled_selected)
+        s.precision = (double)s.sampled_hits / (double)s.sampled_selected;
+    return sffn_info_copy(ctx, "sffn_layer_stats", out, &s, sizeof(s));
+}
