@@ -202,6 +202,50 @@ static void forward(void **state)
     layer_free(&layer);
 }
 
+/* TEAL and Q-Sparse on a linear layer W [D][F]: x decides which rows of the transposed matrix are summed. Against float64. */
+static void input_sparsity(void **state)
+{
+    const int32_t type = *(const int32_t *)*state;
+    struct rng rng = rng_named("input sparsity");
+    struct spec spec = SPEC_INIT(D, F, type);
+    spec.down_layout = SFFN_LAYOUT_COLUMNS; /* W as stored is down as stored */
+    struct layer layer;
+    layer_make(&layer, &spec, &rng);
+    sffn_context *ctx = make_context(3, NULL);
+    sffn_matmul_config config = SFFN_MATMUL_CONFIG_INIT;
+    config.n_rows = F;
+    config.n_cols = D;
+    config.weights = layer.config.down;
+    sffn_matmul *linear = NULL;
+    CHECK_OK(ctx, sffn_matmul_create(ctx, &config, &linear));
+    float *x = draw_x(&layer.memory, &rng, 1, F, 0);
+    for (int32_t kind = SFFN_VALUE_ABOVE; kind <= SFFN_VALUE_STATISTICAL_TOP_K; kind++) {
+        sffn_value_rule rule = SFFN_VALUE_RULE_INIT;
+        static const uint8_t none[F];
+        sffn_active_set *set = make_set(ctx, none, 1, F, 1);
+        rule.kind = kind;
+        rule.threshold = 0.5f;
+        rule.k = kind == SFFN_VALUE_BLOCK_TOP_K ? 3 : F / 3;
+        rule.m = 16;
+        rule.sparsity = 0.7f;
+        CHECK_OK(ctx, sffn_active_set_set_values(set, 0, x, F, &rule));
+        double h[F], y[D], y_error[D];
+        float got[D];
+        for (uint32_t j = 0; j < F; j++)
+            h[j] = sffn_active_set_contains(set, 0, j) ? (double)x[j] : 0;
+        reference_down(&layer, h, NULL, y, y_error);
+        CHECK_OK(ctx, sffn_matmul_rows_axpy(ctx, linear, x, F, 1, set, got, D));
+        CHECK(sffn_active_set_count(set, 0) > 0 && sffn_active_set_count(set, 0) < F);
+        for (size_t i = 0; i < D; i++)
+            CHECK_WITHIN((double)got[i], y[i], y_error[i], "%s, rule %d, y[%zu]",
+                         sffn_dtype_name(type), (int)kind, i);
+        sffn_active_set_destroy(set);
+    }
+    sffn_matmul_destroy(linear);
+    sffn_context_destroy(ctx);
+    layer_free(&layer);
+}
+
 static void forward_does_not_allocate(void **state)
 {
     (void)state;
@@ -277,6 +321,9 @@ int main(void)
                 cases_add(&cases, forward, cases_keep(&cases, &c, sizeof c), "rule %d %s %d",
                           (int)rule, sffn_dtype_name(types[t]), bits);
             }
+    for (int32_t type = 0; type < SFFN_DTYPE_COUNT_; type++)
+        cases_add(&cases, input_sparsity, cases_keep(&cases, &type, sizeof type),
+                  "input sparsity %s", sffn_dtype_name(type));
     CASE(&cases, forward_does_not_allocate);
     CASE(&cases, nan_is_kept);
     return cases_run(&cases, "rules");
