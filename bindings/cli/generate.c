@@ -306,6 +306,20 @@ static int run(struct request *q, sffn_context *ctx, const sffn_model *model,
     return status;
 }
 
+/* --select: one selection that can be made without activations. */
+static int take_selection(struct request *q)
+{
+    if (selections_add(&q->selections, q->select, 0) != CLI_OK)
+        return CLI_USAGE;
+    if (q->selections.n > 1)
+        return args_wrong("--select %s is a list, expected one selection", q->select);
+    if (selection_is_fitted(&q->selections.data[0]))
+        return args_wrong(
+            "'%s' is made from activations: 'sffn prepare' does that, and --select plan uses it",
+            q->select);
+    return CLI_OK;
+}
+
 int cmd_generate(int argc, char **argv)
 {
     struct request q = {.ffn = "sparse", .n_tokens = NOT_SAID};
@@ -347,14 +361,10 @@ int cmd_generate(int argc, char **argv)
         return args_wrong("expected --prompt TEXT, --perplexity FILE, or both");
     if (q.select != NULL && strcmp(q.ffn, "dense") == 0)
         return args_wrong("--select %s is for --ffn sparse, not dense", q.select);
-    if (q.select != NULL && selections_add(&q.selections, q.select, 0) != CLI_OK)
+    if (q.select != NULL && take_selection(&q) != CLI_OK) {
+        selections_free(&q.selections);
         return CLI_USAGE;
-    if (q.selections.n == 1 && selection_is_fitted(&q.selections.data[0]))
-        return args_wrong(
-            "'%s' is made from activations: 'sffn prepare' does that, and --select plan uses it",
-            q.select);
-    if (q.selections.n > 1)
-        return args_wrong("--select %s is a list, expected one selection", q.select);
+    }
     cli_catch_interrupt();
     ctx = cli_context(q.n_threads, q.isa);
     model = ctx != NULL ? cli_open_model(ctx, q.model_path) : NULL;
