@@ -26,6 +26,7 @@ void fit_point(struct fitted *f, const sffn_ffn_config *ffn)
     f->predictor.w2.data = f->arrays[FIT_W2];
     f->predictor.b1 = NULL;
     f->predictor.b2 = f->arrays[FIT_B2];
+    f->predictor.input_mean = f->arrays[FIT_MEAN];
     f->router.weights.data = f->arrays[FIT_ROUTER];
     f->router.bias = NULL;
     f->router.hidden_weights.data = NULL;
@@ -290,6 +291,19 @@ int fit_check(const struct selection *s, uint32_t layer, const sffn_ffn_config *
     return is_router ? CLI_OK : selection_predictor_config(s, layer, ffn, &config);
 }
 
+/* What a cascade takes off its inputs. */
+static void fit_mean(const struct fit_options *o, struct fitted *f)
+{
+    size_t d = o->ffn->d_model;
+    float *mean = keep(f, FIT_MEAN, d * sizeof *mean);
+    for (size_t j = 0; j < d; j++) {
+        double sum = 0.0;
+        for (size_t i = 0; i < o->n; i++)
+            sum += (double)o->x[i * d + j];
+        mean[j] = (float)(sum / (double)o->n);
+    }
+}
+
 int fit_selection(sffn_context *ctx, sffn_calibration *calibration, const struct selection *s,
                   uint32_t layer, const struct fit_options *o, struct fitted *out)
 {
@@ -297,8 +311,11 @@ int fit_selection(sffn_context *ctx, sffn_calibration *calibration, const struct
     memset(out, 0, sizeof *out);
     if (strcmp(s->kind, "router") == 0) {
         status = fit_experts(ctx, s, o, out);
-    } else if (strcmp(s->kind, "screen") == 0 || strcmp(s->kind, "sign") == 0) {
+    } else if (strcmp(s->kind, "screen") == 0 || strcmp(s->kind, "cascade") == 0 ||
+               strcmp(s->kind, "sign") == 0) {
         out->has_predictor = 1;
+        if (strcmp(s->kind, "cascade") == 0)
+            fit_mean(o, out);
         status = selection_predictor_config(s, layer, o->ffn, &out->predictor);
         if (status == CLI_OK && !isnan(s->recall))
             status = set_recall(ctx, calibration, s, o, out);

@@ -4,7 +4,7 @@
 #include "selection.h"
 #include "sparseffn/sparseffn.h"
 
-enum fit_array { FIT_W1, FIT_W2, FIT_B2, FIT_ROUTER, FIT_PERMUTATION, FIT_N_ARRAYS };
+enum fit_array { FIT_W1, FIT_W2, FIT_B2, FIT_ROUTER, FIT_PERMUTATION, FIT_MEAN, FIT_N_ARRAYS };
 
 /* Plain data but for the arrays: fit_point() sets the pointers of the configs. */
 struct fitted {

@@ -16,6 +16,11 @@ const char selection_help[] =
     "  screen[,margin=M]    a 4-bit copy of the gate first, then the gate among those let through; "
     "M in standard\n"
     "                       deviations of the copy's error (1.5)\n"
+    "  cascade[,bits=B][,step=S][,margin=M]\n"
+    "                       bit planes of the gate, B in all (3) and S at a time (1), each for the "
+    "neurons still in\n"
+    "                       doubt; 'sffn prepare' also stores the mean input, which makes it more "
+    "exact\n"
     "  sign[,alpha=A]       the signs of the gate and of x vote, and A (1.03) times the votes for "
     "count\n"
     "  svd,rank=R[,bits=B]  the gate's best approximation of rank R in B bits, 4, 8 (default), 16 "
@@ -45,6 +50,7 @@ static const struct kind {
     {"gate", "", NULL, NULL, 0},
     {"plan", "", NULL, NULL, 0},
     {"screen", "margin density recall", "margin=0:0.5:1:2:3", NULL, 0},
+    {"cascade", "bits step margin", "margin=0.5:1:1.5:2:3", NULL, 0},
     {"sign", "alpha density recall", "alpha=0.9:0.95:1:1.05:1.1:1.2:1.4", NULL, 0},
     {"svd", "rank bits density threshold recall", "density=0.05:0.1:0.2:0.3:0.5:0.7", "rank", 0},
     {"low_rank", "rank bits recall", NULL, "rank", 1},
@@ -63,7 +69,8 @@ static const struct key {
     {"density", offsetof(struct selection, density), 0.0, 1.0, 0},
     {"threshold", offsetof(struct selection, threshold), -1e30, 1e30, 0},
     {"rank", offsetof(struct selection, rank), 1.0, 65536.0, 1},
-    {"bits", offsetof(struct selection, bits), 4.0, 32.0, 1},
+    {"bits", offsetof(struct selection, bits), 1.0, 32.0, 1},
+    {"step", offsetof(struct selection, step), 1.0, 4.0, 1},
     {"recall", offsetof(struct selection, recall), 0.01, 1.0, 0},
     {"size", offsetof(struct selection, size), 1.0, 65536.0, 1},
 };
@@ -94,17 +101,20 @@ static int set_key(struct selection *s, const struct key *key, const char *value
 {
     char number[32], *end;
     double parsed;
+    /* bits: planes of a cascade, else of a type of weights */
+    int is_bits = strcmp(key->name, "bits") == 0, is_cascade = strcmp(s->kind, "cascade") == 0;
     snprintf(number, sizeof number, "%.*s", (int)(n < 31 ? n : 31), value);
     parsed = strtod(number, &end);
     if (number[0] == '\0' || *end != '\0' || !(parsed >= key->min && parsed <= key->max) ||
         (key->is_whole && parsed != floor(parsed)) ||
-        (strcmp(key->name, "bits") == 0 && parsed != 4.0 && parsed != 8.0 && parsed != 16.0 &&
-         parsed != 32.0))
-        return strcmp(key->name, "bits") == 0
-                   ? args_wrong("'%s': bits is '%s', expected 4, 8, 16 or 32", text, number)
-                   : args_wrong("'%s': %s is '%s', expected a %snumber from %g to %g", text,
-                                key->name, number, key->is_whole ? "whole " : "", key->min,
-                                key->max);
+        (is_bits &&
+         (is_cascade ? parsed > 4.0
+                     : parsed != 4.0 && parsed != 8.0 && parsed != 16.0 && parsed != 32.0)))
+        return is_bits ? args_wrong("'%s': bits is '%s', expected %s", text, number,
+                                    is_cascade ? "1, 2, 3 or 4" : "4, 8, 16 or 32")
+                       : args_wrong("'%s': %s is '%s', expected a %snumber from %g to %g", text,
+                                    key->name, number, key->is_whole ? "whole " : "", key->min,
+                                    key->max);
     memcpy((char *)s + key->offset, &parsed, sizeof parsed);
     return CLI_OK;
 }
@@ -285,7 +295,15 @@ int selection_predictor_config(const struct selection *selection, uint32_t layer
     config->gate = is_gated ? ffn->gate : ffn->up;
     config->gate_bias = is_gated ? ffn->gate_bias : ffn->up_bias;
     config->threshold = ffn->act_threshold;
-    if (strcmp(selection->kind, "sign") == 0) {
+    if (strcmp(selection->kind, "cascade") == 0) {
+        config->kind = SFFN_PREDICTOR_CASCADE;
+        if (!isnan(selection->bits))
+            config->bits = (uint32_t)selection->bits;
+        if (!isnan(selection->step))
+            config->step_bits = (uint32_t)selection->step;
+        else if (config->step_bits > config->bits)
+            config->step_bits = config->bits;
+    } else if (strcmp(selection->kind, "sign") == 0) {
         config->kind = SFFN_PREDICTOR_SIGN;
         config->threshold = 0.0f; /* of votes, not of the gate */
         if (!isnan(selection->alpha))

@@ -15,7 +15,7 @@ struct selection {
     size_t series;    /* points from one command line text have the same number */
     int is_curve;     /* 1: nobody asked for it, it is there to draw a curve */
     /* NAN: not said */
-    double margin, alpha, density, threshold, rank, bits, recall, size;
+    double margin, alpha, density, threshold, rank, bits, step, recall, size;
 };
 
 struct selections {

@@ -65,6 +65,14 @@ class Eval(Case):
         self.assertLess(rows[2]["cett"], rows[1]["cett"])
         self.fails(1, "eval", self.model, "--tokens", self.ids, "--select", "svd,rank=33", says=("layer 0", "rank", "33"))
 
+    def test_cascade(self):
+        """Wide margins keep all active neurons in every form; narrow ones read less."""
+        rows = self.eval("--select", "cascade,margin=6", "--select", "cascade,bits=4,step=2,margin=0:6", "--select", "cascade,bits=1", "--timed", "0")
+        self.assertEqual([row["select"] for row in rows[:3]], ["cascade,margin=6", "cascade,bits=4,step=2,margin=0", "cascade,bits=4,step=2,margin=6"])
+        self.assertGreater(min(rows[0]["recall"], rows[2]["recall"]), 0.99)
+        self.assertLess(rows[1]["predicted_density"], rows[2]["predicted_density"])
+        self.assertLess(rows[1]["bytes"], rows[2]["bytes"])
+
     def test_threads(self):
         runs = [self.eval("--select", "screen", "--timed", "0", "--threads", n) for n in (1, 2, 5)]
         self.assertEqual(runs[0], runs[1])
@@ -80,6 +88,7 @@ class Eval(Case):
             "scren": ("'scren'", "gate|plan|"), "": ("gate|plan|",), "gate,margin=1": ("'margin=1'", "gate"), "screen,margin": ("KEY=VALUE",),
             "screen,margin=-1": ("'-1'", "from 0"), "screen,margin=nan": ("'nan'",), "screen,margin=1:x": ("'x'",), "screen,margin=": ("''",),
             "screen,margn=1": ("'margn=1'", "margin"), "screen,": ("KEY=VALUE",), "screen,margin=1:": ("''",),
+            "cascade,bits=5": ("'5'", "1, 2, 3 or 4"), "cascade,step=0": ("'0'",), "cascade,recall=0.9": ("'recall=0.9'",), "svd,rank=8,bits=3": ("'3'", "4, 8, 16 or 32"),
         }.items():
             with self.subTest(select=select):
                 self.fails(2, "eval", self.model, "--tokens", self.ids, "--select", select, says=words)

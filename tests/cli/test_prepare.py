@@ -66,7 +66,7 @@ class Prepare(Case):
 
     def test_fits(self):
         """Trained selectors reach their recall on the sample, and the file that is written does what was measured."""
-        for predictor in ("screen,recall=0.95", "svd,rank=8,bits=32,recall=0.95", "low_rank,rank=8,bits=16,recall=0.9", "mlp,rank=16,bits=16",
+        for predictor in ("screen,recall=0.95", "cascade,bits=4,step=2,margin=4", "svd,rank=8,bits=32,recall=0.95", "low_rank,rank=8,bits=16,recall=0.9", "mlp,rank=16,bits=16",
                           "router,size=8,recall=0.9"):
             with self.subTest(predictor=predictor):
                 is_router = predictor.startswith("router")
