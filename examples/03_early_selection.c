@@ -10,7 +10,8 @@
 enum { D_MODEL = 256, EXPERT = 32, N_EXPERTS = 64, D_FF = EXPERT * N_EXPERTS, N_TOKENS = 3 };
 
 struct selection {
-    sffn_context *ctx; /* one context runs one call at a time, so a second thread needs a second one */
+    sffn_context
+        *ctx; /* one context runs one call at a time, so a second thread needs a second one */
     const sffn_router *router;
     const float *x;
     sffn_active_set *active;
@@ -19,7 +20,8 @@ struct selection {
 static void *select_experts(void *arg)
 {
     struct selection *s = arg;
-    must(s->ctx, sffn_router_select(s->ctx, s->router, s->x, D_MODEL, N_TOKENS, NULL, 0, s->active));
+    must(s->ctx,
+         sffn_router_select(s->ctx, s->router, s->x, D_MODEL, N_TOKENS, NULL, 0, s->active));
     return NULL;
 }
 
@@ -32,7 +34,8 @@ static sffn_ffn *make_layer(sffn_context *ctx)
     config.gate.data = weights;
     config.up.data = weights + D_FF * D_MODEL;
     config.down.data = weights + 2 * D_FF * D_MODEL;
-    config.activation = SFFN_ACT_SILU; /* no zeros of its own: here it is the router that makes the layer sparse */
+    config.activation =
+        SFFN_ACT_SILU; /* no zeros of its own: here it is the router that makes the layer sparse */
     must(ctx, sffn_ffn_create(ctx, &config, &ffn));
     free(weights); /* copied */
     return ffn;
@@ -45,9 +48,11 @@ int main(void)
     must(NULL, sffn_context_create(NULL, &ctx));
     must(NULL, sffn_context_create(NULL, &s.ctx));
 
-    float *router_weights = random_floats(N_EXPERTS * D_MODEL, 1.0f / sqrtf(D_MODEL)), bias[N_EXPERTS];
+    float *router_weights = random_floats(N_EXPERTS * D_MODEL, 1.0f / sqrtf(D_MODEL)),
+          bias[N_EXPERTS];
     for (int i = 0; i < N_EXPERTS; i++)
-        bias[i] = -1.0f; /* keeps about a sixth of the experts; a trained router has learned whom to keep */
+        bias[i] =
+            -1.0f; /* keeps about a sixth of the experts; a trained router has learned whom to keep */
     sffn_router *router;
     sffn_router_config router_config = SFFN_ROUTER_CONFIG_INIT;
     router_config.d_model = D_MODEL;
@@ -62,7 +67,8 @@ int main(void)
     set_config.max_tokens = N_TOKENS;
     must(ctx, sffn_active_set_create(ctx, &set_config, &s.active));
     sffn_ffn *layers[2] = {make_layer(ctx), make_layer(ctx)};
-    float *x = random_floats(N_TOKENS * D_MODEL, 1.0f), hidden[N_TOKENS * D_MODEL], y[N_TOKENS * D_MODEL];
+    float *x = random_floats(N_TOKENS * D_MODEL, 1.0f), hidden[N_TOKENS * D_MODEL],
+          y[N_TOKENS * D_MODEL];
 
     /* Layer 0 runs here, dense; the selection for layer 1 runs beside it. */
     s.router = router;
@@ -89,8 +95,10 @@ int main(void)
 
     for (size_t t = 0; t < N_TOKENS; t++)
         printf("token %zu: %zu of %d experts\n", t, sffn_active_set_count(s.active, t), N_EXPERTS);
-    printf("layer 1 computed %.3f of the neurons per token\n", (double)stats.n_active / (N_TOKENS * D_FF));
-    const int is_right = stats.n_selected == (uint64_t)(sffn_active_set_density(s.active) * N_TOKENS * D_FF + 0.5);
+    printf("layer 1 computed %.3f of the neurons per token\n",
+           (double)stats.n_active / (N_TOKENS * D_FF));
+    const int is_right =
+        stats.n_selected == (uint64_t)(sffn_active_set_density(s.active) * N_TOKENS * D_FF + 0.5);
     sffn_ffn_destroy(layers[0]);
     sffn_ffn_destroy(layers[1]);
     sffn_router_destroy(router);

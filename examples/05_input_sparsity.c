@@ -11,8 +11,10 @@ int main(void)
 {
     sffn_context *ctx;
     must(NULL, sffn_context_create(NULL, &ctx));
-    float *weights = random_floats(N_OUT * N_IN, 1.0f / sqrtf(N_IN)), x[N_IN], y[N_OUT], dense[N_OUT];
-    float *uniform = random_floats(8 * N_IN, 1.0f / sqrtf(8)); /* sums of eight are as good as normal */
+    float *weights = random_floats(N_OUT * N_IN, 1.0f / sqrtf(N_IN)), x[N_IN], y[N_OUT],
+          dense[N_OUT];
+    float *uniform =
+        random_floats(8 * N_IN, 1.0f / sqrtf(8)); /* sums of eight are as good as normal */
     for (int j = 0; j < N_IN; j++) {
         x[j] = 0;
         for (int i = 0; i < 8; i++)
@@ -61,7 +63,8 @@ int main(void)
             is_right &= fabs(y[i] - sum) <= N_IN * 0x1p-24 * magnitude;
         }
         const size_t n_kept = sffn_active_set_count(active, 0);
-        printf("%-24s %zu of %d inputs, relative error of y %.3f\n", names[r], n_kept, N_IN, relative_difference(y, dense, N_OUT));
+        printf("%-24s %zu of %d inputs, relative error of y %.3f\n", names[r], n_kept, N_IN,
+               relative_difference(y, dense, N_OUT));
         is_right &= r == 0 ? n_kept > N_IN * 0.45 && n_kept < N_IN * 0.55 : n_kept == N_IN / 2;
     }
     sffn_active_set_destroy(active);
