@@ -323,13 +323,8 @@ int fit_selection(sffn_context *ctx, sffn_calibration *calibration, const struct
         status = fit_matrices(ctx, calibration, s, o, out);
         if (status == CLI_OK && isnan(s->density) && isnan(s->threshold))
             status = set_recall(ctx, calibration, s, o, out);
-        if (status == CLI_OK && !isnan(s->threshold))
-            out->predictor.threshold = (float)s->threshold;
-        if (status == CLI_OK && !isnan(s->density)) {
-            double k = ceil(s->density * o->ffn->d_ff);
-            out->predictor.decision = SFFN_DECIDE_TOP_K;
-            out->predictor.top_k = k < 1.0 ? 1 : k > o->ffn->d_ff ? o->ffn->d_ff : (uint32_t)k;
-        }
+        if (status == CLI_OK)
+            selection_decide(s, &out->predictor);
     }
     fit_point(out, o->ffn);
     return status;

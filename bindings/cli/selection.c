@@ -279,6 +279,17 @@ int32_t selection_dtype(const struct selection *selection)
     return bits == 4.0 ? SFFN_Q4_0 : bits == 16.0 ? SFFN_F16 : bits == 32.0 ? SFFN_F32 : SFFN_Q8_0;
 }
 
+void selection_decide(const struct selection *selection, sffn_predictor_config *config)
+{
+    if (!isnan(selection->threshold))
+        config->threshold = (float)selection->threshold;
+    if (!isnan(selection->density)) {
+        double k = ceil(selection->density * config->d_ff);
+        config->decision = SFFN_DECIDE_TOP_K;
+        config->top_k = k < 1.0 ? 1 : k > config->d_ff ? config->d_ff : (uint32_t)k;
+    }
+}
+
 int selection_predictor_config(const struct selection *selection, uint32_t layer,
                                const sffn_ffn_config *ffn, sffn_predictor_config *config)
 {
@@ -315,13 +326,7 @@ int selection_predictor_config(const struct selection *selection, uint32_t layer
     }
     if (!isnan(selection->margin))
         config->margin = (float)selection->margin;
-    if (!isnan(selection->threshold))
-        config->threshold = (float)selection->threshold;
-    if (!isnan(selection->density)) {
-        double k = ceil(selection->density * ffn->d_ff);
-        config->decision = SFFN_DECIDE_TOP_K;
-        config->top_k = k < 1.0 ? 1 : k > ffn->d_ff ? ffn->d_ff : (uint32_t)k;
-    }
+    selection_decide(selection, config);
     return CLI_OK;
 }
 

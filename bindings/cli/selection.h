@@ -53,6 +53,8 @@ int selection_is_predictor(const struct selection *selection);
 int selection_is_fitted(const struct selection *selection);
 /* Type of a low-rank predictor's matrices. */
 int32_t selection_dtype(const struct selection *selection);
+/* threshold= and density= into a config whose d_ff is set. */
+void selection_decide(const struct selection *selection, sffn_predictor_config *config);
 /* The predictor of layer `layer`, which `ffn` describes. CLI_FAILED after an error line. */
 int selection_predictor_config(const struct selection *selection, uint32_t layer,
                                const sffn_ffn_config *ffn, sffn_predictor_config *config);
