@@ -273,11 +273,10 @@ sffn_status sffn_model_layer_predictor_config(const sffn_model *model, uint32_t 
     int is_there = 0;
     if (status == SFFN_OK)
         status = read_predictor(model, layer_number, &config, &is_there);
-    if (status == SFFN_OK && !is_there)
-        return no_selector(model, layer_number, "predictor");
     sffn_ffn_config ffn = SFFN_FFN_CONFIG_INIT;
     if (status == SFFN_OK)
-        status = sffn_model_layer_config(model, layer_number, &ffn);
+        status = is_there ? sffn_model_layer_config(model, layer_number, &ffn)
+                          : no_selector(model, layer_number, "predictor");
     if (status != SFFN_OK)
         return status;
     struct layer layer = {model, layer_number, SFFN_OK};
@@ -309,11 +308,10 @@ sffn_status sffn_model_layer_router_config(const sffn_model *model, uint32_t lay
     int is_there = 0;
     if (status == SFFN_OK)
         status = sffn_fields_read(model, &sffn_router_fields, layer_number, &config, &is_there);
-    if (status == SFFN_OK && !is_there)
-        return no_selector(model, layer_number, "router");
     sffn_ffn_config ffn = SFFN_FFN_CONFIG_INIT;
     if (status == SFFN_OK)
-        status = sffn_model_layer_config(model, layer_number, &ffn);
+        status = is_there ? sffn_model_layer_config(model, layer_number, &ffn)
+                          : no_selector(model, layer_number, "router");
     if (status != SFFN_OK)
         return status;
     struct layer layer = {model, layer_number, SFFN_OK};
