@@ -172,8 +172,6 @@ float rng_normal(struct rng *rng)
     return (float)(radius * cos(6.283185307179586 * rng_uniform(rng)));
 }
 
-/* ---------------------------------------------------------------- cases */
-
 static void *must(void *pointer)
 {
     if (!pointer) {
@@ -182,6 +180,17 @@ static void *must(void *pointer)
     }
     return pointer;
 }
+
+float *rng_normals(const char *name, size_t n)
+{
+    struct rng rng = rng_named(name);
+    float *v = must(malloc(n * sizeof *v));
+    for (size_t i = 0; i < n; i++)
+        v[i] = rng_normal(&rng);
+    return v;
+}
+
+/* ---------------------------------------------------------------- cases */
 
 void cases_add(struct cases *cases, CMUnitTestFunction function, void *state, const char *format,
                ...)

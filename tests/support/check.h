@@ -79,6 +79,8 @@ uint32_t rng_below(struct rng *rng, uint32_t n);
 double rng_uniform(struct rng *rng);
 /* Standard normal. */
 float rng_normal(struct rng *rng);
+/* n of them, of a generator with this name; free() takes them back. */
+float *rng_normals(const char *name, size_t n);
 /* One of the n numbers of a table. */
 #define rng_pick(rng, table)                                                                       \
     ((table)[rng_below(rng, (uint32_t)(sizeof(table) / sizeof((table)[0])))])

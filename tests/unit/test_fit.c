@@ -5,15 +5,6 @@
 
 static sffn_context *ctx;
 
-static float *normals(const char *name, size_t n)
-{
-    struct rng rng = rng_named(name);
-    float *v = malloc(n * sizeof *v);
-    for (size_t i = 0; i < n; i++)
-        v[i] = rng_normal(&rng);
-    return v;
-}
-
 static int32_t stop_at(void *user, const char *what, uint64_t done, uint64_t total)
 {
     (void)what;
@@ -86,7 +77,7 @@ static void planted_experts(void **state)
 {
     (void)state;
     enum { N = 192, DIM = 24, SIZE = 16 };
-    float *centers = normals("centers", N / SIZE * DIM), *rows = normals("rows", N * DIM);
+    float *centers = rng_normals("centers", N / SIZE * DIM), *rows = rng_normals("rows", N * DIM);
     for (size_t i = 0; i < N; i++)
         for (size_t j = 0; j < DIM; j++)
             rows[i * DIM + j] = 0.1f * rows[i * DIM + j] + centers[i * 7 % N / SIZE * DIM + j];
@@ -116,7 +107,7 @@ static void experts_of_random_rows(void **state)
 {
     (void)state;
     enum { N = 240, DIM = 64, SIZE = 8 };
-    float *rows = normals("unstructured", N * DIM);
+    float *rows = rng_normals("unstructured", N * DIM);
     uint16_t *halves = malloc(N * DIM * sizeof *halves);
     CHECK(sffn_dtype_from_f32(SFFN_BF16, rows, N * DIM, halves) == SFFN_OK);
     CHECK(sffn_dtype_to_f32(SFFN_BF16, halves, N * DIM, rows) == SFFN_OK);

@@ -7,15 +7,6 @@
 
 static sffn_context *ctx;
 
-static float *normals(const char *name, size_t n)
-{
-    struct rng rng = rng_named(name);
-    float *v = malloc(n * sizeof *v);
-    for (size_t i = 0; i < n; i++)
-        v[i] = rng_normal(&rng);
-    return v;
-}
-
 static void products(void **state)
 {
     (void)state;
@@ -23,7 +14,7 @@ static void products(void **state)
                                        {65, 9, 129}, {17, 300, 260}, {40, 40, 1000}};
     for (size_t s = 0; s < sizeof shapes / sizeof *shapes; s++) {
         const size_t m = shapes[s][0], n = shapes[s][1], k = shapes[s][2];
-        float *a = normals("a", m * k), *b = normals("b", n * k);
+        float *a = rng_normals("a", m * k), *b = rng_normals("b", n * k);
         float *bt = malloc(n * k * sizeof *bt), *c = malloc(m * n * sizeof *c);
         float *d = malloc(m * n * sizeof *d);
         for (size_t i = 0; i < m * n; i++)
@@ -153,7 +144,7 @@ static void subspace_iteration(void **state)
 {
     (void)state;
     enum { N = 1100, D = 1030, R = 8 };
-    float *u = normals("u", N * R), *v = normals("v", R * D), *w = normals("w", N * D);
+    float *u = rng_normals("u", N * R), *v = rng_normals("v", R * D), *w = rng_normals("w", N * D);
     float *w1 = malloc(R * D * sizeof *w1), *w2 = malloc(N * R * sizeof *w2);
     double noise = 0;
     for (size_t i = 0; i < N * D; i++) {
