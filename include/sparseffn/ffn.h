@@ -107,6 +107,16 @@ enum sffn_select {
 };
 /** Which way a call went; sffn_ffn_stats.path. */
 enum sffn_path { SFFN_PATH_SPARSE = 0, SFFN_PATH_DENSE = 1, SFFN_PATH_DENSE_ONEDNN = 2 };
+/** Why a call ran dense, or would. sffn_ffn_stats has it per call, sffn_ffn_info before any call, sffn_layer_stats counts by it. */
+enum sffn_dense_reason {
+    SFFN_DENSE_NOT = 0,         /**< it is not dense */
+    SFFN_DENSE_ASKED = 1,       /**< sffn_ffn_args.select was SFFN_SELECT_DENSE */
+    SFFN_DENSE_PLAN = 2,        /**< sffn_ffn_config.select was */
+    SFFN_DENSE_NO_ZEROS = 3,    /**< gate-first, and neither activation nor rule can make zeros: give the layer a rule, a predictor or a router */
+    SFFN_DENSE_MANY_TOKENS = 4  /**< sffn_ffn_config.dense_tokens was reached */
+};
+/** "not", "asked", "plan", "no_zeros", "many_tokens"; "unknown" otherwise. Since 0.1. */
+SFFN_API const char *sffn_dense_reason_name(int32_t reason);
 
 /** What a call did. Filled at its end; n_* are summed over tokens, so n_active / (n_tokens * d_ff) is a density. */
 typedef struct sffn_ffn_stats {
@@ -119,8 +129,11 @@ typedef struct sffn_ffn_stats {
     uint64_t union_active;   /**< up rows really read, each once per up to 8 tokens */
     uint64_t touched_bytes;  /**< weight bytes read, selector included */
     uint64_t select_ns, gate_ns, up_ns, down_ns, total_ns; /**< of thread 0; 0 unless the context collects statistics */
+    uint64_t n_widened;      /**< tokens whose selection exceeded max_density, so that the gate looked at all neurons instead */
+    int32_t select;          /**< who decided: enum sffn_select but not DEFAULT */
+    int32_t dense_reason;    /**< enum sffn_dense_reason */
 } sffn_ffn_stats;
-#define SFFN_FFN_STATS_INIT { sizeof(sffn_ffn_stats), 0, 0u, 0u, 0u, 0u, 0u, 0u, 0u, 0u, 0u, 0u, 0u }
+#define SFFN_FFN_STATS_INIT { sizeof(sffn_ffn_stats), 0, 0u, 0u, 0u, 0u, 0u, 0u, 0u, 0u, 0u, 0u, 0u, 0u, 0, 0 }
 
 /** Arguments of one call. Start from SFFN_FFN_ARGS_INIT. Everything is borrowed until the call returns. */
 typedef struct sffn_ffn_args {
@@ -198,8 +211,13 @@ typedef struct sffn_ffn_info {
     uint64_t weight_bytes;    /**< what the dense layer must read */
     uint64_t selector_bytes;  /**< what the predictor or router reads */
     int32_t select_input;     /**< enum sffn_selector_input of the predictor or router: what to hand in as sffn_ffn_args.select_x; SFFN_INPUT_FFN: nothing */
+    int32_t select;           /**< who decides for one token when args.select is DEFAULT and no set is handed in: enum sffn_select */
+    int32_t dense_reason;     /**< enum sffn_dense_reason of such a call */
+    uint32_t dense_tokens;    /**< such calls run dense from this many tokens on; 1: all do, 0: none does */
+    float max_density;        /**< as configured: selections of a larger share make the gate look at all neurons */
 } sffn_ffn_info;
-#define SFFN_FFN_INFO_INIT { sizeof(sffn_ffn_info), 0u, 0u, 0, 0, 0, 0, 0, 0, 0, 0, 0.0f, 0u, 0u, SFFN_INPUT_FFN }
+#define SFFN_FFN_INFO_INIT { sizeof(sffn_ffn_info), 0u, 0u, 0, 0, 0, 0, 0, 0, 0, 0, 0.0f, 0u, 0u, SFFN_INPUT_FFN, 0, 0, 0u, 0.0f }
+/** What a layer is, and what will run dense in it. The log (SFFN_LOG_INFO) says the same in one line when the layer is made. Since 0.1. */
 SFFN_API sffn_status sffn_ffn_get_info(const sffn_ffn *ffn, sffn_ffn_info *info);
 /** "none", "score", "abs_score", "abs_h", "top_k_score", "top_k_h", "block_top_k_score", "block_top_k_h", "statistical_score", "statistical_h"; "unknown"
  * otherwise. Since 0.1. */

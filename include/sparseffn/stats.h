@@ -33,8 +33,11 @@ typedef struct sffn_layer_stats {
     uint64_t sampled_hits;      /**< both */
     double recall;              /**< sampled_hits / sampled_true; 1 when there is none */
     double precision;           /**< sampled_hits / sampled_selected; 1 when there is none */
+    uint64_t dense_asked, dense_plan, dense_no_zeros, dense_many_tokens; /**< calls by enum sffn_dense_reason: calls_dense + calls_onednn in all */
+    uint64_t n_widened;         /**< as in sffn_ffn_stats */
 } sffn_layer_stats;
-#define SFFN_LAYER_STATS_INIT { sizeof(sffn_layer_stats), 0u, 0u, 0u, 0u, 0u, 0u, 0u, 0u, 0u, 0u, 0u, 0u, 0u, 0u, 0u, 0u, 0u, 0u, 1.0, 1.0 }
+#define SFFN_LAYER_STATS_INIT \
+    { sizeof(sffn_layer_stats), 0u, 0u, 0u, 0u, 0u, 0u, 0u, 0u, 0u, 0u, 0u, 0u, 0u, 0u, 0u, 0u, 0u, 0u, 1.0, 1.0, 0u, 0u, 0u, 0u, 0u }
 
 /**
  * One layer's counters. From any thread, also while a call runs; then some of that call's counters may be there and others not yet.
@@ -46,10 +49,10 @@ SFFN_API sffn_status sffn_context_get_layer_stats(const sffn_context *ctx, const
 SFFN_API sffn_status sffn_context_reset_stats(sffn_context *ctx);
 
 enum sffn_stats_format {
-    SFFN_STATS_JSON = 0,      /**< {"version", "unregistered_calls", "layers": [{"name", "d_ff", "calls": {"sparse", "dense", "onednn"}, "tokens", "neurons",
-                                   "selected", "active", "nonzero", "weight_bytes", "seconds": {"select", "gate", "up", "down", "check", "other", "total"},
+    SFFN_STATS_JSON = 0,      /**< {"version", "unregistered_calls", "layers": [{"name", "d_ff", "calls": {"sparse", "dense", "onednn"}, "dense_reasons":
+                                   {"asked", "plan", "no_zeros", "many_tokens"}, "tokens", "widened", "neurons", "selected", "active", "nonzero", "weight_bytes", "seconds": {"select", "gate", "up", "down", "check", "other", "total"},
                                    "sampled": {"tokens", "true", "selected", "hits", "recall", "precision"}}]}; recall and precision are null without samples */
-    SFFN_STATS_PROMETHEUS = 1 /**< text exposition format 0.0.4: counters sffn_layer_*_total with the label layer, and path or stage */
+    SFFN_STATS_PROMETHEUS = 1 /**< text exposition format 0.0.4: counters sffn_layer_*_total with the label layer, and path, reason or stage */
 };
 /**
  * The counters of all layers of the context as UTF-8 text. A layer is called by its name (sffn_ffn_config.name); of several with the same name the later

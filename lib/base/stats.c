@@ -213,6 +213,7 @@ static uint64_t other_ns(const struct sffn_stats_row *row)
 }
 
 static const char *const path_names[] = {"sparse", "dense", "onednn"};
+static const char *const reason_names[] = {"asked", "plan", "no_zeros", "many_tokens"};
 static const char *const stage_names[] = {"select", "gate", "up", "down", "check", "other"};
 
 static void write_json_row(struct writer *w, const struct sffn_stats_row *row)
@@ -224,11 +225,15 @@ static void write_json_row(struct writer *w, const struct sffn_stats_row *row)
     for (int i = 0; i < 3; i++)
         put(w, "%s\"%s\":%" PRIu64, i ? "," : "", path_names[i],
             sffn_stat_get(row, (enum sffn_stat)(SFFN_STAT_CALLS_SPARSE + i)));
+    put(w, "},\"dense_reasons\":{");
+    for (int i = 0; i < 4; i++)
+        put(w, "%s\"%s\":%" PRIu64, i ? "," : "", reason_names[i],
+            sffn_stat_get(row, (enum sffn_stat)(SFFN_STAT_DENSE_ASKED + i)));
     put(w,
-        "},\"tokens\":%" PRIu64 ",\"neurons\":%" PRIu64 ",\"selected\":%" PRIu64
+        "},\"tokens\":%" PRIu64 ",\"widened\":%" PRIu64 ",\"neurons\":%" PRIu64 ",\"selected\":%" PRIu64
         ",\"active\":%" PRIu64 ",\"nonzero\":%" PRIu64 ",\"weight_bytes\":%" PRIu64
         ",\"seconds\":{",
-        GET(TOKENS), GET(TOKENS) * row->d_ff, GET(SELECTED), GET(ACTIVE), GET(NONZERO), GET(BYTES));
+        GET(TOKENS), GET(WIDENED), GET(TOKENS) * row->d_ff, GET(SELECTED), GET(ACTIVE), GET(NONZERO), GET(BYTES));
     for (int i = 0; i < 6; i++) {
         put(w, "\"%s\":", stage_names[i]);
         put_seconds(w, i < 5 ? sffn_stat_get(row, (enum sffn_stat)(SFFN_STAT_SELECT_NS + i))
@@ -301,6 +306,11 @@ static void write_prometheus(struct writer *w, const struct sffn_stats *stats)
     static const struct metric metrics[] = {
         {"sffn_layer_calls_total", "Forward calls by the way they went.", "path", path_names, 3,
          SFFN_STAT_CALLS_SPARSE},
+        {"sffn_layer_dense_calls_total", "Forward calls that ran dense, by why.", "reason",
+         reason_names, 4, SFFN_STAT_DENSE_ASKED},
+        {"sffn_layer_widened_tokens_total",
+         "Tokens whose selection exceeded max_density: the gate looked at all neurons.", NULL, NULL,
+         1, SFFN_STAT_WIDENED},
         {"sffn_layer_tokens_total", "Tokens of these calls.", NULL, NULL, 1, SFFN_STAT_TOKENS},
         {"sffn_layer_selected_neurons_total",
          "Neurons let through to the gate, summed over tokens.", NULL, NULL, 1, SFFN_STAT_SELECTED},

@@ -82,6 +82,8 @@ static void finish(const struct sffn_call *call, uint64_t total_ns)
     const uint64_t n = call->args.n_tokens;
     sffn_ffn_stats s = SFFN_FFN_STATS_INIT;
     s.path = SFFN_PATH_DENSE_ONEDNN;
+    s.select = call->select;
+    s.dense_reason = call->dense_reason;
     s.n_tokens = n;
     s.n_selected = s.n_active = s.n_nonzero = n * ffn->d_ff;
     s.union_active = (n + SFFN_DENSE_TOKENS - 1) / SFFN_DENSE_TOKENS * ffn->d_ff;

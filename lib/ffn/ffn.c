@@ -194,6 +194,48 @@ static sffn_status pack_layer(sffn_context *ctx, struct sffn_ffn *ffn, const sff
     return status;
 }
 
+static const char *select_name(int32_t select)
+{
+    return select == SFFN_SELECT_PREDICTOR ? "predictor"
+           : select == SFFN_SELECT_ROUTER  ? "router"
+           : select == SFFN_SELECT_GATE    ? "gate"
+                                           : "none";
+}
+
+/* From how many tokens on a default call runs dense; 0: never. */
+static uint32_t dense_from(const struct sffn_ffn *ffn)
+{
+    int32_t reason;
+    sffn_default_select(ffn, 1, &reason);
+    if (reason)
+        return 1;
+    sffn_default_select(ffn, UINT32_MAX, &reason);
+    return reason ? ffn->dense_tokens : 0;
+}
+
+/* What the layer is, and what will run dense in it. */
+static void log_layer(const sffn_context *ctx, const struct sffn_ffn *ffn)
+{
+    int32_t reason;
+    const int32_t select = sffn_default_select(ffn, 1, &reason);
+    const uint32_t tokens = dense_from(ffn);
+    char dense[96] = "";
+    if (reason == SFFN_DENSE_NO_ZEROS)
+        snprintf(dense, sizeof(dense), ": dense, because %s has no zeros and no rule is set",
+                 sffn_activation_name(ffn->activation));
+    else if (reason)
+        snprintf(dense, sizeof(dense), ": dense%s",
+                 reason == SFFN_DENSE_PLAN ? " by plan" : ", because dense_tokens is 1");
+    else if (tokens)
+        snprintf(dense, sizeof(dense), ", dense from %u tokens on", (unsigned)tokens);
+    sffn_log(ctx, SFFN_LOG_INFO, "%s: %u x %u, %s%s, gate %s, up %s, down %s, selection %s%s",
+             ffn->name, (unsigned)ffn->d_model, (unsigned)ffn->d_ff,
+             sffn_activation_name(ffn->activation), ffn->is_gated ? "" : " ungated",
+             ffn->is_gated ? sffn_dtype_name(ffn->gate.dtype) : "none",
+             sffn_dtype_name(ffn->is_gated ? ffn->up.dtype : ffn->gate.dtype),
+             sffn_dtype_name(ffn->down.dtype), select_name(select), dense);
+}
+
 sffn_status sffn_ffn_create(sffn_context *ctx, const sffn_ffn_config *config, sffn_ffn **out)
 {
     if (!ctx || !out)
@@ -241,19 +283,7 @@ sffn_status sffn_ffn_create(sffn_context *ctx, const sffn_ffn_config *config, sf
         sffn_ffn_destroy(ffn);
         return status;
     }
-    sffn_log(ctx, SFFN_LOG_INFO, "%s: %u x %u, %s%s, gate %s, up %s, down %s, selection %s",
-             ffn->name, (unsigned)c.d_model, (unsigned)c.d_ff, sffn_activation_name(c.activation),
-             ffn->is_gated ? "" : " ungated",
-             ffn->is_gated ? sffn_dtype_name(ffn->gate.dtype) : "none",
-             sffn_dtype_name(ffn->is_gated ? ffn->up.dtype : ffn->gate.dtype),
-             sffn_dtype_name(ffn->down.dtype),
-             c.select == SFFN_SELECT_DENSE  ? "none: dense by plan"
-             : c.select == SFFN_SELECT_GATE ? "gate by plan"
-             : c.predictor                  ? "predictor"
-             : c.router                     ? "router"
-             : sffn_gate_can_skip(ffn)
-                 ? "gate"
-                 : "none: dense, because this activation has no zeros and no rule is set");
+    log_layer(ctx, ffn);
     *out = ffn;
     return SFFN_OK;
 }
@@ -327,6 +357,9 @@ sffn_status sffn_ffn_get_info(const sffn_ffn *ffn, sffn_ffn_info *info)
     i.weight_bytes = ffn->weight_bytes;
     const struct sffn_selector *selector = sffn_ffn_selector(ffn);
     i.selector_bytes = selector ? sffn_selector_weight_bytes(selector) : 0;
+    i.select = sffn_default_select(ffn, 1, &i.dense_reason);
+    i.dense_tokens = dense_from(ffn);
+    i.max_density = ffn->max_density;
     i.select_input = ffn->predictor ? ffn->predictor->info.input
                      : ffn->router  ? ffn->router->input
                                     : (int32_t)SFFN_INPUT_FFN;

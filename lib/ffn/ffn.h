@@ -90,7 +90,7 @@ enum sffn_stage {
 #define SFFN_MAX_STAGES (7 + SFFN_SELECT_MAX_STEPS)
 
 struct sffn_counters { /* of one thread, one cache line apart */
-    uint64_t selected, selected_rows, active, active_rows, nonzero, nonzero_rows, selector_bytes;
+    uint64_t selected, selected_rows, active, active_rows, nonzero, nonzero_rows, selector_bytes, widened;
     uint64_t stage_ns[SFFN_STAGE_REDUCE + 1], mark_ns;
     uint64_t check_ns, sampled_tokens, sampled_true, sampled_selected, sampled_hits;
 };
@@ -116,6 +116,7 @@ struct sffn_call {
     const struct sffn_ffn *ffn;
     sffn_ffn_args args;  /* with every default filled in */
     int32_t select;      /* resolved: enum sffn_select without DEFAULT */
+    int32_t dense_reason; /* enum sffn_dense_reason */
     int is_dense;
     const float *s_in;   /* IMPORT */
     float *s_out;        /* GATE: [n_tokens][d_ff] */
@@ -134,6 +135,8 @@ static inline int sffn_call_selects(const struct sffn_call *call)
     return call->select == SFFN_SELECT_PREDICTOR || call->select == SFFN_SELECT_ROUTER || call->select == SFFN_SELECT_ACTIVE;
 }
 
+/* Who decides in a call of n_tokens that says DEFAULT and hands in no set, and why when that is nobody. */
+int32_t sffn_default_select(const struct sffn_ffn *ffn, size_t n_tokens, int32_t *dense_reason);
 /* Checks the arguments and decides the stages of a whole layer. */
 sffn_status sffn_call_plan(const sffn_context *ctx, const struct sffn_ffn *ffn, const sffn_ffn_args *args,
                            struct sffn_call *call);

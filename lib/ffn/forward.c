@@ -193,6 +193,8 @@ static void run_gate(struct worker *w)
                           (ffn->is_gated || (ffn->rule == SFFN_RULE_NONE && !w->weights)) &&
                           sffn_gate_is_threshold(ffn, &threshold, &keep_equal);
     const int waits = waits_for_rule(w, SFFN_ON_S);
+    if (w->ith == 0 && w->call->select != SFFN_SELECT_GATE && !list.rows)
+        w->counters->widened += w->tile;
     size_t first, last;
     sffn_share(sffn_list_count(&list), w->ith, w->nth, &first, &last);
     struct appender out =
@@ -470,6 +472,7 @@ static void finish_call(const struct worker *w, uint32_t nth)
         sum.nonzero += c->nonzero;
         sum.nonzero_rows += c->nonzero_rows;
         sum.selector_bytes += c->selector_bytes;
+        sum.widened += c->widened;
         sum.sampled_true += c->sampled_true;
         sum.sampled_selected += c->sampled_selected;
         sum.sampled_hits += c->sampled_hits;
@@ -481,7 +484,10 @@ static void finish_call(const struct worker *w, uint32_t nth)
         sum.nonzero_rows = sum.active_rows;
     }
     s.path = w->call->is_dense ? SFFN_PATH_DENSE : SFFN_PATH_SPARSE;
+    s.select = w->call->select;
+    s.dense_reason = w->call->dense_reason;
     s.n_tokens = w->call->args.n_tokens;
+    s.n_widened = sum.widened;
     s.n_selected = sum.selected;
     s.n_active = sum.active;
     s.n_nonzero = sum.nonzero;

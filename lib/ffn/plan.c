@@ -3,23 +3,39 @@
 #include "base/context.h"
 #include "ffn/ffn.h"
 
+static const char *const reason_names[] = {"not", "asked", "plan", "no_zeros", "many_tokens"};
+
+const char *sffn_dense_reason_name(int32_t reason)
+{
+    return reason >= 0 && (size_t)reason < sizeof(reason_names) / sizeof(*reason_names)
+               ? reason_names[reason]
+               : "unknown";
+}
+
+int32_t sffn_default_select(const struct sffn_ffn *ffn, size_t n_tokens, int32_t *dense_reason)
+{
+    const int32_t select = ffn->select != SFFN_SELECT_DEFAULT ? ffn->select
+                           : ffn->predictor                   ? SFFN_SELECT_PREDICTOR
+                           : ffn->router                      ? SFFN_SELECT_ROUTER
+                                                              : SFFN_SELECT_GATE;
+    /* Long prompts touch nearly every neuron. A router's choice is not ours to widen. */
+    const int is_long = ffn->dense_tokens > 0 && n_tokens >= ffn->dense_tokens;
+    *dense_reason = select == SFFN_SELECT_DENSE                              ? SFFN_DENSE_PLAN
+                    : select == SFFN_SELECT_GATE && !sffn_gate_can_skip(ffn) ? SFFN_DENSE_NO_ZEROS
+                    : select != SFFN_SELECT_ROUTER && is_long ? SFFN_DENSE_MANY_TOKENS
+                                                              : SFFN_DENSE_NOT;
+    return *dense_reason ? SFFN_SELECT_DENSE : select;
+}
+
 static sffn_status resolve_select(const sffn_context *ctx, const struct sffn_ffn *ffn,
                                   struct sffn_call *call)
 {
     const sffn_ffn_args *args = &call->args;
     int32_t select = args->select;
-    if (select == SFFN_SELECT_DEFAULT) {
-        select = args->active                         ? SFFN_SELECT_ACTIVE
-                 : ffn->select != SFFN_SELECT_DEFAULT ? ffn->select
-                 : ffn->predictor                     ? SFFN_SELECT_PREDICTOR
-                 : ffn->router                        ? SFFN_SELECT_ROUTER
-                                                      : SFFN_SELECT_GATE;
-        /* Long prompts touch nearly every neuron. A caller's set or a router's choice is not ours to widen. */
-        const int is_long = ffn->dense_tokens > 0 && args->n_tokens >= ffn->dense_tokens;
-        if ((is_long && (select == SFFN_SELECT_GATE || select == SFFN_SELECT_PREDICTOR)) ||
-            (select == SFFN_SELECT_GATE && !sffn_gate_can_skip(ffn)))
-            select = SFFN_SELECT_DENSE;
-    }
+    call->dense_reason = select == SFFN_SELECT_DENSE ? SFFN_DENSE_ASKED : SFFN_DENSE_NOT;
+    if (select == SFFN_SELECT_DEFAULT) /* a caller's set is not ours to widen */
+        select = args->active ? SFFN_SELECT_ACTIVE
+                              : sffn_default_select(ffn, args->n_tokens, &call->dense_reason);
     const struct {
         int32_t select;
         const void *needed;

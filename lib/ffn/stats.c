@@ -43,6 +43,7 @@ void sffn_call_count(const struct sffn_call *call, const sffn_ffn_stats *s,
                   {SFFN_STAT_DOWN_NS, s->down_ns},
                   {SFFN_STAT_CHECK_NS, sum ? sum->check_ns : 0},
                   {SFFN_STAT_TOTAL_NS, s->total_ns + (sum ? sum->check_ns : 0)},
+                  {SFFN_STAT_WIDENED, s->n_widened},
                   {SFFN_STAT_SELECTABLE, sffn_call_selects(call) ? s->n_tokens : 0},
                   {SFFN_STAT_SAMPLED_TOKENS, sum ? sum->sampled_tokens : 0},
                   {SFFN_STAT_SAMPLED_TRUE, sum ? sum->sampled_true : 0},
@@ -50,6 +51,8 @@ void sffn_call_count(const struct sffn_call *call, const sffn_ffn_stats *s,
                   {SFFN_STAT_SAMPLED_HITS, sum ? sum->sampled_hits : 0}};
     for (size_t i = 0; i < sizeof(counts) / sizeof(*counts); i++)
         sffn_stat_add(&row->values[counts[i].stat], counts[i].n);
+    if (s->dense_reason != SFFN_DENSE_NOT)
+        sffn_stat_add(&row->values[SFFN_STAT_DENSE_ASKED + s->dense_reason - SFFN_DENSE_ASKED], 1);
 }
 
 sffn_status sffn_context_get_layer_stats(const sffn_context *ctx, const sffn_ffn *ffn,
@@ -86,7 +89,12 @@ sffn_status sffn_context_get_layer_stats(const sffn_context *ctx, const sffn_ffn
                   {&s.sampled_tokens, SFFN_STAT_SAMPLED_TOKENS},
                   {&s.sampled_true, SFFN_STAT_SAMPLED_TRUE},
                   {&s.sampled_selected, SFFN_STAT_SAMPLED_SELECTED},
-                  {&s.sampled_hits, SFFN_STAT_SAMPLED_HITS}};
+                  {&s.sampled_hits, SFFN_STAT_SAMPLED_HITS},
+                  {&s.dense_asked, SFFN_STAT_DENSE_ASKED},
+                  {&s.dense_plan, SFFN_STAT_DENSE_PLAN},
+                  {&s.dense_no_zeros, SFFN_STAT_DENSE_NO_ZEROS},
+                  {&s.dense_many_tokens, SFFN_STAT_DENSE_MANY_TOKENS},
+                  {&s.n_widened, SFFN_STAT_WIDENED}};
     for (size_t i = 0; i < sizeof(fields) / sizeof(*fields); i++)
         *fields[i].to = sffn_stat_get(row, fields[i].from);
     if (s.sampled_true)

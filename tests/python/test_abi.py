@@ -132,6 +132,7 @@ ENUMS = {
     "sffn_stats_format": (enums.StatsFormat, "SFFN_STATS_"),
     "sffn_select": (enums.Select, "SFFN_SELECT_"),
     "sffn_path": (enums.Path, "SFFN_PATH_"),
+    "sffn_dense_reason": (enums.DenseReason, "SFFN_DENSE_"),
     "sffn_predictor_kind": (enums.PredictorKind, "SFFN_PREDICTOR_"),
     "sffn_decision": (enums.Decision, "SFFN_DECIDE_"),
     "sffn_hidden_activation": (enums.HiddenActivation, "SFFN_HIDDEN_"),

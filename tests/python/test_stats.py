@@ -52,6 +52,7 @@ def test_json(counted):
         "tokens": 2, "true": 6, "selected": 8, "hits": 4, "recall": 0.666667, "precision": 0.5,
     }  # fmt: skip
     assert second["calls"] == {"sparse": 1, "dense": 1, "onednn": 0} and second["active"] == 3 * 3 + 3 * 10
+    assert second["dense_reasons"] == {"asked": 1, "plan": 0, "no_zeros": 0, "many_tokens": 0} and second["widened"] == 0
     assert second["sampled"]["recall"] is None
     seconds = first["seconds"]
     assert seconds["total"] > 0
@@ -60,7 +61,36 @@ def test_json(counted):
     assert all(layer["tokens"] == 0 and layer["seconds"]["total"] == 0 for layer in ctx.stats()["layers"])
 
 
-LINE = re.compile(r'[a-z_]+\{layer="((?:[^"\\\n]|\\["\\n])*)"(?:,(?:path|stage)="[a-z]+")?\} \d+(?:\.\d+)?\n')
+def test_why_dense():
+    ones = np.ones((4, 1), np.float32)
+    with sf.Context(collect_stats=True) as ctx:
+        relu = sf.FFN(ctx, gate=ones, up=ones, down=ones.T, dense_tokens=3)
+        silu = sf.FFN(ctx, gate=ones, up=ones, down=ones.T, activation="silu", max_density=0.5)
+        assert (relu.info.select, relu.info.dense_reason, relu.info.dense_tokens) == (sf.Select.GATE, sf.DenseReason.NOT, 3)
+        assert (silu.info.select, silu.info.dense_reason, silu.info.dense_tokens) == (
+            sf.Select.DENSE, sf.DenseReason.NO_ZEROS, 1,
+        )  # fmt: skip
+        assert silu.info.max_density == 0.5
+        stats = sf.FFNStats()
+        for layer, n, select, reason in [
+            (relu, 1, "default", sf.DenseReason.NOT),
+            (relu, 3, "default", sf.DenseReason.MANY_TOKENS),
+            (relu, 1, "dense", sf.DenseReason.ASKED),
+            (silu, 1, "default", sf.DenseReason.NO_ZEROS),
+        ]:
+            layer.forward(np.ones((n, 1), np.float32), select=select, stats=stats)
+            assert stats.why_dense == reason and (stats.way == sf.Path.SPARSE) == (reason == sf.DenseReason.NOT)
+            assert stats.as_dict()["dense_reason"] == reason.name.lower()
+            assert stats.selected_by == (sf.Select.GATE if reason == sf.DenseReason.NOT else sf.Select.DENSE)
+        total = relu.stats()
+        assert (total.dense_asked, total.dense_plan, total.dense_no_zeros, total.dense_many_tokens) == (1, 0, 0, 1)
+        three = sf.ActiveSet.from_mask(ctx, np.array([1, 1, 1, 0], bool))
+        silu.forward(np.ones(1, np.float32), active=three, stats=stats)
+        assert stats.n_widened == 1 and stats.n_selected == 4 and stats.selected_by == sf.Select.ACTIVE
+        assert silu.stats().n_widened == 1 and silu.stats().dense_no_zeros == 1
+
+
+LINE = re.compile(r'[a-z_]+\{layer="((?:[^"\\\n]|\\["\\n])*)"(?:,(?:path|reason|stage)="[a-z_]+")?\} \d+(?:\.\d+)?\n')
 
 
 def test_prometheus_lines(counted):
@@ -81,7 +111,7 @@ def test_prometheus_lines(counted):
         else:
             assert line.startswith((f"{current}{{", f"{current} "))
             assert LINE.fullmatch(line) or re.fullmatch(r"sffn_unregistered_calls_total \d+\n", line), line
-    assert len(seen) == 13
+    assert len(seen) == 15
 
 
 def test_prometheus_by_its_own_parser(counted):

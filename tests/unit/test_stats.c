@@ -106,6 +106,147 @@ static void exact_counts(void **state)
     sffn_context_destroy(ctx);
 }
 
+/* The line that the log gets when a layer is made. */
+static char layer_line[256];
+
+static void keep_line(void *user, int32_t level, const char *text)
+{
+    (void)user;
+    if (level == SFFN_LOG_INFO && strstr(text, ", selection "))
+        snprintf(layer_line, sizeof layer_line, "%s", strstr(text, ", selection ") + 2);
+}
+
+/* Why a layer or a call runs dense: before any call, per call, in sums, and in the log. */
+static void why_dense(void **state)
+{
+    (void)state;
+    enum { T = 3 };
+    static const struct {
+        const char *what, *line;
+        int32_t activation, plan, has_router, rule;
+        uint32_t dense_tokens;
+        int32_t select, reason;     /* of one token */
+        uint32_t from;              /* what info says */
+        int32_t select_3, reason_3; /* of T tokens */
+    } layers[] = {
+        {"default", "selection gate, dense from 3 tokens on", SFFN_ACT_RELU, SFFN_SELECT_DEFAULT, 0,
+         0, T, SFFN_SELECT_GATE, SFFN_DENSE_NOT, T, SFFN_SELECT_DENSE, SFFN_DENSE_MANY_TOKENS},
+        {"never", "selection gate", SFFN_ACT_RELU, SFFN_SELECT_DEFAULT, 0, 0, 0, SFFN_SELECT_GATE,
+         SFFN_DENSE_NOT, 0, SFFN_SELECT_GATE, SFFN_DENSE_NOT},
+        {"always", "selection none: dense, because dense_tokens is 1", SFFN_ACT_RELU,
+         SFFN_SELECT_GATE, 0, 0, 1, SFFN_SELECT_DENSE, SFFN_DENSE_MANY_TOKENS, 1, SFFN_SELECT_DENSE,
+         SFFN_DENSE_MANY_TOKENS},
+        {"silu", "selection none: dense, because silu has no zeros and no rule is set",
+         SFFN_ACT_SILU, SFFN_SELECT_DEFAULT, 0, 0, T, SFFN_SELECT_DENSE, SFFN_DENSE_NO_ZEROS, 1,
+         SFFN_SELECT_DENSE, SFFN_DENSE_NO_ZEROS},
+        {"silu with a rule", "selection gate, dense from 3 tokens on", SFFN_ACT_SILU,
+         SFFN_SELECT_DEFAULT, 0, SFFN_RULE_ABS_SCORE, T, SFFN_SELECT_GATE, SFFN_DENSE_NOT, T,
+         SFFN_SELECT_DENSE, SFFN_DENSE_MANY_TOKENS},
+        {"plan", "selection none: dense by plan", SFFN_ACT_RELU, SFFN_SELECT_DENSE, 1, 0, T,
+         SFFN_SELECT_DENSE, SFFN_DENSE_PLAN, 1, SFFN_SELECT_DENSE, SFFN_DENSE_PLAN},
+        {"router", "selection router", SFFN_ACT_SILU, SFFN_SELECT_DEFAULT, 1, 0, T,
+         SFFN_SELECT_ROUTER, SFFN_DENSE_NOT, 0, SFFN_SELECT_ROUTER, SFFN_DENSE_NOT},
+    };
+    static const float ones[10] = {1, 1, 1, 1, 1, 1, 1, 1, 1, 1}, x[T] = {1, 1, 1};
+    sffn_context_config context_config = SFFN_CONTEXT_CONFIG_INIT;
+    context_config.collect_stats = 1;
+    context_config.log = keep_line;
+    sffn_context *ctx = NULL;
+    CHECK_OK(NULL, sffn_context_create(&context_config, &ctx));
+    sffn_router *router = NULL;
+    sffn_router_config router_config = SFFN_ROUTER_CONFIG_INIT;
+    router_config.d_model = 1;
+    router_config.n_experts = 2;
+    router_config.block_size = 5;
+    router_config.weights.data = ones;
+    CHECK_OK(ctx, sffn_router_create(ctx, &router_config, &router));
+    for (size_t i = 0; i < sizeof layers / sizeof layers[0]; i++) {
+        sffn_ffn_config config = SFFN_FFN_CONFIG_INIT;
+        config.d_model = 1;
+        config.d_ff = 10;
+        config.gate.data = signs;
+        config.up.data = config.down.data = ones;
+        config.activation = layers[i].activation;
+        config.select = layers[i].plan;
+        config.rule = layers[i].rule;
+        config.router = layers[i].has_router ? router : NULL;
+        config.dense_tokens = layers[i].dense_tokens;
+        config.max_density = 0.5f;
+        sffn_ffn *ffn = NULL;
+        CHECK_OK(ctx, sffn_ffn_create(ctx, &config, &ffn));
+        CHECK_TEXT(layer_line, layers[i].line);
+        sffn_ffn_info info = SFFN_FFN_INFO_INIT;
+        CHECK_OK(ctx, sffn_ffn_get_info(ffn, &info));
+        CHECK_SAYS(info.select == layers[i].select && info.dense_reason == layers[i].reason &&
+                       info.dense_tokens == layers[i].from && info.max_density == 0.5f,
+                   "%s: select %d, reason %d, from %u tokens", layers[i].what, (int)info.select,
+                   (int)info.dense_reason, (unsigned)info.dense_tokens);
+        uint64_t counts[SFFN_DENSE_MANY_TOKENS + 1] = {0};
+        float y[T];
+        for (size_t n = 1; n <= T; n += T - 1)
+            for (int32_t asked = 0; asked < 2; asked++) {
+                sffn_ffn_stats stats = SFFN_FFN_STATS_INIT;
+                sffn_ffn_args args = SFFN_FFN_ARGS_INIT;
+                args.x = x;
+                args.y = y;
+                args.n_tokens = n;
+                args.select = asked ? SFFN_SELECT_DENSE : SFFN_SELECT_DEFAULT;
+                args.stats = &stats;
+                CHECK_OK(ctx, sffn_ffn_forward(ctx, ffn, &args));
+                const int32_t reason = asked    ? SFFN_DENSE_ASKED
+                                       : n == 1 ? layers[i].reason
+                                                : layers[i].reason_3;
+                const int32_t select = asked    ? SFFN_SELECT_DENSE
+                                       : n == 1 ? layers[i].select
+                                                : layers[i].select_3;
+                CHECK_SAYS(stats.dense_reason == reason && stats.select == select &&
+                               (stats.path == SFFN_PATH_SPARSE) == (reason == SFFN_DENSE_NOT),
+                           "%s, %zu tokens: select %d, reason %d", layers[i].what, n,
+                           (int)stats.select, (int)stats.dense_reason);
+                CHECK(stats.n_widened == 0);
+                counts[reason]++;
+            }
+        const sffn_layer_stats s = stats_of(ctx, ffn);
+        CHECK_SAYS(s.dense_asked == counts[SFFN_DENSE_ASKED] &&
+                       s.dense_plan == counts[SFFN_DENSE_PLAN] &&
+                       s.dense_no_zeros == counts[SFFN_DENSE_NO_ZEROS] &&
+                       s.dense_many_tokens == counts[SFFN_DENSE_MANY_TOKENS] &&
+                       s.calls_dense ==
+                           s.dense_asked + s.dense_plan + s.dense_no_zeros + s.dense_many_tokens,
+                   "%s: counts by reason", layers[i].what);
+        /* six of ten neurons are more than max_density: the gate looks at all */
+        const uint8_t masks[2 * 10] = {0, 1, 0, 0, 1, 1, 0, 1, 1, 1, 0, 1, 0, 0, 1, 1, 0, 0, 0, 1};
+        sffn_active_set *sets[3] = {make_set(ctx, masks, 1, 10, 1),
+                                    make_set(ctx, masks + 10, 1, 10, 1),
+                                    make_set(ctx, masks, 2, 10, 1)};
+        static const uint64_t widened[3] = {1, 0, 2};
+        for (int k = 0; k < 3; k++) {
+            sffn_ffn_stats stats = SFFN_FFN_STATS_INIT;
+            sffn_ffn_args args = SFFN_FFN_ARGS_INIT;
+            args.x = x;
+            args.y = y;
+            args.n_tokens = k == 2 ? 2 : 1;
+            args.active = sets[k];
+            args.stats = &stats;
+            CHECK_OK(ctx, sffn_ffn_forward(ctx, ffn, &args));
+            CHECK_SAYS(stats.n_widened == widened[k] && stats.select == SFFN_SELECT_ACTIVE &&
+                           stats.n_selected == (widened[k] ? 10 * args.n_tokens : 4),
+                       "set %d: %zu widened, %zu selected", k, (size_t)stats.n_widened,
+                       (size_t)stats.n_selected);
+            sffn_active_set_destroy(sets[k]);
+        }
+        CHECK(stats_of(ctx, ffn).n_widened == 3);
+        sffn_ffn_destroy(ffn);
+    }
+    CHECK_TEXT(sffn_dense_reason_name(SFFN_DENSE_NOT), "not");
+    CHECK_TEXT(sffn_dense_reason_name(SFFN_DENSE_NO_ZEROS), "no_zeros");
+    CHECK_TEXT(sffn_dense_reason_name(SFFN_DENSE_MANY_TOKENS), "many_tokens");
+    CHECK_TEXT(sffn_dense_reason_name(-1), "unknown");
+    CHECK_TEXT(sffn_dense_reason_name(SFFN_DENSE_MANY_TOKENS + 1), "unknown");
+    sffn_router_destroy(router);
+    sffn_context_destroy(ctx);
+}
+
 /* A selection that is wrong in a known way: {1,4,5,9} where {1,4,7} are active. */
 static void sampled_recall(void **state)
 {
@@ -431,6 +572,7 @@ int main(void)
 {
     struct cases cases = {0};
     CASE(&cases, exact_counts);
+    CASE(&cases, why_dense);
     CASE(&cases, sampled_recall);
     CASE(&cases, samples_whatever_the_threads);
     CASE(&cases, errors);

@@ -330,6 +330,9 @@ class sffn_ffn_stats(Sized):
         ("up_ns", c_uint64),
         ("down_ns", c_uint64),
         ("total_ns", c_uint64),
+        ("n_widened", c_uint64),
+        ("select", c_int32),
+        ("dense_reason", c_int32),
     ]
 
 
@@ -382,6 +385,10 @@ class sffn_ffn_info(Sized):
         ("weight_bytes", c_uint64),
         ("selector_bytes", c_uint64),
         ("select_input", c_int32),
+        ("select", c_int32),
+        ("dense_reason", c_int32),
+        ("dense_tokens", c_uint32),
+        ("max_density", c_float),
     ]
 
 
@@ -590,6 +597,11 @@ class sffn_layer_stats(Sized):
         ("sampled_hits", c_uint64),
         ("recall", c_double),
         ("precision", c_double),
+        ("dense_asked", c_uint64),
+        ("dense_plan", c_uint64),
+        ("dense_no_zeros", c_uint64),
+        ("dense_many_tokens", c_uint64),
+        ("n_widened", c_uint64),
     ]
     _defaults_ = {"recall": 1.0, "precision": 1.0}
 
@@ -793,6 +805,7 @@ FUNCTIONS: dict[str, tuple[Any, list[Any]]] = {
     "sffn_context_get_layer_stats": (_status, [_handle, _handle, POINTER(sffn_layer_stats)]),
     "sffn_context_reset_stats": (_status, [_handle]),
     "sffn_context_write_stats": (_status, [_handle, c_int32, c_char_p, c_size_t, POINTER(c_size_t)]),
+    "sffn_dense_reason_name": (c_char_p, [c_int32]),
     "sffn_rule_name": (c_char_p, [c_int32]),
     "sffn_rule_from_name": (c_int32, [c_char_p]),
     "sffn_activation_name": (c_char_p, [c_int32]),

@@ -101,6 +101,16 @@ class Path(IntEnum):
     DENSE_ONEDNN = 2
 
 
+class DenseReason(IntEnum):
+    """Why a call ran dense, or would."""
+
+    NOT = 0
+    ASKED = 1
+    PLAN = 2
+    NO_ZEROS = 3
+    MANY_TOKENS = 4
+
+
 class StatsFormat(IntEnum):
     """Texts of a context's statistics."""
 

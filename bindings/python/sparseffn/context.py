@@ -171,8 +171,8 @@ class Context(Object):
     def stats(self) -> dict[str, Any]:
         """What each layer did in this context since it was made or reset; needs ``collect_stats=True``.
 
-        {"version", "unregistered_calls", "layers": [...]}, and of each layer "name", "d_ff", "calls" (by path), "tokens",
-        "neurons" (tokens * d_ff), "selected", "active", "nonzero", "weight_bytes", "seconds" (by stage, and "total"), and
+        {"version", "unregistered_calls", "layers": [...]}, and of each layer "name", "d_ff", "calls" (by path),
+        "dense_reasons", "tokens", "widened", "neurons" (tokens * d_ff), "selected", "active", "nonzero", "weight_bytes", "seconds" (by stage, and "total"), and
         "sampled": "tokens", "true", "selected", "hits", "recall", "precision" (None without samples). Layers appear when
         they are made with this context, or reserved with FFN.reserve(). Raises UnsupportedError.
         """

@@ -8,7 +8,7 @@ from typing import Any
 
 from . import _abi
 from ._arrays import FloatArray, Rows, must_not_overlap, out_rows, result, rows, vector
-from ._enums import Activation, DType, Layout, Path, Rule, Select, SelectorInput, Storage, Tie, parse
+from ._enums import Activation, DenseReason, DType, Layout, Path, Rule, Select, SelectorInput, Storage, Tie, parse
 from ._errors import ShapeError, UnsupportedError, check
 from ._lib import lib
 from .active_set import ActiveSet, address_of
@@ -28,6 +28,7 @@ class FFNStats(_abi.sffn_ffn_stats):
         union_active: up rows really read, each once per up to 8 tokens.
         touched_bytes: weight bytes read, selector included.
         select_ns, gate_ns, up_ns, down_ns, total_ns: 0 unless the context was made with collect_stats=True.
+        n_widened: tokens whose selection exceeded max_density, so that the gate looked at all neurons instead.
         d_ff: neurons of the layer.
     """
 
@@ -42,6 +43,7 @@ class FFNStats(_abi.sffn_ffn_stats):
     up_ns: int
     down_ns: int
     total_ns: int
+    n_widened: int
     d_ff: int = 0
 
     @property
@@ -50,14 +52,26 @@ class FFNStats(_abi.sffn_ffn_stats):
         return Path(int(self.path))
 
     @property
+    def why_dense(self) -> DenseReason:
+        """Why the call ran dense; DenseReason.NOT when it did not."""
+        return DenseReason(int(self.dense_reason))
+
+    @property
+    def selected_by(self) -> Select:
+        """Who decided which neurons run; never Select.DEFAULT."""
+        return Select(int(self.select))
+
+    @property
     def density(self) -> float:
         """n_active / (n_tokens * d_ff); 0 before the first call."""
         return self.n_active / max(1, self.n_tokens * self.d_ff)
 
     def as_dict(self) -> dict[str, Any]:
-        """All fields, with ``path`` as a name and ``density``."""
+        """All fields, with ``path``, ``select`` and ``dense_reason`` as names, and ``density``."""
         values = {name: getattr(self, name) for name, *_ in _abi.sffn_ffn_stats._fields_ if name != "struct_size"}
         values["path"] = self.way.name.lower()
+        values["select"] = self.selected_by.name.lower()
+        values["dense_reason"] = self.why_dense.name.lower()
         values["d_ff"] = self.d_ff
         values["density"] = self.density
         return values
@@ -82,6 +96,10 @@ class FFNInfo:
     weight_bytes: int  #: what the dense layer must read
     selector_bytes: int  #: what the predictor or router reads
     select_input: SelectorInput  #: of the predictor or router: what to hand in as select_x
+    select: Select  #: who decides for one token by default
+    dense_reason: DenseReason  #: why such a call runs dense
+    dense_tokens: int  #: default calls run dense from this many tokens on; 1: all do, 0: none does
+    max_density: float  #: selections of a larger share make the gate look at all neurons
 
 
 @dataclass(frozen=True)
@@ -108,6 +126,11 @@ class LayerStats:
     sampled_hits: int
     recall: float  #: sampled_hits / sampled_true; 1 when there is none
     precision: float  #: sampled_hits / sampled_selected; 1 when there is none
+    dense_asked: int  #: dense calls by DenseReason: calls_dense + calls_onednn in all
+    dense_plan: int
+    dense_no_zeros: int
+    dense_many_tokens: int
+    n_widened: int  #: as in FFNStats
 
 
 class FFN(Child):
@@ -132,7 +155,7 @@ class FFN(Child):
         dtype: packed type of all three; None: each keeps its own.
         block_size: 32 keeps q8_0/q4_0 blocks of a "columns" down losslessly; experts of 32k neurons only.
         predictor, router: one of them, or none (gate-first exact); borrowed and kept alive.
-        max_density: a batch whose selected neurons exceed this share runs dense; 1: never.
+        max_density: when a selection exceeds this share of the neurons, the gate looks at all of them; 1: never.
         dense_tokens: batches of at least this many tokens run dense; 0: never.
         name: for error texts and the log.
         select: the layer's plan, what a call's "default" means: "dense", "gate", "predictor", "router".
@@ -253,6 +276,10 @@ class FFN(Child):
             s.weight_bytes,
             s.selector_bytes,
             SelectorInput(s.select_input),
+            Select(s.select),
+            DenseReason(s.dense_reason),
+            s.dense_tokens,
+            s.max_density,
         )
 
     def stats(self, context: Context | None = None) -> LayerStats:
