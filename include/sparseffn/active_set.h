@@ -92,6 +92,16 @@ SFFN_API const float *sffn_active_set_weights(const sffn_active_set *set, size_t
 /** 1 when the set was made with weights. Since 0.1. */
 SFFN_API int32_t sffn_active_set_has_weights(const sffn_active_set *set);
 
+/**
+ * Cuts a selection of a whole layer down to the blocks [first_block, first_block + n_blocks of @p set): what a part of the layer's neurons gets handed
+ * in (sffn_ffn_config_slice()). Replaces all tokens of @p set; weights come along.
+ * @param whole  another set of the same block_size
+ * @retval SFFN_ERR_SHAPE             whole has other blocks, fewer of them, or more tokens than set was made for; set is left as it was
+ * @retval SFFN_ERR_INVALID_ARGUMENT  NULL, the same set twice, or weights that set has no room for
+ * Does not allocate. Since 0.1.
+ */
+SFFN_API sffn_status sffn_active_set_set_slice(sffn_active_set *set, const sffn_active_set *whole, uint32_t first_block);
+
 SFFN_API uint32_t sffn_active_set_n_blocks(const sffn_active_set *set);
 SFFN_API uint32_t sffn_active_set_block_size(const sffn_active_set *set);
 SFFN_API uint32_t sffn_active_set_max_tokens(const sffn_active_set *set);

@@ -44,7 +44,7 @@ enum sffn_rule {
 typedef struct sffn_ffn_config {
     size_t struct_size;
     uint32_t d_model;            /**< > 0; a multiple of 32 for q8_0 and q4_0 */
-    uint32_t d_ff;               /**< neurons, > 0. A slice of a layer's neurons gives a partial y: sum the slices' y */
+    uint32_t d_ff;               /**< neurons, > 0. A slice of a layer's neurons gives a partial y: sffn_ffn_config_slice() */
     sffn_weights gate;           /**< [d_ff][d_model]; data NULL: ungated */
     sffn_weights up;             /**< [d_ff][d_model] */
     sffn_weights down;           /**< SFFN_LAYOUT_COLUMNS: [d_model][d_ff] as engines store it; SFFN_LAYOUT_ROWS: [d_ff][d_model] */
@@ -88,6 +88,31 @@ typedef struct sffn_ffn_config {
  * Since 0.1.
  */
 SFFN_API sffn_status sffn_ffn_create(sffn_context *ctx, const sffn_ffn_config *config, sffn_ffn **ffn);
+/**
+ * Slices, for layers spread over processes, NUMA nodes or machines (examples/sharding). A config of a whole layer becomes that of its neurons
+ * [first, first + n_neurons): pointers move, nothing is copied, and the slice's own rows are all that creation packs. The sum of the y of
+ * disjoint slices that cover the layer is the layer's y; h and who is active are the whole layer's, bit for bit. down_bias stays with the
+ * slice of neuron 0. Set predictor or router afterwards, made from a slice of their own config.
+ * @param config  initialised and filled in, without predictor and router; changed in place, left as it was on error
+ * @retval SFFN_ERR_INVALID_ARGUMENT  NULL, no neurons, neurons outside the layer, unknown type or layout, predictor or router already set
+ * @retval SFFN_ERR_SHAPE             first and n_neurons no multiples of 32 with a q8_0 or q4_0 down in SFFN_LAYOUT_COLUMNS, or of rule_m with block top-k
+ * @retval SFFN_ERR_UNSUPPORTED       a top-k or statistical rule, which compares all neurons of a token: no slice can decide it alone
+ * Thread-safe. Since 0.1.
+ */
+SFFN_API sffn_status sffn_ffn_config_slice(const sffn_context *ctx, sffn_ffn_config *config, uint32_t first, uint32_t n_neurons);
+/**
+ * The same for a predictor: the slice selects what the whole predictor would select there.
+ * @retval SFFN_ERR_UNSUPPORTED  top-k, several layers, a callback, or the SVD of a gate (make its factors once, with sffn_fit_svd(), and slice them)
+ * Errors otherwise as above. Since 0.1.
+ */
+SFFN_API sffn_status sffn_predictor_config_slice(const sffn_context *ctx, sffn_predictor_config *config, uint32_t first, uint32_t n_neurons);
+/**
+ * The same for a router, by neurons: first and n_neurons are multiples of block_size.
+ * @retval SFFN_ERR_SHAPE        they are not
+ * @retval SFFN_ERR_UNSUPPORTED  top-k, mass and softmax weights compare all experts: run the whole router everywhere and hand in sffn_active_set_set_slice()
+ * Errors otherwise as above. Since 0.1.
+ */
+SFFN_API sffn_status sffn_router_config_slice(const sffn_context *ctx, sffn_router_config *config, uint32_t first, uint32_t n_neurons);
 /** NULL is a no-op. Since 0.1. */
 SFFN_API void sffn_ffn_destroy(sffn_ffn *ffn);
 /** Takes the scratch that forward needs in a context other than the one the layer was made with. Since 0.1. */

@@ -192,6 +192,41 @@ sffn_status sffn_active_set_set_all(sffn_active_set *set, size_t token)
     return SFFN_OK;
 }
 
+sffn_status sffn_active_set_set_slice(sffn_active_set *set, const sffn_active_set *whole,
+                                      uint32_t first_block)
+{
+    if (!set || !whole)
+        return sffn_fail(set ? set->ctx : NULL, SFFN_ERR_INVALID_ARGUMENT, "%s is NULL",
+                         set ? "whole" : "set");
+    if (set == whole)
+        return sffn_fail(set->ctx, SFFN_ERR_INVALID_ARGUMENT, "set and whole are the same set");
+    if (set->block_size != whole->block_size || first_block > whole->n_blocks ||
+        set->n_blocks > whole->n_blocks - first_block)
+        return sffn_fail(
+            set->ctx, SFFN_ERR_SHAPE,
+            "first_block is %u, set has %u blocks of %u; expected blocks of whole's %u of %u",
+            (unsigned)first_block, (unsigned)set->n_blocks, (unsigned)set->block_size,
+            (unsigned)whole->n_blocks, (unsigned)whole->block_size);
+    if (whole->weights && !set->weights)
+        return sffn_fail(set->ctx, SFFN_ERR_INVALID_ARGUMENT,
+                         "whole has weights and set was made without: they would be lost");
+    const sffn_status status = sffn_active_set_clear(set, whole->n_tokens);
+    for (size_t t = 0; status == SFFN_OK && t < whole->n_tokens; t++) {
+        const uint32_t *from = token_indices(whole, t);
+        uint32_t *to = sffn_active_set_begin(set, t);
+        size_t n = 0;
+        for (size_t i = 0; i < whole->count[t]; i++)
+            if (from[i] >= first_block && from[i] - first_block < set->n_blocks)
+                to[n++] = from[i] - first_block;
+        sffn_active_set_commit(set, t, n);
+        if (whole->weights)
+            memcpy(set->weights + t * set->n_blocks,
+                   whole->weights + t * whole->n_blocks + first_block,
+                   set->n_blocks * sizeof(float));
+    }
+    return status;
+}
+
 sffn_status sffn_active_set_set_weights(sffn_active_set *set, size_t token, const float *weights)
 {
     const sffn_status status = sffn_active_set_check_token(set, token, weights, "weights");

@@ -195,6 +195,37 @@ def test_threads_and_batches_change_no_bit(rng, dtype):
     assert all(np.array_equal(r, results[0]) for r in results)
 
 
+@pytest.mark.parametrize("dtype", ["f32", "q8_0"])
+def test_slices_of_neurons_add_up(ctx, rng, dtype):
+    """h of a slice has the whole layer's bits; the y add up within the bound of the down product."""
+    layer = Layer.random(rng, dtype, D, F)
+    weights = layer.weights(sf)
+    bias = rng.standard_normal(D).astype(np.float32)
+    whole = sf.FFN(ctx, **weights, down_bias=bias)
+    x = draw(rng)
+    h, total = np.zeros((len(x), F), np.float32), np.zeros((len(x), D))
+    y = whole.forward(x, h=h)
+    mask = sf.ActiveSet.from_mask(ctx, h != 0)
+    for first, n in [(0, 1), (1, 40), (41, F - 41)]:
+        part = sf.FFN(ctx, **weights, down_bias=bias, neurons=(first, n))
+        assert part.d_ff == part.info.d_ff == n
+        active, part_h = sf.ActiveSet(ctx, n, max_tokens=len(x)), np.zeros((len(x), n), np.float32)
+        active.set_slice(mask, first)
+        total += part.forward(x, h=part_h, active=active)
+        assert np.array_equal(part_h, h[:, first : first + n])
+    _, _, _, dy = layer.relu(x)
+    # both are within dy of float64, and each adds the bias with one rounding
+    assert_within(total, y.astype(np.float64), 2 * dy + 2.0**-22 * (np.abs(bias) + np.abs(y)), "sum of slices")
+    with pytest.raises(sf.ArgumentError, match="first is 90, n_neurons 7"):
+        sf.FFN(ctx, **weights, neurons=(90, 7))
+    with pytest.raises(sf.UnsupportedError, match="rule top_k_h"):
+        sf.FFN(ctx, **weights, rule="top_k_h", rule_k=3, neurons=(0, 32))
+    with pytest.raises(ValueError, match="neurons"):
+        sf.FFN(ctx, **weights, neurons=(-1, 32))
+    with pytest.raises(sf.ShapeError, match="first_block is 80"):
+        sf.ActiveSet(ctx, 20).set_slice(mask, 80)
+
+
 def test_stats(rng):
     with sf.Context(collect_stats=True) as ctx:
         layer = Layer.random(rng, "f32", D, F)

@@ -38,6 +38,8 @@ has() {
         libcmocka-dev) pkg-config --exists cmocka ;;
         libdnnl-dev) compiles c oneapi/dnnl/dnnl.h ;;
         qemu-user) command -v qemu-x86_64 ;;
+        openmpi-bin) command -v mpirun ;;
+        libopenmpi-dev) command -v mpicc ;;
         *) dpkg-query -W -f '${Status}' "$1" | grep -q 'ok installed' ;;
     esac >/dev/null 2>&1
 }

@@ -689,48 +689,6 @@ static void long_prompts_run_dense(void **state)
         }
 }
 
-/* A layer cut into slices of neurons: the slices' y add up. Rows and columns with the whole
- * matrix's row distance. */
-static void slices_add_up(void **state)
-{
-    (void)state;
-    enum { T = 2, N_SLICES = 3 };
-    static const uint32_t start[N_SLICES + 1] = {0, 1, 34, F};
-    for (int32_t layout = 0; layout < 2; layout++) {
-        struct spec spec = SPEC_INIT(D, F, SFFN_F32);
-        struct layer layer;
-        struct result result;
-        struct reference ref;
-        struct rng rng = rng_named("slices");
-        spec.down_layout = layout;
-        layer_make(&layer, &spec, &rng);
-        float *x = draw_x(&layer.memory, &rng, T, D, 0);
-        double sum[T * D] = {0};
-        reference_make(&ref, &layer.memory, &layer, x, T, NULL, 0);
-        for (size_t s = 0; s < N_SLICES; s++) {
-            sffn_ffn_config config = layer.config;
-            config.d_ff = start[s + 1] - start[s];
-            config.gate.data = layer.gate_source + start[s] * D * sizeof(float);
-            config.up.data = layer.up_source + start[s] * D * sizeof(float);
-            config.down.data = layer.down_source + start[s] * (layout ? 1 : D) * sizeof(float);
-            config.down.row_bytes = (layout ? F : D) * sizeof(float);
-            sffn_ffn *ffn = NULL;
-            CHECK_OK(ctx, sffn_ffn_create(ctx, &config, &ffn));
-            sffn_ffn_args args = result_args(&result, &layer.memory, ctx, &layer, x, T);
-            args.h = NULL;
-            args.active_out = NULL;
-            CHECK_OK(ctx, sffn_ffn_forward(ctx, ffn, &args));
-            for (size_t i = 0; i < T * D; i++)
-                sum[i] += (double)result.y[i];
-            result_free(&result);
-            sffn_ffn_destroy(ffn);
-        }
-        for (size_t i = 0; i < T * D; i++)
-            CHECK_WITHIN(sum[i], ref.y[i], ref.y_error[i], "sum of slices, y[%zu]", i);
-        layer_free(&layer);
-    }
-}
-
 static void times_only_when_asked(void **state)
 {
     (void)state;
@@ -822,7 +780,6 @@ int main(void)
     CASE(&cases, busy);
     CASE(&cases, max_density_falls_back_to_the_gate);
     CASE(&cases, long_prompts_run_dense);
-    CASE(&cases, slices_add_up);
     CASE(&cases, times_only_when_asked);
     CASE(&cases, stage_errors);
     sffn_status status = sffn_context_create(NULL, &ctx);

@@ -733,6 +733,7 @@ FUNCTIONS: dict[str, tuple[Any, list[Any]]] = {
     "sffn_active_set_set_mask": (_status, [_handle, c_size_t, _array]),
     "sffn_active_set_set_all": (_status, [_handle, c_size_t]),
     "sffn_active_set_set_values": (_status, [_handle, c_size_t, _array, c_size_t, POINTER(sffn_value_rule)]),
+    "sffn_active_set_set_slice": (_status, [_handle, _handle, c_uint32]),
     "sffn_normal_quantile": (c_double, [c_double]),
     "sffn_active_set_set_weights": (_status, [_handle, c_size_t, _array]),
     "sffn_active_set_weights": (_array, [_handle, c_size_t]),
@@ -781,6 +782,9 @@ FUNCTIONS: dict[str, tuple[Any, list[Any]]] = {
     "sffn_router_weight_bytes": (c_uint64, [_handle]),
     "sffn_router_get_info": (_status, [_handle, POINTER(sffn_router_info)]),
     # ffn.h
+    "sffn_ffn_config_slice": (_status, [_handle, POINTER(sffn_ffn_config), c_uint32, c_uint32]),
+    "sffn_predictor_config_slice": (_status, [_handle, POINTER(sffn_predictor_config), c_uint32, c_uint32]),
+    "sffn_router_config_slice": (_status, [_handle, POINTER(sffn_router_config), c_uint32, c_uint32]),
     "sffn_ffn_create": (_status, [_handle, POINTER(sffn_ffn_config), _out]),
     "sffn_ffn_destroy": (None, [_handle]),
     "sffn_ffn_reserve": (_status, [_handle, _handle]),

@@ -201,6 +201,17 @@ class ActiveSet(Child):
         )
         handle.check(status, "sffn_active_set_set_values")
 
+    def set_slice(self, whole: ActiveSet, first_block: int) -> None:
+        """All tokens of ``whole``, cut down to its blocks from ``first_block`` on: as many as this set has.
+
+        What a layer made of a part of the neurons (``FFN(neurons=...)``) gets handed in. Weights come along.
+        Raises ShapeError, ArgumentError; the set stays as it was.
+        """
+        handle = self._live()
+        ptr, _held = address_of(whole, "whole")
+        status = lib.sffn_active_set_set_slice(handle.ptr, ptr, _index(first_block, "first_block"))
+        handle.check(status, "sffn_active_set_set_slice")
+
     def count(self, token: int = 0) -> int:
         """Active blocks of one token; 0 when there is no such token."""
         handle = self._live()

@@ -159,6 +159,9 @@ class FFN(Child):
         dense_tokens: batches of at least this many tokens run dense; 0: never.
         name: for error texts and the log.
         select: the layer's plan, what a call's "default" means: "dense", "gate", "predictor", "router".
+        neurons: (first, n): only these neurons of the layer, for layers spread over processes (examples/sharding). Arrays
+            are the whole layer's, predictor and router the slice's own. Add up the y of all slices; down_bias is
+            in that of neuron 0.
 
     Raises:
         ArgumentError, ShapeError, DTypeError, UnsupportedError, OutOfMemory; TypeError for arrays that don't fit.
@@ -193,6 +196,7 @@ class FFN(Child):
         dense_tokens: int = 32,
         name: str | None = None,
         select: Select | str = "default",
+        neurons: tuple[int, int] | None = None,
     ) -> None:
         up_w, down_w = as_weights(up, "up"), as_weights(down, "down")
         gate_w = None if gate is None else as_weights(gate, "gate")
@@ -232,8 +236,6 @@ class FFN(Child):
             storage=store,
             dtype=-1 if dtype is None else parse(DType, dtype, "dtype"),
             block_size=uint32(block_size, "block_size"),
-            predictor=selectors[0].ptr if selectors[0] else None,
-            router=selectors[1].ptr if selectors[1] else None,
             max_density=max_density,
             dense_tokens=uint32(dense_tokens, "dense_tokens"),
             name=None if name is None else name.encode(),
@@ -241,6 +243,13 @@ class FFN(Child):
         )
         if gate_w is not None:
             config.gate = gate_w.struct()
+        if neurons is not None:
+            first, d_ff = uint32(neurons[0], "neurons[0]"), uint32(neurons[1], "neurons[1]")
+            using = context._live()
+            status = lib.sffn_ffn_config_slice(using.ptr, ctypes.byref(config), first, d_ff)
+            check(status, using.ptr, "sffn_ffn_config_slice")
+        config.predictor = selectors[0].ptr if selectors[0] else None
+        config.router = selectors[1].ptr if selectors[1] else None
         keep = [s for s in selectors if s is not None]
         arrays = [gate_w, up_w, down_w] if store == Storage.BORROW else []
         self._create(context, "sffn_ffn_create", (ctypes.byref(config),), "sffn_ffn_destroy", (*keep, *arrays))
