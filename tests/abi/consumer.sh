@@ -23,6 +23,8 @@ ${CC:-cc} "$here/consumer.c" -o "$tmp/c" $(pkg-config --cflags --libs sparseffn)
 run "pkg-config, C" "$tmp/c"
 ${CXX:-c++} -std=c++98 "$tmp/consumer.cpp" -o "$tmp/cpp" $(pkg-config --cflags --libs sparseffn)
 run "pkg-config, C++98" "$tmp/cpp"
+${CXX:-c++} -std=c++17 "$here/consumer_hpp.cpp" -o "$tmp/hpp" $(pkg-config --cflags --libs sparseffn)
+run "pkg-config, C++17 header" "$tmp/hpp"
 [ -f "$libdir/libsparseffn.a" ] || { echo "no static library was installed"; exit 1; }
 # Debian's hwloc.pc lists libudev for static linking but does not bring it; the shared libhwloc has what it needs
 ${CC:-cc} -DSFFN_STATIC "$here/consumer.c" -o "$tmp/static" $(pkg-config --cflags sparseffn) "$libdir/libsparseffn.a" \
@@ -33,6 +35,7 @@ if command -v cmake >/dev/null; then
         cmake --build "$tmp/cmake" >>"$tmp/log" 2>&1 || { cat "$tmp/log"; exit 1; }
     run "CMake, C" "$tmp/cmake/consumer_c"
     run "CMake, C++" "$tmp/cmake/consumer_cpp"
+    run "CMake, C++17 header" "$tmp/cmake/consumer_hpp"
 else
     echo "no cmake: skipped"
 fi
