@@ -543,8 +543,8 @@ static int measure(struct bench *b, struct summary *own, struct summary *dense)
 struct traffic {
     double touched, streamed;
     double gate_gathered,
-        pair_gathered;                 /* gate rows alone; up and down rows of a neuron together */
-    double gate_density, pair_density; /* shares of all rows, per tile of tokens */
+        active_gathered;               /* gate rows; up and down rows of the active neurons */
+    double gate_density, active_density; /* shares of all rows, per tile of tokens */
     double active;                     /* share of neurons whose up row ran */
     double let_through;                /* share of neurons whose gate row was read */
 };
@@ -579,10 +579,10 @@ static int measure_traffic(struct bench *b, struct traffic *t)
         t->streamed = gate_bytes * tiles;
     else if (b->select != SELECT_ORACLE)
         t->streamed = (double)info.selector_bytes * tiles;
-    t->pair_gathered = rows * 2.0 * (double)l->row_bytes;
+    t->active_gathered = rows * 2.0 * (double)l->row_bytes;
     if (b->select == SELECT_CASCADE && b->o->n_tokens == 1) /* later planes: half of all lines */
-        t->streamed = t->touched - t->pair_gathered - t->let_through * gate_bytes;
-    t->gate_gathered = t->touched - t->streamed - t->pair_gathered;
+        t->streamed = t->touched - t->active_gathered - t->let_through * gate_bytes;
+    t->gate_gathered = t->touched - t->streamed - t->active_gathered;
     if (t->gate_gathered < 0.001 * t->touched) {
         if (t->gate_gathered < -0.001 * t->touched)
             fprintf(stderr, COMMAND ": the library counts %.0f bytes, %.0f were expected\n",
@@ -590,7 +590,7 @@ static int measure_traffic(struct bench *b, struct traffic *t)
         t->gate_gathered = 0.0;
     }
     t->gate_density = t->gate_gathered / (gate_bytes * tiles);
-    t->pair_density = rows / (l->d_ff * tiles);
+    t->active_density = rows / (l->d_ff * tiles);
     return 1;
 }
 
@@ -693,16 +693,16 @@ static int measure_row(struct bench *b, struct row *row)
                                  ? ceilings_gather_gbps(b->ceilings, b->n_threads,
                                                         b->layer.row_bytes * block, t->gate_density)
                                  : 0.0;
-    const double pair_gbps =
-        t->pair_gathered > 0.0
-            ? ceilings_gather_gbps(b->ceilings, b->n_threads, b->layer.row_bytes * 2 * block,
-                                   t->pair_density)
+    const double active_gbps =
+        t->active_gathered > 0.0
+            ? ceilings_gather_gbps(b->ceilings, b->n_threads, b->layer.row_bytes * block,
+                                   t->active_density)
             : 0.0;
     progress(NULL);
     const double gather_ns =
-        time_at(t->gate_gathered, gate_gbps) + time_at(t->pair_gathered, pair_gbps);
+        time_at(t->gate_gathered, gate_gbps) + time_at(t->active_gathered, active_gbps);
     row->gather_gbps =
-        gather_ns > 0.0 ? (t->gate_gathered + t->pair_gathered) / gather_ns : (double)NAN;
+        gather_ns > 0.0 ? (t->gate_gathered + t->active_gathered) / gather_ns : (double)NAN;
     row->ideal_ns = time_at(t->streamed, row->stream_gbps) + gather_ns;
     if ((b->select == SELECT_GATE || b->select == SELECT_ORACLE) && t->streamed < t->touched &&
         fabs(t->active - b->inputs.density) > 0.001)

@@ -79,7 +79,7 @@ typedef struct sffn_ffn_config {
       0.0f, SFFN_RULE_NONE, SFFN_TIE_DROP, 0.0f, NULL, 0u, 0u, 0.0f, SFFN_STORAGE_COPY, -1, 1u, NULL, NULL, 1.0f, 32u, NULL, SFFN_SELECT_DEFAULT }
 
 /**
- * Packs a layer; the up and down rows of one neuron are stored next to each other. Reserves @p ctx's scratch for it.
+ * Packs a layer. Reserves @p ctx's scratch for it.
  * @retval SFFN_ERR_INVALID_ARGUMENT  NULL, zero size, unknown enum, NaN or negative threshold, numbers of a rule out of range, dReLU without gate, both predictor and router,
  *                                    a plan (select) without its selector
  * @retval SFFN_ERR_SHAPE             sizes of weights, predictor or router don't fit

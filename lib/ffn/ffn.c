@@ -115,37 +115,20 @@ static sffn_status plan_source(const sffn_context *ctx, struct source *s,
     return sffn_pack_plan(ctx, s->what, &s->config, &s->plan);
 }
 
-/* Gate rows are read from end to end, so they lie together; up and down rows of one neuron are wanted together, so they alternate. */
-static int layout_arena(struct source *gate, struct source *up, struct source *down, size_t *bytes)
+/* Each matrix lies together: stages read one matrix at a time, gate and dense layers from end to end. */
+static int layout_arena(struct source *const sources[3], size_t *bytes)
 {
     size_t used = 0;
-    struct source *alone[3] = {gate, NULL, NULL};
-    const int is_paired = up && up->config.storage == SFFN_STORAGE_COPY &&
-                          down->config.storage == SFFN_STORAGE_COPY && down->config.block_size == 1;
-    if (is_paired) {
-        size_t up_bytes, pair, total;
-        if (!sffn_checked_round_up(up->plan.row_bytes, 64, &up_bytes) ||
-            !sffn_checked_add(up_bytes, down->plan.row_bytes, &pair) ||
-            !sffn_row_stride(pair, &pair) ||
-            !sffn_checked_mul(pair, up->plan.n_stored_rows, &total))
-            return 0;
-        up->offset = 0;
-        down->offset = up_bytes;
-        up->stride = down->stride = pair;
-        used = total;
-    } else {
-        alone[1] = up;
-        alone[2] = down;
-    }
     for (int i = 0; i < 3; i++) {
+        struct source *s = sources[i];
         size_t total;
-        if (!alone[i] || alone[i]->config.storage != SFFN_STORAGE_COPY)
+        if (!s || s->config.storage != SFFN_STORAGE_COPY)
             continue;
         if (!sffn_checked_round_up(used, 4096, &used) ||
-            !sffn_row_stride(alone[i]->plan.row_bytes, &alone[i]->stride) ||
-            !sffn_checked_mul(alone[i]->stride, alone[i]->plan.n_stored_rows, &total))
+            !sffn_row_stride(s->plan.row_bytes, &s->stride) ||
+            !sffn_checked_mul(s->stride, s->plan.n_stored_rows, &total))
             return 0;
-        alone[i]->offset = used;
+        s->offset = used;
         if (!sffn_checked_add(used, total, &used))
             return 0;
     }
@@ -166,7 +149,7 @@ static sffn_status pack_layer(sffn_context *ctx, struct sffn_ffn *ffn, const sff
         status = plan_source(ctx, &down, ffn, "down", &c->down, c);
     if (status != SFFN_OK)
         return status;
-    if (!layout_arena(&gate, sources[1], &down, &ffn->arena_bytes))
+    if (!layout_arena(sources, &ffn->arena_bytes))
         return sffn_fail(ctx, SFFN_ERR_INVALID_ARGUMENT,
                          "%s: %u neurons of %u columns do not fit in memory", ffn->name,
                          (unsigned)c->d_ff, (unsigned)c->d_model);
