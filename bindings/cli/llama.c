@@ -6,21 +6,35 @@
 
 #include "cli.h"
 
+/* Attention's inner loops once per level of x86-64, chosen when the program is loaded. */
+#if defined(__x86_64__) && defined(__GLIBC__) && defined(__GNUC__) &&                              \
+    !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__)
+#define CLI_CLONES __attribute__((target_clones("avx512f", "avx2", "default")))
+#else
+#define CLI_CLONES
+#endif
+
 void llama_reset(struct llama *m)
 {
     m->n_past = 0;
 }
 
-/* Sixteen sums in a fixed order, which compilers turn into vectors without being allowed to reorder additions. */
-static float dot(const float *a, const float *b, uint32_t n)
+/* Sixteen sums in a fixed order, as a vector: compilers may not reorder additions by themselves. */
+CLI_CLONES static float dot(const float *a, const float *b, uint32_t n)
 {
-    float sum[16] = {0};
+    typedef float vec __attribute__((vector_size(64)));
+    vec sums = {0};
+    float sum[16];
     uint32_t i = 0;
-    for (; i + 16 <= n; i += 16)
-        for (uint32_t j = 0; j < 16; j++)
-            sum[j] += a[i + j] * b[i + j];
-    for (; i < n; i++)
-        sum[0] += a[i] * b[i];
+    for (; i + 16 <= n; i += 16) {
+        vec va, vb;
+        memcpy(&va, a + i, sizeof va);
+        memcpy(&vb, b + i, sizeof vb);
+        sums += va * vb;
+    }
+    memcpy(sum, &sums, sizeof sum);
+    for (uint32_t j = 0; i < n; i++, j++)
+        sum[j] += a[i] * b[i];
     for (uint32_t width = 8; width != 0; width /= 2)
         for (uint32_t j = 0; j < width; j++)
             sum[j] += sum[j + width];
@@ -61,6 +75,13 @@ static void rope(const struct llama *m, float *x, uint32_t n_heads, uint32_t pos
         }
 }
 
+/* sum += weight * x */
+CLI_CLONES static void add_scaled(float *sum, const float *x, float weight, uint32_t n)
+{
+    for (uint32_t i = 0; i < n; i++)
+        sum[i] += weight * x[i];
+}
+
 /* One token, all heads: out = softmax(q k / sqrt(head_dim)) v over positions 0 .. position. */
 static void attend(const struct llama *m, const float *q, const float *k, const float *v,
                    uint32_t position, float *out)
@@ -73,18 +94,14 @@ static void attend(const struct llama *m, const float *q, const float *k, const 
         float max = -INFINITY, sum = 0.0f;
         for (uint32_t p = 0; p <= position; p++) {
             m->scores[p] = dot(q, k + (size_t)p * m->kv_dim + offset, dim) * scale;
-            max = fmaxf(max, m->scores[p]);
+            max = m->scores[p] > max ? m->scores[p] : max;
         }
         for (uint32_t p = 0; p <= position; p++) {
             m->scores[p] = expf(m->scores[p] - max);
             sum += m->scores[p];
         }
-        for (uint32_t p = 0; p <= position; p++) {
-            const float *value = v + (size_t)p * m->kv_dim + offset;
-            float weight = m->scores[p] / sum;
-            for (uint32_t i = 0; i < dim; i++)
-                out[i] += weight * value[i];
-        }
+        for (uint32_t p = 0; p <= position; p++)
+            add_scaled(out, v + (size_t)p * m->kv_dim + offset, m->scores[p] / sum, dim);
     }
 }
 
