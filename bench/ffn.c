@@ -29,8 +29,8 @@ static const char help[] =
     "the layer are used in turn\n"
     "that they exceed four times the last-level cache, and at least 512 MiB.\n"
     "\n"
-    "  --shape NAME|D,F     llama2-7b (4096,11008; default), llama2-13b (5120,13824), reglu-30m "
-    "(512,2304), or d_model,d_ff\n"
+    "  --shape NAME|D,F     llama2-7b (4096,11008; default), llama2-13b (5120,13824), reglu-33m "
+    "(512,2560), or d_model,d_ff\n"
     "  --dtype LIST         f32, f16, bf16, q8_0, q4_0; default q4_0\n"
     "  --density LIST       share of active neurons (of experts for router), in (0, 1]; default "
     "0.107\n"
@@ -128,7 +128,7 @@ static int parse_shape(struct options *o, const char *text)
         const char *name;
         uint32_t d_model, d_ff;
     } shapes[] = {
-        {"llama2-7b", 4096, 11008}, {"llama2-13b", 5120, 13824}, {"reglu-30m", 512, 2304}};
+        {"llama2-7b", 4096, 11008}, {"llama2-13b", 5120, 13824}, {"reglu-33m", 512, 2560}};
     o->shape = text;
     for (size_t i = 0; i < sizeof shapes / sizeof shapes[0]; i++)
         if (strcmp(shapes[i].name, text) == 0) {
@@ -142,7 +142,7 @@ static int parse_shape(struct options *o, const char *text)
     if (!strchr(text, ',') || !next_item(&list, item, sizeof item) ||
         !next_item(&list, rest, sizeof rest) || list)
         return usage_error(
-            COMMAND, "--shape is \"%s\"; expected llama2-7b, llama2-13b, reglu-30m or d_model,d_ff",
+            COMMAND, "--shape is \"%s\"; expected llama2-7b, llama2-13b, reglu-33m or d_model,d_ff",
             text);
     if (parse_uint(COMMAND, "d_model of --shape", item, 1, 1u << 20, &d_model) ||
         parse_uint(COMMAND, "d_ff of --shape", rest, 2, 1u << 22, &d_ff))

@@ -22,7 +22,7 @@ static float *read_inputs(const char *path, size_t d_model, uint32_t *n_tokens)
 
 int main(int argc, char **argv)
 {
-    const char *path = argc == 4 ? argv[1] : "examples/models/reglu-30m.gguf";
+    const char *path = argc == 4 ? argv[1] : "examples/models/reglu-33m.gguf";
     const char *inputs = argc == 4 ? argv[3] : "examples/models/layer3_inputs.f32";
     const uint32_t layer = argc == 4 ? (uint32_t)strtoul(argv[2], NULL, 10) : 3;
     sffn_context *ctx;

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
-"""What tests/unit/test_cascade.c expects of layer 3 of examples/models/reglu-30m.gguf, computed without the library.
+"""What tests/unit/test_cascade.c expects of layer 3 of examples/models/reglu-33m.gguf, computed without the library.
 
-    python3 golden_cascade.py ../../../shared/models/reglu-30m
+    python3 golden_cascade.py [MODEL]     the GGUF file, or the Hugging Face folder that it was made of
 
 For each (bits, step_bits): neurons let through, recall, and relative error of y, over the 64 recorded tokens, with the default margin.
 """
@@ -12,16 +12,16 @@ import numpy as np
 
 import screens
 
+MODELS = os.path.join(os.path.dirname(os.path.abspath(__file__)), "../../examples/models")
 FACTOR = {1: 1.9, 2: 1.7, 3: 1.3, 4: 1.0}
 MARGIN = 1.5
 
 
 def main():
-    here = os.path.dirname(os.path.abspath(__file__))
-    tensors = screens.llama_float64.read_all_tensors(sys.argv[1])
+    _, tensors = screens.llama_float64.read_model(sys.argv[1] if len(sys.argv) > 1 else os.path.join(MODELS, "reglu-33m.gguf"))
     w = {k: screens.stored(tensors[f"model.layers.3.mlp.{k}_proj.weight"], "q8_0") for k in ("gate", "up")}
     down = screens.stored(np.ascontiguousarray(tensors["model.layers.3.mlp.down_proj.weight"].T), "q8_0")
-    x = np.fromfile(os.path.join(here, "../../examples/models/layer3_inputs.f32"), "<f4").reshape(-1, 512)
+    x = np.fromfile(os.path.join(MODELS, "layer3_inputs.f32"), "<f4").reshape(-1, 512)
     mean = x.mean(0)
     g = x @ w["gate"].T
     h = np.maximum(g, 0) * (x @ w["up"].T)

@@ -2,7 +2,7 @@
  *
  * Byte-level BPE becomes tokenizer.ggml.model "gpt2". What splits the text before the merges
  * becomes tokenizer.ggml.pre, under llama.cpp's names:
- *     ByteLevel with its own regex                             "gpt-2"      (reglu-30m)
+ *     ByteLevel with its own regex                             "gpt-2"      (reglu-33m)
  *     Digits one by one, then ByteLevel with its own regex     "starcoder"
  *     Split by the Llama 3 or Qwen2 regex, then ByteLevel      "llama-bpe", "qwen2"
  * Any other one leaves tokenizer.ggml.pre out, with a warning in the log: engines then refuse or
@@ -11,7 +11,7 @@
  *
  * add_bos_token: what tokenizer_config.json says; else whether the post-processor puts a special
  * token first; else, when there is no post-processor at all, whether config.json names a
- * bos_token_id (reglu-30m: "id 0 starts a document"). */
+ * bos_token_id (reglu-33m: "id 0 starts a document"). */
 #ifndef SFFN_TOKENIZER_H
 #define SFFN_TOKENIZER_H
 #include "model/json.h"

@@ -10,7 +10,7 @@ import unittest
 
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 MODEL_FOLDER = os.path.join(os.path.dirname(ROOT), "shared", "models", "reglu-30m")
-MODEL_GGUF = os.path.join(ROOT, "examples", "models", "reglu-30m.gguf")
+MODEL_GGUF = os.path.join(ROOT, "examples", "models", "reglu-33m.gguf")
 SFFN = TOKENIZE = None
 
 

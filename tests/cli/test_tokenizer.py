@@ -17,7 +17,7 @@ except ImportError:
     tokenizers = None
 ALL = os.environ.get("SFFN_TEST_ALL") == "1"
 TOKENIZER_JSON = os.path.join(cli_test.MODEL_FOLDER, "tokenizer.json")
-GOLDEN = os.path.join(cli_test.ROOT, "tests", "golden", "reglu30m.json")
+GOLDEN = os.path.join(cli_test.ROOT, "tests", "golden", "reglu33m.json")
 LLAMA3 = (r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+")
 HARD = ["", "a", " ", "  ", "\n", "Hello world", " Hello  world\n\n  x ", "don't we'll I'm 'sad 'S it's  's 'RE 'Ll '\u017f '\u017f\u017f", "<s>a<s> b<s",
         "<<s>>", "1234 56  7\u00b2", "naïve café 日本語 тест 🙂🙂 \u200d", "x\u00a0y \u3000z", "\t\tif (a) {\n\t\t\treturn 0;\n", "a" * 3000, " " * 5000,

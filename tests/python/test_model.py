@@ -15,7 +15,7 @@ import sparseffn as sf
 from pyref import DTYPES, QUANTISED, Layer, assert_within
 
 ROOT = Path(__file__).resolve().parents[2]
-REGLU = ROOT / "examples" / "models" / "reglu-30m.gguf"
+REGLU = ROOT / "examples" / "models" / "reglu-33m.gguf"
 SOURCE = ROOT.parent / "shared" / "models" / "reglu-30m"
 D, F, N_LAYERS, VOCAB = 64, 96, 2, 11
 TEXT = "a naïve — 日本 text"
@@ -476,10 +476,10 @@ def test_reglu_folder(ctx, rng, reglu_layer):
 
 def test_reglu_gguf(ctx, rng, request):
     if not REGLU.exists():
-        pytest.skip("no examples/models/reglu-30m.gguf")
+        pytest.skip("no examples/models/reglu-33m.gguf")
     model = sf.Model(ctx, REGLU)
     info = model.info
-    assert (info.n_layers, info.d_model, info.d_ff, info.activation) == (6, 512, 2304, sf.Activation.RELU)
+    assert (info.n_layers, info.d_model, info.d_ff, info.activation) == (6, 512, 2560, sf.Activation.RELU)
     assert len(model.metadata["tokenizer.ggml.tokens"]) == 8192
     for i in range(info.n_layers):
         layer = model.layer(i)
@@ -488,10 +488,6 @@ def test_reglu_gguf(ctx, rng, request):
         stats = sf.FFNStats()
         check_reglu(model.ffn(i), reference, rng, stats)
         assert 0 < stats.density < 1
-    if SOURCE.exists():
-        original = sf.Model(ctx, SOURCE).tensors["blk.2.ffn_gate.weight"]
-        found = model.tensors["blk.2.ffn_gate.weight"]
-        assert np.array_equal(found.numpy(), sf.dequantize(sf.quantize(original.numpy(), found.dtype)))
 
 
 def test_reglu_on_text(ctx):
@@ -521,7 +517,7 @@ def test_reglu_on_text(ctx):
 def test_readme_example(monkeypatch, capsys):
     """The first block of code of bindings/python/README.md."""
     if not REGLU.exists():
-        pytest.skip("no examples/models/reglu-30m.gguf")
+        pytest.skip("no examples/models/reglu-33m.gguf")
     text = (ROOT / "bindings" / "python" / "README.md").read_text()
     code = text.split("```python\n")[1].split("```")[0]
     monkeypatch.chdir(ROOT)

@@ -5,7 +5,9 @@ An independent reference: numpy only, written from the maths, slow and plain.
 Every shape below uses n windows of T tokens, width D, F neurons, V vocabulary ids, H query heads of
 size E and K key-value heads.
 
-    python3 llama_float64.py MODEL_DIR --tokens MODEL_DIR/heldout_tokens.json --windows 16
+    python3 llama_float64.py MODEL --tokens TOKENS.json --windows 16
+
+MODEL is a Hugging Face folder, or a GGUF file that `sffn prepare` made of one (read with the gguf package).
 """
 import argparse
 import json
@@ -60,21 +62,69 @@ def read_all_tensors(model_dir):
     return tensors
 
 
+# ---------------------------------------------------------------- GGUF
+
+def read_gguf(path):
+    """Returns (config, {name: array}) of a llama with tied embeddings, as config.json and safetensors would have them."""
+    import gguf                                                     # the public package
+
+    reader = gguf.GGUFReader(path)
+
+    def value(key):
+        return reader.get_field(key).contents()
+
+    short = {"attn_norm": "input_layernorm", "ffn_norm": "post_attention_layernorm", "attn_q": "self_attn.q_proj",
+             "attn_k": "self_attn.k_proj", "attn_v": "self_attn.v_proj", "attn_output": "self_attn.o_proj",
+             "ffn_gate": "mlp.gate_proj", "ffn_up": "mlp.up_proj", "ffn_down": "mlp.down_proj"}
+    heads = {"attn_q": value("llama.attention.head_count"), "attn_k": value("llama.attention.head_count_kv")}
+    tensors = {}
+    for t in reader.tensors:
+        array = np.array(gguf.dequantize(t.data, t.tensor_type), np.float32)
+        if not t.name.startswith("blk."):
+            name = {"token_embd.weight": "embed_tokens", "output_norm.weight": "norm"}[t.name]
+            tensors[f"model.{name}.weight"] = array
+            continue
+        _, layer, kind, _ = t.name.split(".")
+        if kind == "ffn_down_t":                                    # [F][D], neuron by neuron
+            kind, array = "ffn_down", np.ascontiguousarray(array.T)
+        if kind in heads:                                           # rows 0 E/2 1 E/2+1 ... of each head -> 0 1 2 ...
+            n = array.shape[1]
+            array = array.reshape(heads[kind], -1, 2, n).swapaxes(1, 2).reshape(-1, n)
+        tensors[f"model.layers.{layer}.{short[kind]}.weight"] = array
+    config = {
+        "hidden_size": value("llama.embedding_length"), "num_hidden_layers": value("llama.block_count"),
+        "num_attention_heads": heads["attn_q"], "num_key_value_heads": heads["attn_k"],
+        "head_dim": value("llama.rope.dimension_count"), "rope_theta": value("llama.rope.freq_base"),
+        "rms_norm_eps": float(str(np.float32(value("llama.attention.layer_norm_rms_epsilon")))),  # 1e-5, not its float32
+        "hidden_act": value("sffn.activation"), "hidden_act_param": value("sffn.act_threshold"), "tie_word_embeddings": True,
+    }
+    return config, tensors
+
+
+def read_model(path):
+    """(config, {name: array}) of a Hugging Face folder or a GGUF file."""
+    if os.path.isfile(path):
+        return read_gguf(path)
+    with open(os.path.join(path, "config.json")) as f:
+        return json.load(f), read_all_tensors(path)
+
+
 # ---------------------------------------------------------------- model
 
-def load_model(model_dir, dtype=np.float64, fatrelu_threshold=None):
+def load_model(path, dtype=np.float64, fatrelu_threshold=None, rounding=None):
     """Returns the model as a dict: config values, "embed" [V][D], "norm" [D], "head" [V][D], "layers".
 
     A layer holds the Hugging Face matrices as they are, [out][in]. dtype float32 is there only to see
     how much rounding matters. fatrelu_threshold t makes the FFN drop gates g < t; None means ReLU.
+    rounding, a function, is put on every tensor (name, float32 array) first.
     """
-    with open(os.path.join(model_dir, "config.json")) as f:
-        config = json.load(f)
+    config, tensors = read_model(path)
+    rounding = rounding or (lambda name, array: array)
     if config["hidden_act"] not in ("relu", "fatrelu"):
         raise ValueError(f"hidden_act {config['hidden_act']} is not supported")
     if fatrelu_threshold is None and config["hidden_act"] == "fatrelu":
         fatrelu_threshold = config["hidden_act_param"]
-    raw = {k: v.astype(dtype) for k, v in read_all_tensors(model_dir).items()}
+    raw = {k: rounding(k, v).astype(dtype) for k, v in tensors.items()}
     short = {
         "input_norm": "input_layernorm", "ffn_norm": "post_attention_layernorm",
         "q": "self_attn.q_proj", "k": "self_attn.k_proj", "v": "self_attn.v_proj", "o": "self_attn.o_proj",
@@ -232,16 +282,16 @@ def read_tokens(path):
 
 def main():
     parser = argparse.ArgumentParser(description="float64 perplexity and zeros per layer")
-    parser.add_argument("model_dir")
-    parser.add_argument("--tokens", help="default: MODEL_DIR/heldout_tokens.json")
+    parser.add_argument("model")
+    parser.add_argument("--tokens", help="default: MODEL/heldout_tokens.json")
     parser.add_argument("--window", type=int, default=512)
     parser.add_argument("--windows", type=int, default=16)
     parser.add_argument("--fatrelu", type=float, help="FATReLU threshold (keeps g >= t)")
     parser.add_argument("--float32", action="store_true", help="compute in float32 instead")
     args = parser.parse_args()
     dtype = np.float32 if args.float32 else np.float64
-    model = load_model(args.model_dir, dtype, args.fatrelu)
-    tokens = read_tokens(args.tokens or os.path.join(args.model_dir, "heldout_tokens.json"))
+    model = load_model(args.model, dtype, args.fatrelu)
+    tokens = read_tokens(args.tokens or os.path.join(args.model, "heldout_tokens.json"))
     result = evaluate(model, tokens, args.window, args.windows)
     print(f"perplexity {result['perplexity']:.6f} over {args.windows} windows of {args.window}")
     print("zeros", " ".join(f"{z:.4f}" for z in result["zeros"]), f"mean {np.mean(result['zeros']):.4f}")

@@ -373,7 +373,7 @@ README = """# Golden FFN layers
 Each `.bin` holds one small FFN layer with inputs and outputs. Everything expected was computed in float64 with
 correctly rounded sums by `../reference/make_golden.py`, from the weights as decoded from their stored bytes; nothing
 of the library took part. `../reference/quant.py` encodes the weights and agrees with the `gguf` package bit for bit.
-`reglu30m.json` holds the same for a whole model and is described at the end.
+`reglu33m.json` holds the same for a whole model and is described at the end.
 
 ## Layer
 
@@ -483,17 +483,17 @@ also ask for 10 % there.
 MODEL_README = """
 Cases named `*_tie_keep_*` and `*_tie_drop_*` of one kind share their weights and inputs and differ only in the rule.
 
-## reglu30m.json
+## reglu33m.json
 
-Written by `../reference/make_reglu30m.py` from the model in shared/models/reglu-30m, computed in float64 by
-`../reference/llama_float64.py` (weights bf16, everything else float64).
+Written by `../reference/make_reglu33m.py` for the model in examples/models, computed in float64 by `../reference/llama_float64.py`.
+The weights are those of the file, read with the gguf package. The bf16 original, rounded to q8_0 by `../reference/quant.py`, gives the same bytes.
 
 | key | holds |
 |---|---|
-| windows[] | two windows of 128 ids of heldout_tokens.json: `offset`, `ids`, `nll` (mean of 127 predictions), |
+| windows[] | two windows of 128 ids of examples/models/heldout.json: `offset`, `ids`, `nll` (mean of 127 predictions), |
 | | `argmax` [128], `margin` [128] (best logit minus the second) and `logits`: 3 positions, `values` for `vocab_ids` |
 | vocab_ids | the 64 ids whose logits are kept |
-| heldout | `perplexity`, `nll` per window and `zeros` per layer (share of exact zeros in h) over the first 16 windows |
+| heldout | `perplexity`, `nll` per window and `zeros` per layer (share of exact zeros in h) over its 16 windows |
 | | of 512 ids that do not overlap, each predicting its ids 1 .. 511 from those before them in the window |
 | greedy[] | `prompt`, `prompt_ids` (the tokenizer's), `has_bos` (id 0 put in front when true), the 40 `ids` that follow, |
 | | their `text`, and the `margin` of each step |

@@ -1,11 +1,15 @@
 #!/usr/bin/env python3
-"""Writes ../golden/reglu30m.json: what the model reglu-30m answers in float64. Keys: ../golden/README.md.
+"""Writes ../golden/reglu33m.json: what the model reglu-33m answers in float64 with its q8_0 weights. Keys: ../golden/README.md.
 
-    python3 make_reglu30m.py [MODEL_DIR]      needs the tokenizers package; about a minute
+    python3 make_reglu33m.py [MODEL] [--tokenizer FILE]     needs the tokenizers and gguf packages; some minutes
+    python3 make_reglu33m.py [MODEL] --inputs FILE          writes examples/models/layer3_inputs.f32 instead
+
+MODEL is the GGUF file in examples/models (the default) or the bf16 Hugging Face folder that it was made of, whose matrices quant.py then rounds
+to q8_0. Both give the same bytes. FILE is the model's tokenizer.json; the one of shared/models/reglu-30m is the same.
 """
+import argparse
 import json
 import os
-import sys
 
 import numpy as np
 import tokenizers
@@ -14,13 +18,17 @@ import llama_float64 as llama
 import quant
 
 HERE = os.path.dirname(os.path.abspath(__file__))
-OUT = os.path.join(HERE, "..", "golden", "reglu30m.json")
-MODEL_DIR = os.path.join(HERE, "..", "..", "..", "shared", "models", "reglu-30m")
+ROOT = os.path.join(HERE, "..", "..")
+OUT = os.path.join(HERE, "..", "golden", "reglu33m.json")
+MODEL = os.path.join(ROOT, "examples", "models", "reglu-33m.gguf")
+HELDOUT = os.path.join(ROOT, "examples", "models", "heldout.json")
+TOKENIZER = os.path.join(ROOT, "..", "shared", "models", "reglu-30m", "tokenizer.json")
 
-WINDOW_OFFSETS = (0, 20000)
+INPUT_LAYER, INPUT_POSITIONS = 3, (127, 255, 383, 511)
+WINDOW_OFFSETS = (0, 4096)
 POSITIONS = (0, 63, 127)
 VOCAB_IDS = list(range(0, 8192, 128))
-PROMPT = "The kernel is the part of the operating system that"
+PROMPT = "To install the package, run"
 
 TEXTS = [
     "", " ", "  ", "   ", "a", " a", "  a", "a ", "a  ", "\n", "\n\n", "\t", "\r\n", " \n ", "a\n\nb", "a \n b", "\ta\t\tb",
@@ -52,6 +60,20 @@ def round_int8(v):
     return (np.rint(block / safe) * scale).reshape(v.shape)
 
 
+def as_q8_0(name, array):
+    """A matrix as the GGUF file keeps it: blocks of 32 along a row, of the down matrix along the vector of a neuron."""
+    if array.ndim < 2:
+        return array
+    turned = np.ascontiguousarray(array.T) if "down_proj" in name else array
+    rounded = quant.decode_q8_0(quant.encode_q8_0(turned))
+    return np.ascontiguousarray(rounded.T) if "down_proj" in name else rounded
+
+
+def load(path, dtype=np.float64):
+    """The model with q8_0 weights."""
+    return llama.load_model(path, dtype, rounding=as_q8_0 if os.path.isdir(path) else None)
+
+
 def windows_and_logits(model, tokens):
     """The JSON entries of WINDOW_OFFSETS, and all logits [2][128][V]."""
     ids = np.array([tokens[o:o + 128] for o in WINDOW_OFFSETS])
@@ -69,12 +91,12 @@ def windows_and_logits(model, tokens):
     return entries, out
 
 
-def noise(model_dir, tokens, exact):
+def noise(path, tokens, exact):
     """Largest and root mean square difference from exact [2][128][V] when something is rounded."""
     result = {}
     for name, dtype, rounding in (("float32", np.float32, None), ("bf16_ffn", np.float64, round_bf16),
                                   ("int8_ffn", np.float64, round_int8)):
-        model = llama.load_model(model_dir, dtype)
+        model = load(path, dtype)
         model["round_ffn"] = rounding
         error = windows_and_logits(model, tokens)[1] - exact
         result[name] = {"max": float(np.abs(error).max()), "rms": float(np.sqrt((error ** 2).mean()))}
@@ -117,18 +139,34 @@ def dump(value, indent=""):
     return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
 
 
+def write_inputs(model, tokens, path):
+    """float32 [16 * 4][D]: what the FFN of layer 3 gets at four positions of each window of 512."""
+    rows = []
+    for window in np.array(tokens).reshape(-1, 1, 512):
+        x, _, _ = llama.ffn_inputs_outputs(model, window)[INPUT_LAYER]
+        rows.append(x[0, INPUT_POSITIONS])
+    np.concatenate(rows).astype("<f4").tofile(path)
+
+
 def main():
-    model_dir = sys.argv[1] if len(sys.argv) > 1 else MODEL_DIR
-    tokens = llama.read_tokens(os.path.join(model_dir, "heldout_tokens.json"))
-    tokenizer = tokenizers.Tokenizer.from_file(os.path.join(model_dir, "tokenizer.json"))
-    model = llama.load_model(model_dir)
+    parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
+    parser.add_argument("model", nargs="?", default=MODEL)
+    parser.add_argument("--tokenizer", default=TOKENIZER)
+    parser.add_argument("--inputs", metavar="FILE")
+    args = parser.parse_args()
+    tokens = llama.read_tokens(HELDOUT)
+    model = load(args.model)
+    if args.inputs:
+        write_inputs(model, tokens, args.inputs)
+        return
+    tokenizer = tokenizers.Tokenizer.from_file(args.tokenizer)
     windows, exact = windows_and_logits(model, tokens)
     result = {
         "vocab_ids": VOCAB_IDS,
         "windows": windows,
         "heldout": {"window": 512, "n_windows": 16, **llama.evaluate(model, tokens, 512, 16)},
         "greedy": [greedy_entry(model, tokenizer, False), greedy_entry(model, tokenizer, True)],
-        "noise": noise(model_dir, tokens, exact),
+        "noise": noise(args.model, tokens, exact),
         "tokenizer": tokenizer_entries(tokenizer),
     }
     with open(OUT, "w", encoding="utf-8") as f:
