@@ -41,7 +41,7 @@ int main(int argc, char **argv)
 {
     enum { MAX_TOKENS = 64 };
     MPI_Init(&argc, &argv);
-    const char *path = argc == 4 ? argv[1] : "examples/models/reglu-30m.gguf";
+    const char *path = argc == 4 ? argv[1] : "examples/models/reglu-33m.gguf";
     const char *inputs = argc == 4 ? argv[3] : "examples/models/layer3_inputs.f32";
     int rank, n_ranks, n_tokens = 0;
     MPI_Comm_rank(MPI_COMM_WORLD, &rank);
