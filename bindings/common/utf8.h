@@ -1,6 +1,6 @@
 /* utf8.h  UTF-8 one code point at a time, and a stream that only lets whole ones out. */
-#ifndef SFFN_CLI_UTF8_H
-#define SFFN_CLI_UTF8_H
+#ifndef SFFN_COMMON_UTF8_H
+#define SFFN_COMMON_UTF8_H
 #include <stddef.h>
 #include <stdint.h>
 
@@ -23,4 +23,4 @@ struct utf8_stream {
  */
 size_t utf8_stream_put(struct utf8_stream *stream, const char *bytes, size_t n, int is_end,
                        char *out);
-#endif /* SFFN_CLI_UTF8_H */
+#endif /* SFFN_COMMON_UTF8_H */

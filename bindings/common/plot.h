@@ -2,8 +2,8 @@
  * plot.h  Line and point plots as SVG: axes, ticks, legend, linear and log scales. Plain text out, no library, no script.
  * Colours follow the reader's light or dark setting; series differ in marker as well as colour.
  */
-#ifndef SFFN_CLI_PLOT_H
-#define SFFN_CLI_PLOT_H
+#ifndef SFFN_COMMON_PLOT_H
+#define SFFN_COMMON_PLOT_H
 #include <stddef.h>
 #include <stdio.h>
 
@@ -38,4 +38,4 @@ void plot_write_css(FILE *out);
 void plot_write_svg(FILE *out, const struct plot *plot, int is_file);
 /* Text with the characters of markup escaped; what is not UTF-8, or a control character, becomes U+FFFD. */
 void plot_write_text(FILE *out, const char *text);
-#endif /* SFFN_CLI_PLOT_H */
+#endif /* SFFN_COMMON_PLOT_H */
