@@ -3,6 +3,12 @@
 #define BENCH_H
 
 int bench_ffn(int argc, char **argv);
+int bench_stages(int argc, char **argv);
+int bench_kernels(int argc, char **argv);
+int bench_scaling(int argc, char **argv);
 int bench_memory(int argc, char **argv);
+int bench_trace(int argc, char **argv);
+int bench_compare(int argc, char **argv);
+int bench_plot(int argc, char **argv);
 
 #endif /* BENCH_H */

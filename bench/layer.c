@@ -103,6 +103,36 @@ void layer_destroy(struct layer *l)
     memset(l, 0, sizeof *l);
 }
 
+float *layer_decode(const struct layer *l, enum layer_matrix which)
+{
+    const size_t d_model = l->d_model, d_ff = l->d_ff;
+    const int is_transposed = which == LAYER_DOWN && !l->down_is_columns;
+    const uint8_t *from = which == LAYER_GATE ? l->gate : which == LAYER_UP ? l->up : l->down;
+    const size_t row_bytes = which == LAYER_DOWN ? l->down_row_bytes : l->row_bytes,
+                 n_stored = which == LAYER_DOWN && l->down_is_columns ? d_model : d_ff,
+                 length = which == LAYER_DOWN && l->down_is_columns ? d_ff : d_model;
+    enum {
+        TOGETHER = 16
+    }; /* rows that are transposed at a time: a cache line of each output row */
+    float *out = malloc(d_model * d_ff * sizeof *out),
+          *rows = malloc(TOGETHER * length * sizeof *rows);
+    for (size_t r = 0; out && rows && r < n_stored; r += TOGETHER) {
+        const size_t n = n_stored - r < TOGETHER ? n_stored - r : TOGETHER;
+        for (size_t i = 0; i < n; i++)
+            sffn_dtype_to_f32(l->dtype, from + (r + i) * row_bytes, length,
+                              is_transposed ? rows + i * length : out + (r + i) * length);
+        for (size_t c = 0; is_transposed && c < length; c++)
+            for (size_t i = 0; i < n; i++)
+                out[c * n_stored + r + i] = rows[i * length + c];
+    }
+    if (!rows) {
+        free(out);
+        out = NULL;
+    }
+    free(rows);
+    return out;
+}
+
 /* ---- inputs ---- */
 
 static int compare_floats_descending(const void *a, const void *b)
@@ -225,7 +255,7 @@ static double dot(const float *w, const float *x, size_t n)
 }
 
 int layer_reference(const struct layer *l, const struct inputs *in, size_t n_tokens,
-                    const sffn_active_set *active, double *y)
+                    const sffn_active_set *active, int is_silu, double *y)
 {
     const size_t d_model = l->d_model, d_ff = l->d_ff, widest = d_ff > d_model ? d_ff : d_model;
     float *row = malloc(widest * sizeof *row);
@@ -243,14 +273,10 @@ int layer_reference(const struct layer *l, const struct inputs *in, size_t n_tok
         for (size_t t = 0; t < n_tokens; t++) {
             double g = dot(row, in->x + t * d_model, d_model) +
                        (in->gate_bias ? (double)in->gate_bias[i] : 0.0),
-                   s;
-            if (active)
-                s = sffn_active_set_contains(active, t,
-                                             (uint32_t)(i / sffn_active_set_block_size(active)))
-                        ? g / (1.0 + exp(-g))
-                        : 0.0;
-            else
-                s = g > 0.0 ? g : 0.0;
+                   s = is_silu ? g / (1.0 + exp(-g)) : fmax(g, 0.0);
+            if (active && !sffn_active_set_contains(
+                              active, t, (uint32_t)(i / sffn_active_set_block_size(active))))
+                s = 0.0;
             h[t * d_ff + i] = s;
             is_needed |= s != 0.0;
         }

@@ -32,6 +32,10 @@ struct layer {
 int layer_create(struct layer *l, uint32_t d_model, uint32_t d_ff, int32_t dtype, int for_router);
 void layer_destroy(struct layer *l);
 
+enum layer_matrix { LAYER_GATE, LAYER_UP, LAYER_DOWN };
+/* A matrix as floats, [outputs][inputs] as engines have it: gate and up [d_ff][d_model], down [d_model][d_ff]. To be freed; NULL without memory. */
+float *layer_decode(const struct layer *l, enum layer_matrix which);
+
 /* Inputs for which the layer has the wanted density. */
 struct inputs {
     size_t n_sets, n_tokens;
@@ -48,10 +52,10 @@ int inputs_create(struct inputs *in, sffn_context *ctx, const struct layer *l, d
                   size_t wanted_sets, size_t n_tokens, int for_router);
 void inputs_destroy(struct inputs *in);
 
-/* y[n_tokens][d_model] in float64 from the decoded weights, for set 0 of the inputs and its first n_tokens tokens. active: of blocks, what a
- * token computes (SiLU inside); NULL: all neurons (ReLU). 0: no memory. */
+/* y[n_tokens][d_model] in float64 from the decoded weights, for set 0 of the inputs and its first n_tokens tokens. active: the blocks that a token
+ * computes; NULL: all neurons. The activation is ReLU, or SiLU. 0: no memory. */
 int layer_reference(const struct layer *l, const struct inputs *in, size_t n_tokens,
-                    const sffn_active_set *active, double *y);
+                    const sffn_active_set *active, int is_silu, double *y);
 /* |a - b| / |b| in the 2-norm. */
 double relative_error(const float *a, const double *b, size_t n);
 

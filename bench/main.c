@@ -11,7 +11,13 @@ static const char help[] =
     "\n"
     "  ffn       one feed-forward layer: time, bytes, memory limit, dense and oneDNN baselines, "
     "error\n"
+    "  stages    where the time of a layer goes: predictor, gate, up, down\n"
+    "  kernels   each kernel for each type and ISA, from the cache and from memory\n"
+    "  scaling   a layer on 1 to all cores\n"
     "  memory    what the memory gives: streaming, and gathering pieces\n"
+    "  trace     a layer with the neurons that a real model had active\n"
+    "  compare   the same layer through oneDNN, OpenBLAS, PyTorch and ggml\n"
+    "  plot      SVG from the JSON lines of the others\n"
     "\n"
     "sffn-bench COMMAND --help lists the options of a command. --version prints the version.\n"
     "Exit status: 0 done, 1 failed, 2 wrong usage.\n";
@@ -21,7 +27,10 @@ int main(int argc, char **argv)
     static const struct {
         const char *name;
         int (*run)(int argc, char **argv);
-    } commands[] = {{"ffn", bench_ffn}, {"memory", bench_memory}};
+    } commands[] = {{"ffn", bench_ffn},         {"stages", bench_stages},
+                    {"kernels", bench_kernels}, {"scaling", bench_scaling},
+                    {"memory", bench_memory},   {"trace", bench_trace},
+                    {"compare", bench_compare}, {"plot", bench_plot}};
     if (sffn_abi_version() != SFFN_ABI_VERSION) {
         fprintf(stderr, "sffn-bench: libsparseffn has ABI %u, this program needs %d\n",
                 (unsigned)sffn_abi_version(), SFFN_ABI_VERSION);

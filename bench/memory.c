@@ -20,8 +20,8 @@ static const char help[] =
     "\n"
     "  --threads LIST    numbers of threads; default 1 and all cores\n"
     "  --pages LIST      huge, small; default both\n"
-    "  --piece LIST      bytes of a piece; default 2304,4608,16384 (rows of 4096 in q4_0, two of "
-    "them, f16 pairs)\n"
+    "  --piece LIST      bytes of a piece; default 2304,4352,8192 (rows of 4096 in q4_0, "
+    "q8_0, f16)\n"
     "  --density LIST    shares of the pieces to gather, in (0, 1]; default 0.107\n"
     "  --size MIB        size of the buffer; default four times the last-level cache, at least "
     "512\n"
@@ -63,7 +63,7 @@ static int parse_lists(struct lists *l, const struct option_def *defs, size_t n_
     if (list && parse_uints("--threads", list, 1, 512, l->threads, &l->n_threads))
         return EXIT_USAGE;
     list = option_value(defs, n_defs, "--piece");
-    if (parse_uints("--piece", list ? list : "2304,4608,16384", 64, 16u << 20, l->pieces,
+    if (parse_uints("--piece", list ? list : "2304,4352,8192", 64, 16u << 20, l->pieces,
                     &l->n_pieces))
         return EXIT_USAGE;
     list = option_value(defs, n_defs, "--density");

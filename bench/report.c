@@ -44,10 +44,50 @@ static int compare_doubles(const void *a, const void *b)
 struct summary samples_summary(struct samples *s)
 {
     if (s->n == 0)
-        return (struct summary){(double)NAN, (double)NAN, (double)NAN, 0};
+        return (struct summary){(double)NAN, (double)NAN, (double)NAN, (double)NAN, (double)NAN, 0};
     qsort(s->ns, s->n, sizeof *s->ns, compare_doubles);
-    double median = s->n % 2 ? s->ns[s->n / 2] : 0.5 * (s->ns[s->n / 2 - 1] + s->ns[s->n / 2]);
-    return (struct summary){median, s->ns[0], s->ns[s->n - 1], s->n};
+    const double n = (double)s->n, median = s->n % 2
+                                                ? s->ns[s->n / 2]
+                                                : 0.5 * (s->ns[s->n / 2 - 1] + s->ns[s->n / 2]);
+    /* How many of n samples lie below the true median is binomial with p = 1/2: ranks n/2 +- 1.96 sqrt(n) / 2 hold it in 95 % of all cases. */
+    const double below = floor(0.5 * n - 0.98 * sqrt(n));
+    double error = (double)INFINITY;
+    if (below >= 0.0) {
+        const size_t low = (size_t)below;
+        error = 0.5 * (s->ns[s->n - 1 - low] - s->ns[low]) / median;
+    }
+    const double spread = (s->ns[s->n * 3 / 4] - s->ns[s->n / 4]) / median;
+    return (struct summary){median, s->ns[0], s->ns[s->n - 1], error, spread, s->n};
+}
+
+int round_goes_on(const struct stop_rule *rule, int round, const struct samples *s,
+                  size_t calls_of_round, double begin_ns)
+{
+    if (s->n >= MAX_SAMPLES)
+        return 0;
+    if (rule->repeats > 0)
+        return s->n < (size_t)(rule->repeats * (uint64_t)(round + 1) / ROUNDS);
+    /* Slow calls make do with few, so that nothing takes much longer than it may. */
+    const double elapsed = (now_ns() - begin_ns) * 1e-9;
+    return calls_of_round < 2 ||
+           (elapsed < rule->seconds / ROUNDS && (calls_of_round < ROUND_CALLS || elapsed < 0.1));
+}
+
+int needs_round(const struct stop_rule *rule, int rounds_done, struct samples *s)
+{
+    if (rounds_done < ROUNDS)
+        return 1;
+    return rule->repeats == 0 && s->n < MAX_SAMPLES && s->total_ns * 1e-9 < rule->seconds &&
+           !(samples_summary(s).error <= STOP_ERROR);
+}
+
+void warn_when_noisy(const char *command, const char *what, const struct summary *s)
+{
+    if (s->n >= 6 && (s->error > 0.05 || s->spread > 0.25))
+        fprintf(stderr,
+                "%s: noisy: the median of %s is known within %.0f %%, the middle half of %zu "
+                "samples spans %.0f %%\n",
+                command, what, 100.0 * s->error, s->n, 100.0 * s->spread);
 }
 
 static void json_text(const char *text)
@@ -81,7 +121,10 @@ void json_begin(struct json *j)
 void json_string(struct json *j, const char *key, const char *value)
 {
     json_key(j, key);
-    json_text(value);
+    if (value)
+        json_text(value);
+    else
+        fputs("null", stdout);
 }
 
 void json_uint(struct json *j, const char *key, uint64_t value)
@@ -97,6 +140,24 @@ void json_number(struct json *j, const char *key, double value)
         fputs("null", stdout);
     else
         printf("%.9g", value);
+}
+
+void json_summary(struct json *j, const struct summary *s)
+{
+    json_number(j, "median_ns", s->median);
+    json_number(j, "min_ns", s->min);
+    json_number(j, "max_ns", s->max);
+    json_number(j, "median_error", s->error);
+    json_number(j, "spread", s->spread);
+    json_uint(j, "repeats", s->n);
+}
+
+void print_cell(int width, const char *format, double value)
+{
+    char text[32] = "-";
+    if (isfinite(value))
+        snprintf(text, sizeof text, format, value);
+    printf(" %*s", width, text);
 }
 
 void json_end(struct json *j)

@@ -20,20 +20,46 @@ void samples_free(struct samples *s);
 void samples_add(struct samples *s, double ns);
 struct summary {
     double median, min, max;
+    double
+        error; /* half the 95 % confidence interval of the median, relative to it; infinite below 6 samples */
+    double spread; /* the middle half of the samples, relative to the median */
     size_t n;
 };
 /* Sorts the samples. NaN when there are none. */
 struct summary samples_summary(struct samples *s);
+
+/* When to stop sampling: "until the spread is known". */
+struct stop_rule {
+    uint64_t
+        repeats; /* 0: until the median is known within STOP_ERROR, in at least ROUNDS rounds of ROUND_CALLS calls */
+    double seconds; /* most time for each thing that takes turns */
+};
+#define STOP_ERROR 0.01
+#define ROUNDS                                                                                     \
+    3 /* things to compare take turns, so that a slow spell of the machine meets all of them */
+#define ROUND_CALLS 10
+/* 1: another call belongs to round `round` of this thing, which began at begin_ns. */
+int round_goes_on(const struct stop_rule *rule, int round, const struct samples *s,
+                  size_t calls_of_round, double begin_ns);
+/* 1: another round is needed. */
+int needs_round(const struct stop_rule *rule, int rounds_done, struct samples *s);
+/* One line on standard error when the samples scatter so much that the median says little. */
+void warn_when_noisy(const char *command, const char *what, const struct summary *s);
 
 /* One JSON object on one line of standard output. NaN and infinities become null. */
 struct json {
     int n_keys;
 };
 void json_begin(struct json *j);
-void json_string(struct json *j, const char *key, const char *value);
+void json_string(struct json *j, const char *key, const char *value); /* NULL becomes null */
 void json_uint(struct json *j, const char *key, uint64_t value);
 void json_number(struct json *j, const char *key, double value);
+/* median_ns, min_ns, max_ns, median_error, spread, repeats */
+void json_summary(struct json *j, const struct summary *s);
 void json_end(struct json *j);
+
+/* A number in a column of `width` on standard output, "-" when there is none. */
+void print_cell(int width, const char *format, double value);
 
 /* Progress on standard error, overwritten in place; nothing when that is no terminal. NULL clears the line. */
 void progress(const char *format, ...) __attribute__((format(printf, 1, 2)));
