@@ -70,7 +70,7 @@ typedef struct sffn_ffn_config {
                                       tokens), the gate looks at all of them instead. Default 1: never. Results are equal when the skipped neurons are true zeros */
     uint32_t dense_tokens;       /**< SFFN_SELECT_DEFAULT runs batches of at least this many tokens dense (through oneDNN when the context uses it), where a gate or a
                                       predictor would select; never against a router or a handed-in set. 0: never. Default 32 */
-    const char *name;            /**< for error texts and the log, e.g. "blk.3"; copied; NULL: "ffn" */
+    const char *name;            /**< for error texts, the log and statistics, e.g. "blk.3"; copied, up to 63 bytes; NULL: "ffn" */
     int32_t select;              /**< the layer's plan, enum sffn_select but not ACTIVE: what SFFN_SELECT_DEFAULT of a call means. DENSE, GATE, PREDICTOR or ROUTER;
                                       DEFAULT (default): the predictor, else the router, else the gate */
 } sffn_ffn_config;
@@ -93,6 +93,7 @@ SFFN_API sffn_status sffn_ffn_create(sffn_context *ctx, const sffn_ffn_config *c
  * [first, first + n_neurons): pointers move, nothing is copied, and the slice's own rows are all that creation packs. The sum of the y of
  * disjoint slices that cover the layer is the layer's y; h and who is active are the whole layer's, bit for bit. down_bias stays with the
  * slice of neuron 0. Set predictor or router afterwards, made from a slice of their own config.
+ * @param ctx     for the words of an error only; NULL: they are this thread's, as with sffn_context_create()
  * @param config  initialised and filled in, without predictor and router; changed in place, left as it was on error
  * @retval SFFN_ERR_INVALID_ARGUMENT  NULL, no neurons, neurons outside the layer, unknown type or layout, predictor or router already set
  * @retval SFFN_ERR_SHAPE             first and n_neurons no multiples of 32 with a q8_0 or q4_0 down in SFFN_LAYOUT_COLUMNS, or of rule_m with block top-k

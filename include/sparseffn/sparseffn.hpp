@@ -113,7 +113,37 @@ private:
     std::size_t size_ = 0;
 };
 
-/* ---- configs: the C structs with their defaults, to be filled in field by field ---- */
+namespace detail {
+
+/** The words are those of ctx; of this thread without one. */
+inline result<void> check(const sffn_context *ctx, sffn_status status)
+{
+    if (status == SFFN_OK)
+        return {};
+    return error(status, sffn_context_last_error(ctx));
+}
+
+template <class T> result<T> check(const sffn_context *ctx, sffn_status status, T value)
+{
+    if (status == SFFN_OK)
+        return result<T>(std::move(value));
+    return error(status, sffn_context_last_error(ctx));
+}
+
+inline error empty(const char *name)
+{
+    return error(SFFN_ERR_INVALID_ARGUMENT, std::string(name) + " is an empty handle");
+}
+
+inline error wrong_size(const char *name, std::size_t size, const char *expected, std::size_t n)
+{
+    return error(SFFN_ERR_SHAPE, std::string(name) + " has " + std::to_string(size) + " elements; expected " + expected + std::to_string(n));
+}
+
+} // namespace detail
+
+/* ---- configs: the C structs with their defaults, to be filled in field by field ----
+ * slice() cuts a layer's config, or its selector's, down to the neurons [first, first + n): ffn.h. */
 
 struct context_config : sffn_context_config {
     context_config() noexcept : sffn_context_config SFFN_CONTEXT_CONFIG_INIT {}
@@ -129,12 +159,24 @@ struct matmul_config : sffn_matmul_config {
 };
 struct predictor_config : sffn_predictor_config {
     predictor_config() noexcept : sffn_predictor_config SFFN_PREDICTOR_CONFIG_INIT {}
+    result<void> try_slice(std::uint32_t first, std::uint32_t n) { return detail::check(nullptr, sffn_predictor_config_slice(nullptr, this, first, n)); }
+#if SFFN_HAS_EXCEPTIONS
+    void slice(std::uint32_t first, std::uint32_t n) { try_slice(first, n).value(); }
+#endif
 };
 struct router_config : sffn_router_config {
     router_config() noexcept : sffn_router_config SFFN_ROUTER_CONFIG_INIT {}
+    result<void> try_slice(std::uint32_t first, std::uint32_t n) { return detail::check(nullptr, sffn_router_config_slice(nullptr, this, first, n)); }
+#if SFFN_HAS_EXCEPTIONS
+    void slice(std::uint32_t first, std::uint32_t n) { try_slice(first, n).value(); }
+#endif
 };
 struct ffn_config : sffn_ffn_config {
     ffn_config() noexcept : sffn_ffn_config SFFN_FFN_CONFIG_INIT {}
+    result<void> try_slice(std::uint32_t first, std::uint32_t n) { return detail::check(nullptr, sffn_ffn_config_slice(nullptr, this, first, n)); }
+#if SFFN_HAS_EXCEPTIONS
+    void slice(std::uint32_t first, std::uint32_t n) { try_slice(first, n).value(); }
+#endif
 };
 struct ffn_args : sffn_ffn_args {
     ffn_args() noexcept : sffn_ffn_args SFFN_FFN_ARGS_INIT {}
@@ -170,31 +212,6 @@ struct tensor_info : sffn_tensor_info {
 /* ---- handles ---- */
 
 namespace detail {
-
-/** The words are those of ctx; of this thread without one. */
-inline result<void> check(const sffn_context *ctx, sffn_status status)
-{
-    if (status == SFFN_OK)
-        return {};
-    return error(status, sffn_context_last_error(ctx));
-}
-
-template <class T> result<T> check(const sffn_context *ctx, sffn_status status, T value)
-{
-    if (status == SFFN_OK)
-        return result<T>(std::move(value));
-    return error(status, sffn_context_last_error(ctx));
-}
-
-inline error empty(const char *name)
-{
-    return error(SFFN_ERR_INVALID_ARGUMENT, std::string(name) + " is an empty handle");
-}
-
-inline error wrong_size(const char *name, std::size_t size, const char *expected, std::size_t n)
-{
-    return error(SFFN_ERR_SHAPE, std::string(name) + " has " + std::to_string(size) + " elements; expected " + expected + std::to_string(n));
-}
 
 /** Owns one object of the C library. made_with: where its own failures leave their words. */
 template <class T, void (*destroy)(T *)> class handle {
@@ -250,6 +267,9 @@ public:
         const sffn_status status = sffn_context_get_info(get(), &info);
         return detail::check(get(), status, info);
     }
+    std::size_t n_kernels() const noexcept { return get() ? sffn_context_n_kernels(get()) : 0; }
+    /** nullptr past the end. */
+    const char *kernel_name(std::size_t index) const noexcept { return get() ? sffn_context_kernel_name(get(), index) : nullptr; }
     /** Statistics as text: enum sffn_stats_format. */
     result<std::string> try_stats_text(std::int32_t format) const
     {
@@ -300,6 +320,13 @@ public:
         if (bitmap.size() != n)
             return detail::wrong_size("bitmap", bitmap.size(), "(n_blocks + 7) / 8 = ", n);
         return done(sffn_active_set_set_bitmap(get(), token, bitmap.data()));
+    }
+    result<void> try_get_bitmap(std::size_t token, span<std::uint8_t> bitmap) const
+    {
+        const std::size_t n = (std::size_t(n_blocks()) + 7) / 8;
+        if (bitmap.size() != n)
+            return detail::wrong_size("bitmap", bitmap.size(), "(n_blocks + 7) / 8 = ", n);
+        return done(sffn_active_set_get_bitmap(get(), token, bitmap.data()));
     }
     /** n_blocks bytes. */
     result<void> try_set_mask(std::size_t token, span<const std::uint8_t> mask)
@@ -353,6 +380,7 @@ public:
     void clear(std::size_t n_tokens) { try_clear(n_tokens).value(); }
     void set_indices(std::size_t token, span<const std::uint32_t> blocks) { try_set_indices(token, blocks).value(); }
     void set_bitmap(std::size_t token, span<const std::uint8_t> bitmap) { try_set_bitmap(token, bitmap).value(); }
+    void get_bitmap(std::size_t token, span<std::uint8_t> bitmap) const { try_get_bitmap(token, bitmap).value(); }
     void set_mask(std::size_t token, span<const std::uint8_t> mask) { try_set_mask(token, mask).value(); }
     void set_all(std::size_t token) { try_set_all(token).value(); }
     void set_values(std::size_t token, span<const float> values, const sffn_value_rule &rule) { try_set_values(token, values, rule).value(); }
@@ -533,6 +561,13 @@ private:
     std::size_t d_model_ = 0, n_experts_ = 0;
 };
 
+/** One key of a file's metadata; of arrays also what they hold. */
+struct meta_entry {
+    const char *key = nullptr; /**< valid as long as the model */
+    std::int32_t kind = SFFN_META_NONE, element_kind = SFFN_META_NONE; /**< enum sffn_meta_kind */
+    std::uint64_t n = 0;
+};
+
 /** The tensors, metadata and layers of a file: model.h. */
 class model : public detail::handle<sffn_model, sffn_model_close> {
 public:
@@ -560,6 +595,13 @@ public:
         tensor_info info;
         const sffn_status status = sffn_model_find_tensor(get(), name.c_str(), &info);
         return done(status, info);
+    }
+    /** Metadata by index, for listings. */
+    result<meta_entry> try_meta(std::size_t index) const
+    {
+        meta_entry entry;
+        const sffn_status status = sffn_model_get_meta(get(), index, &entry.key, &entry.kind, &entry.element_kind, &entry.n);
+        return done(status, entry);
     }
     result<std::int64_t> try_get_int(const std::string &key, std::size_t index = 0) const
     {
@@ -620,6 +662,7 @@ public:
     model_info info() const { return try_info().value(); }
     tensor_info tensor(std::size_t index) const { return try_tensor(index).value(); }
     tensor_info find_tensor(const std::string &name) const { return try_find_tensor(name).value(); }
+    meta_entry meta(std::size_t index) const { return try_meta(index).value(); }
     std::int64_t get_int(const std::string &key, std::size_t index = 0) const { return try_get_int(key, index).value(); }
     double get_float(const std::string &key, std::size_t index = 0) const { return try_get_float(key, index).value(); }
     std::string_view get_string(const std::string &key, std::size_t index = 0) const { return try_get_string(key, index).value(); }

@@ -35,6 +35,11 @@ for compiler in "$@"; do
         done
     done
 done
+# The C++ header keeps up with the C API; bytes of selectors are in their info there.
+for name in $(cat "$include"/sparseffn/*.h | grep -oE '\bsffn_(context|active_set|matmul|predictor|router|ffn|model)_[a-z_]+\(' | tr -d '(' | sort -u); do
+    case $name in *_weight_bytes) continue ;; esac
+    grep -q "\b$name\b" "$include/sparseffn/sparseffn.hpp" || { echo "sparseffn.hpp: no $name"; failed=1; }
+done
 [ $n -gt 0 ] || { echo "no compiler"; exit 77; }
 echo "$n compilations"
 exit $failed

@@ -266,6 +266,9 @@ static void sets(sf::context &ctx)
     const std::uint8_t bitmap[2] = {0x14, 0x02};
     CHECK(set.try_set_bitmap(1, bitmap).has_value() && set.indices(1).size() == 3 &&
           set.contains(1, 9));
+    std::uint8_t got[2] = {0xFF, 0xFF};
+    CHECK(set.try_get_bitmap(1, got).has_value() && got[0] == 0x14 && got[1] == 0x02);
+    FAILS(set.try_get_bitmap(1, {got, 1}), SFFN_ERR_SHAPE, "bitmap has 1", "= 2");
     std::vector<std::uint8_t> mask(10);
     mask[4] = 1;
     CHECK(other.try_set_mask(0, mask).has_value() && other.indices(0).size() == 1 &&
@@ -417,9 +420,17 @@ static void selectors(sf::context &ctx)
           "predictor is an empty handle");
     FAILS(r.try_select(ctx, l.x, {}, &experts), SFFN_ERR_INVALID_ARGUMENT,
           "router is an empty handle");
-    /* a slice is the C function, which takes our config as it is */
-    CHECK(sffn_ffn_config_slice(ctx.get(), &l.config, 32, 64) == SFFN_OK && l.config.d_ff == 64);
+    CHECK(l.config.try_slice(32, 64).has_value() && l.config.d_ff == 64);
+    CHECK(l.config.gate.data == l.gate.data() + 32 * D && l.config.down.data == l.down.data() + 32);
     CHECK(take(sf::ffn::try_create(ctx, l.config)).d_ff() == 64);
+    FAILS(l.config.try_slice(60, 5), SFFN_ERR_INVALID_ARGUMENT, "blk.3",
+          "first is 60, n_neurons 5");
+    pc.kind = SFFN_PREDICTOR_SCREENED_GATE;
+    rc.threshold = 0.5f;
+    CHECK(pc.try_slice(32, 64).has_value() && pc.d_ff == 64 && rc.try_slice(32, 64).has_value() &&
+          rc.n_experts == 2);
+    FAILS(rc.try_slice(1, 32), SFFN_ERR_SHAPE, "first is 1", "block_size = 32");
+    FAILS(pc.try_slice(0, 65), SFFN_ERR_INVALID_ARGUMENT, "n_neurons 65");
 }
 
 static void files(sf::context &ctx, const char *path)
@@ -443,6 +454,8 @@ static void files(sf::context &ctx, const char *path)
     std::vector<float> y(x.size()), z(x.size());
     CHECK(ffn.try_forward(ctx, x, y).has_value() && own.try_forward(ctx, x, z).has_value());
     CHECK(take(file.try_layer_plan(1)) != SFFN_SELECT_DEFAULT || same(y, z));
+    CHECK(take(file.try_meta(0)).key != nullptr && take(file.try_meta(0)).n > 0);
+    FAILS(file.try_meta(99999), SFFN_ERR_NOT_FOUND, "99999");
     FAILS(file.try_layer_config(9999), SFFN_ERR_NOT_FOUND, "9999");
     FAILS(file.try_find_tensor("no such"), SFFN_ERR_NOT_FOUND, "no such");
     FAILS(file.try_get_int("no.such.key"), SFFN_ERR_NOT_FOUND, "no.such.key");
@@ -466,6 +479,8 @@ static void contexts()
     config.collect_stats = 1;
     sf::context ctx = take(sf::context::try_create(config));
     CHECK(take(ctx.try_info()).n_threads == 3);
+    CHECK(ctx.n_kernels() > 0 && ctx.kernel_name(0) == sffn_context_kernel_name(ctx.get(), 0) &&
+          !ctx.kernel_name(ctx.n_kernels()));
     layer l;
     sf::ffn ffn = take(sf::ffn::try_create(ctx, l.config));
     std::vector<float> y(T * D);
