@@ -69,6 +69,16 @@ typedef void sffn_quantize_x_fn(int8_t *q, float *d, int32_t *sum, const float *
 typedef void sffn_plane_dot_fn(int32_t *out, const void *w, size_t row_bytes, const uint32_t *rows, const uint8_t *masks, size_t n_rows,
                                const int8_t *q, size_t q_stride, size_t n_tokens, size_t n);
 
+/* Codes of 2 bits, by columns: a matrix of which only some columns are read. n_rows is a multiple of 256; a group of 256 rows takes 64 bytes of a
+ * column: bits 2 b and 2 b + 1 of byte 16 l + 4 j + i of the group are the code of its row 64 b + 16 j + 4 l + i (b, l, j, i in 0 .. 3).
+ *     out[r] += sum of q[i] * code of row r in column columns[i], i in [0, n_columns)     exact in int32
+ * Column c starts at codes + c * column_bytes. q lies in [-127, 127], n_columns is a multiple of 8: whoever has fewer repeats a column with q = 0.
+ * Identical on every ISA. */
+#define SFFN_COLUMNS_ROWS 256u
+#define SFFN_COLUMNS_STEP 8u
+typedef void sffn_columns_axpy_fn(int32_t *out, const void *codes, size_t column_bytes, const uint32_t *columns, const int8_t *q, size_t n_columns,
+                                  size_t n_rows);
+
 /* Writes first + i to rows for each i in [0, n), ascending, unless v[i] < t (keep_equal) or v[i] <= t (else): NaN is kept.
  * use_abs compares |v[i]|. Returns how many. rows has room for n entries; whole-vector stores past the count are allowed up to rows + n. */
 typedef size_t sffn_threshold_fn(uint32_t *rows, const float *v, uint32_t first, size_t n, float t, int keep_equal, int use_abs);
@@ -94,6 +104,7 @@ SFFN_KERNEL_ENTRY(threshold);
 SFFN_KERNEL_ENTRY(pack_signs);
 SFFN_KERNEL_ENTRY(count_signs);
 SFFN_KERNEL_ENTRY(plane_dot);
+SFFN_KERNEL_ENTRY(columns_axpy);
 
 struct sffn_kernels {
 #define SFFN_WEIGHT_OP(op) struct sffn_##op##_kernel op[SFFN_DTYPE_COUNT_];

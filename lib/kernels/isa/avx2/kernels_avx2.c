@@ -8,6 +8,7 @@
 #include "kernels/tmpl/instantiate_q.h"
 #include "kernels/isa/avx2/plane_dot_avx2.h"
 #include "kernels/tmpl/plane_dot_tmpl.h"
+#include "kernels/isa/avx2/columns_axpy_avx2.h"
 
 const struct sffn_kernels sffn_kernels_avx2 = {
     .rows_dot = {
@@ -35,4 +36,5 @@ const struct sffn_kernels sffn_kernels_avx2 = {
     .pack_signs = KERNEL_ENTRY(pack_signs_avx2),
     .count_signs = KERNEL_ENTRY(count_signs_avx2),
     .plane_dot = KERNEL_ENTRY(plane_dot_avx2),
+    .columns_axpy = KERNEL_ENTRY(columns_axpy_avx2),
 };

@@ -9,6 +9,7 @@
 #include "kernels/isa/avx512_vnni/rows_axpy_int_q4_0.h"
 #include "kernels/isa/avx512_vnni/plane_dot_avx512_vnni.h"
 #include "kernels/tmpl/plane_dot_tmpl.h"
+#include "kernels/isa/avx512_vnni/columns_axpy_avx512_vnni.h"
 
 const struct sffn_kernels sffn_kernels_avx512_vnni = {
     .rows_dot = {
@@ -24,4 +25,5 @@ const struct sffn_kernels sffn_kernels_avx512_vnni = {
         [SFFN_Q4_0] = KERNEL_ENTRY(blocks_axpy_q4_0_avx512_vnni),
     },
     .plane_dot = KERNEL_ENTRY(plane_dot_avx512_vnni),
+    .columns_axpy = KERNEL_ENTRY(columns_axpy_avx512_vnni),
 };

@@ -219,6 +219,19 @@ static void plane_dot_scalar(int32_t *out, const void *w, size_t row_bytes, cons
     }
 }
 
+static void columns_axpy_scalar(int32_t *out, const void *codes, size_t column_bytes, const uint32_t *columns, const int8_t *q,
+                                size_t n_columns, size_t n_rows)
+{
+    for (size_t i = 0; i < n_columns; i++) {
+        const unsigned char *column = (const unsigned char *)codes + columns[i] * column_bytes;
+        for (size_t at = 0; at < n_rows / 4; at++) {
+            const size_t k = at % 64, row = 4 * (at - k) + 16 * (k / 4 % 4) + 4 * (k / 16) + k % 4;
+            for (size_t b = 0; b < 4; b++)
+                out[row + 64 * b] += q[i] * (column[at] >> 2 * b & 3);
+        }
+    }
+}
+
 /* ---- ops that read no weights ---- */
 
 static void quantize_x_scalar(int8_t *q, float *d, int32_t *sum, const float *x, size_t n)
@@ -322,4 +335,5 @@ const struct sffn_kernels sffn_kernels_scalar = {
     .pack_signs = { pack_signs_scalar, "pack_signs_scalar" },
     .count_signs = { count_signs_scalar, "count_signs_scalar" },
     .plane_dot = { plane_dot_scalar, "plane_dot_scalar" },
+    .columns_axpy = { columns_axpy_scalar, "columns_axpy_scalar" },
 };
