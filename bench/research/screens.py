@@ -2,12 +2,17 @@
 """Which training-free estimate of the gate costs the fewest bytes? Prints the tables of SCREENS.md.
 
     OPENBLAS_NUM_THREADS=1 python3 screens.py ../../../shared/models/reglu-30m
+    OPENBLAS_NUM_THREADS=1 python3 screens.py ANOTHER_MODEL --tokens FILE.json --defaults    # the library's margins alone
 
-Real layer inputs x [tokens][512] of all six layers of reglu-30m. Limits are set on 2,048 calibration tokens so that 0.99 of the truly active
+Real layer inputs x [tokens][512] of all layers of reglu-30m. Limits are set on 2,048 calibration tokens so that 0.99 of the truly active
 neurons are let through, everything printed is measured on 1,024 others. "Active" means: the gate in the named storage type is positive.
+With --defaults nothing is fitted to the model but the mean of its inputs: the library's own margins, which were set on the calibration tokens of
+reglu-30m, decide on the 1,024 others.
 
 Bytes count everything a token reads: planes or codes, scales, 8 bytes per row and step (scale, error, base), the full gate rows of those
 let through, up and down rows of those truly active. "ratio" divides them by what gate-first exact reads.
+
+"columns" is a copy in 2 bits of which a token reads a share of the columns only, those where the centred x is largest.
 
 A screen of b bits codes a row as scale * (2 u - (2^b - 1)), u in [0, 2^b): its upper k bits are a screen of k bits. A step list [2, 1] reads two
 bits of every row, then a third bit of the rows that are still in doubt.
@@ -27,10 +32,10 @@ ELEMENT_BYTES = {"f32": 4.0, "bf16": 2.0, "q8_0": 1.0625, "q4_0": 0.5625}
 BEST_STEP = {1: 1.0, 2: 0.996, 3: 0.586, 4: 0.335}  # of a normal distribution, in standard deviations
 
 
-def load(model_dir):
+def load(model_dir, token_file=None):
     """Returns per layer a dict: gate, up [F][D], down [D][F], test, cal [tokens][D]."""
     model = llama_float64.load_model(model_dir, np.float32)
-    tokens = np.array(llama_float64.read_tokens(os.path.join(model_dir, "heldout_tokens.json")))
+    tokens = np.array(llama_float64.read_tokens(token_file or os.path.join(model_dir, "heldout_tokens.json")))
     layers = [{k: w[k] for k in ("gate", "up", "down")} for w in model["layers"]]
     for name, part in (("test", tokens[:N_TEST]), ("cal", tokens[16384:16384 + N_CAL])):
         for layer, (x, _, _) in zip(layers, llama_float64.ffn_inputs_outputs(model, part.reshape(-1, 512))):
@@ -125,6 +130,19 @@ def planes(w, steps):
     return [prefix(codes, k).astype(np.float32) for k in ends]
 
 
+class Columns:
+    """A step that reads only the columns where |x| is largest; codes: the approximate gate of all columns."""
+
+    def __init__(self, w, share):
+        self.codes, self.share = planes(w, [2])[0], share
+
+    def pick(self, x):
+        n = int(np.ceil(self.share * x.shape[1]))
+        picked = np.zeros(x.shape, bool)
+        np.put_along_axis(picked, np.argpartition(-np.abs(x), n - 1, axis=1)[:, :n], True, 1)
+        return picked
+
+
 def own_bits(w, dtype, ends, row_scale):
     """The upper bits of the gate's own codes; levels are the mean of the codes that share them. row_scale: the first step has one scale per row."""
     (q, d), bits, zero = (q8_0(w), 8, 0) if dtype == "q8_0" else (q4_0(w), 4, 8)
@@ -164,6 +182,15 @@ def step_costs(keep_shares, bytes_):
     return bytes_[0] + sum(p * b for p, b in zip(keep_shares, bytes_[1:]))
 
 
+def in_deviations(step, gate, x, base, x_block):
+    """Scores of one step in standard deviations of what blurs them, the unit of sffn_predictor_config.margin."""
+    if not isinstance(step, Columns):
+        return (round_x(x, x_block) @ step.T + base) / np.sqrt(((gate - step) ** 2).mean(1)) / np.linalg.norm(x, axis=1, keepdims=True)
+    picked, error, row = step.pick(x), ((gate - step.codes) ** 2).mean(1), (gate ** 2).mean(1)
+    blur = error * (x * x * picked).sum(1, keepdims=True) + row * (x * x * ~picked).sum(1, keepdims=True)
+    return ((round_x(x, x_block) * picked) @ step.codes.T + base) / np.sqrt(blur)
+
+
 def shares(z, limits):
     keep, out = np.ones(z[0].shape, bool), []
     for score, limit in zip(z, limits):
@@ -172,8 +199,8 @@ def shares(z, limits):
     return keep, out
 
 
-def measure(layers, dtype, screen, bytes_, centred, x_block):
-    """Means over the layers: (bytes / dense, ratio, recall, error of y, let through after each step, margins)."""
+def measure(layers, dtype, screen, bytes_, centred, x_block, margins=None):
+    """Means over the layers: (bytes / dense, ratio, recall, error of y, let through after each step, margins), and the rows of the layers."""
     e, rows = ELEMENT_BYTES[dtype], []
     n_steps = len(bytes_)
     for layer in layers:
@@ -183,12 +210,10 @@ def measure(layers, dtype, screen, bytes_, centred, x_block):
         for part in ("cal", "test"):
             x = layer[part]
             g = x @ gate.T
-            rounded, length = round_x(x - mean, x_block), np.linalg.norm(x - mean, axis=1, keepdims=True)
             active[part] = g > 0
-            # in standard deviations of the row's coding error, the unit of sffn_predictor_config.margin
-            z[part] = [(rounded @ a.T + gate @ mean) / np.sqrt(((gate - a) ** 2).mean(1)) / length for a in approx]
-        best = None
-        for firsts in itertools.product((0.993, 0.995, 0.997, 0.9985), repeat=n_steps - 1):
+            z[part] = [in_deviations(a, gate, x - mean, gate @ mean, x_block) for a in approx]
+        best = margins and (0, [-m for m in margins])
+        for firsts in [] if margins else itertools.product((0.993, 0.995, 0.997, 0.9985), repeat=n_steps - 1):
             recalls = list(firsts) + [0.9903]
             if sorted(recalls, reverse=True) != recalls or len(set(recalls)) < n_steps:
                 continue
@@ -204,7 +229,7 @@ def measure(layers, dtype, screen, bytes_, centred, x_block):
         total = step_costs(p, bytes_ + [dtype_rest(dtype, bytes_)]) + 2 * e * a * recall
         rows.append([total, e * (1 + 2 * a), recall, np.sqrt((missed ** 2).sum() / (y ** 2).sum())] + p + [-v for v in best[1]])
     r = np.array(rows)
-    return r[:, 0].mean() / 3 / e, r[:, 0].sum() / r[:, 1].sum(), r[:, 2].mean(), r[:, 3].mean(), r[:, 4:4 + n_steps].mean(0), r[:, 4 + n_steps:]
+    return r[:, 0].mean() / 3 / e, r[:, 0].sum() / r[:, 1].sum(), r[:, 2].mean(), r[:, 3].mean(), r[:, 4:4 + n_steps].mean(0), r[:, 4 + n_steps:], r
 
 
 NESTED_REST = {}  # dtype -> bytes of the gate that a nested cascade has not read before its last step
@@ -215,15 +240,40 @@ def dtype_rest(dtype, bytes_):
 
 
 def report(layers, name, dtype, screen, bytes_, centred=True, x_block=0):
-    dense, ratio, recall, error, p, margins = measure(layers, dtype, screen, bytes_, centred, x_block)
+    dense, ratio, recall, error, p, margins, _ = measure(layers, dtype, screen, bytes_, centred, x_block)
     print(f"| {name} | {dtype} | {' '.join(f'{b:.3f}' for b in bytes_)} | {dense:.3f} | {ratio:.3f} | {recall:.4f} | {error:.4f} | "
           f"{' '.join(f'{v:.3f}' for v in p)} | {' '.join(f'{v:.2f}' for v in margins.max(0))} |", flush=True)
+
+
+MARGIN, PLANE_FACTORS, COLUMN_FACTORS = 1.5, {1: 1.9, 2: 1.7, 3: 1.3, 4: 1.0}, {True: 1.7, False: 1.45}  # lib/predictor/cascade.c
+
+
+def with_defaults(layers):
+    """The library's margins: (type, step_bits, bits, column_share) of what it is told to be used with."""
+    row = 8 / D
+    print("| gate | bits, step_bits, column_share | ratio | wide | recall (worst layer) | error of y (worst) | let through |")
+    print("|---|---|---|---|---|---|---|")
+    for dtype, bits, step, share in (("f32", 3, 1, 0), ("bf16", 3, 1, 0), ("bf16", 4, 2, 0), ("q8_0", 3, 1, 0), ("q8_0", 3, 3, 0.4), ("q4_0", 3, 1, 0),
+                                     ("q4_0", 0, 0, 0.4), ("q4_0", 0, 0, 0.5)):
+        steps = [step] * (bits // step) if step else []
+        margins = [MARGIN * COLUMN_FACTORS[bits > 0]] * (share > 0) + [MARGIN * PLANE_FACTORS[k] for k in np.cumsum(steps)]
+        bytes_ = [share / 4 + row] * (share > 0) + [s / 8 + row for s in steps]
+        _, ratio, _, _, p, _, r = measure(layers, dtype, lambda w, _, s=steps, c=share: ([Columns(w, c)] if c else []) + (planes(w, s) if s else []),
+                                          bytes_, True, 0, margins)
+        overhead = row * (1 + sum(p[:-1]))
+        print(f"| {dtype} | {bits}, {step}, {share} | {ratio:.3f} | {ratio - overhead * len(r) / r[:, 1].sum():.3f} | {r[:, 2].mean():.3f} ({r[:, 2].min():.3f}) | "
+              f"{r[:, 3].mean():.3f} ({r[:, 3].max():.3f}) | {' '.join(f'{v:.3f}' for v in p)} |", flush=True)
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
     parser.add_argument("model_dir")
-    layers = load(parser.parse_args().model_dir)
+    parser.add_argument("--tokens", help="token ids of the model, 18,432 or more; default heldout_tokens.json in its folder")
+    parser.add_argument("--defaults", action="store_true", help="only the library's own margins")
+    options = parser.parse_args()
+    layers = load(options.model_dir, options.tokens)
+    if options.defaults:
+        return with_defaults(layers)
     row = 8 / D
     print("| screen | gate | bytes per weight and step | of dense | ratio | recall | error of y | let through | largest margin |")
     print("|---|---|---|---|---|---|---|---|---|")
@@ -242,12 +292,17 @@ def main():
     for dtype in ELEMENT_BYTES:
         for steps in ([1, 1], [2, 1], [2, 2], [1, 1, 1], [1, 1, 1, 1]):
             report(layers, f"planes {steps}", dtype, lambda w, _, s=steps: planes(w, s), [s / 8 + row for s in steps])
+    for dtype, share, steps in (("q4_0", 0.4, []), ("q4_0", 0.5, []), ("q4_0", 0.6, []), ("q4_0", 0.3, [2]), ("q8_0", 0.3, [3]), ("q8_0", 0.4, [3]),
+                                ("bf16", 0.4, [4])):
+        report(layers, f"columns {share}{f', planes {steps}' if steps else ''}", dtype, lambda w, _, c=share, s=steps: [Columns(w, c)] + (planes(w, s) if s else []),
+               [share / 4 + row] + [s / 8 + row for s in steps])
     # The gate stored in planes: the last step reads only what is left of the row.
     for dtype, ends, rest in (("q8_0", [2, 4], 0.5), ("q4_0", [2], 0.3125), ("q4_0", [1, 2], 0.25)):
         bytes_ = [ends[0] / 8 + row] + [(b - a) / 8 + 2 / 32 + row for a, b in zip(ends, ends[1:])]
         NESTED_REST[dtype, tuple(bytes_)] = rest
         report(layers, f"own bits, planes {ends}, then the rest", dtype,
                lambda w, _, t=dtype, k=ends: own_bits(w, t, k, True), bytes_)
+    return with_defaults(layers)
 
 
 if __name__ == "__main__":

@@ -214,6 +214,7 @@ static void json_predictor(struct json *json, const struct layer *layer)
     json_number(json, "alpha", (double)p->alpha);
     json_uint(json, "bits", p->bits);
     json_uint(json, "step_bits", p->step_bits);
+    json_number(json, "column_share", (double)p->column_share);
     json_bool(json, "has_input_mean", p->input_mean != NULL);
     json_text(json, "hidden_activation", NAME_OF(hidden_names, p->hidden_activation));
     json_text(json, "input", NAME_OF(input_names, p->input));

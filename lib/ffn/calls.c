@@ -140,7 +140,7 @@ sffn_status sffn_ffn_select(sffn_context *ctx, const sffn_ffn *ffn, const float 
                          "%s: the layer has neither predictor nor router", ffn->name);
     if (!active)
         return sffn_fail(ctx, SFFN_ERR_INVALID_ARGUMENT, "%s: active is NULL", ffn->name);
-    return sffn_selector_call(ctx, s, select_x, s->n_inputs, n_tokens, NULL, 0, &active);
+    return sffn_selector_call(ctx, s, select_x, s->n_inputs, n_tokens, NULL, 0, &active, NULL);
 }
 
 /* A plan for some stages: y is not written, but the planner wants to see it. */

@@ -77,6 +77,7 @@ static const struct sffn_field predictor_rows[] = {
     F32(sffn_predictor_config, alpha, "sffn.predictor.alpha"),
     U32(sffn_predictor_config, bits, "sffn.predictor.bits"),
     U32(sffn_predictor_config, step_bits, "sffn.predictor.step_bits"),
+    F32(sffn_predictor_config, column_share, "sffn.predictor.column_share"),
     NAME(sffn_predictor_config, input, "sffn.predictor.input", input_names, SFFN_INPUT_FFN),
 };
 const struct sffn_fields sffn_predictor_fields = FIELDS(predictor_rows);

@@ -1,5 +1,8 @@
 /* cascade.c  The gate's upper bits, one plane after the other, each read only for the neurons that the ones before could not rule out.
  *
+ * A first step may come before the planes: a copy in 2 bits of which a token reads only the columns where |x| is large (columns.h). Half of the
+ * columns hold nine tenths of a normal distribution's squares, so that 2 bits of half of them tell much more than 1 bit of all.
+ *
  * Row i is coded with `bits` bits per weight: u in [0, 2^bits), weight = scale * (2u - (2^bits - 1)), so that the upper k bits of u are the
  * code of a k-bit row whose levels are again centred, and planes nest: with U_k the sum of (upper k bits) * q over the row,
  * U_(k+1) = 2 U_k + (sum of q where the next bit is set). Those are integers. One scale per row serves all its blocks, and one scale per token
@@ -14,11 +17,13 @@
 #include "base/checked.h"
 #include "base/context.h"
 #include "base/fp16.h"
+#include "predictor/columns.h"
 #include "predictor/predictor.h"
 
-#define MAX_BITS  4
-#define Q_SLACK   64  /* what plane_dot may read behind q */
-#define ROW_CHUNK 256 /* rows on their way through the steps */
+#define MAX_BITS    4
+#define COLUMN_BITS 2
+#define Q_SLACK     64 /* what plane_dot may read behind q */
+#define ROW_CHUNK   SFFN_COLUMNS_ROWS /* rows on their way through the steps */
 
 /* What a step reads of a row beside its planes. bf16: the scale is rounded before it is used, the error is rounded up. */
 struct plane_row {
@@ -34,6 +39,12 @@ struct sffn_cascade {
     float *mean;            /* [n_inputs] */
     /* The error of a score made with rounded x, in units of the row's own error: how many times ||x - rounded x|| counts. */
     float rounding[MAX_BITS];
+    /* The first step that reads columns; n_columns 0: there is none. */
+    uint32_t n_columns;
+    uint8_t *codes;
+    size_t codes_bytes;
+    struct plane_row *code_rows; /* [n_rows] */
+    float code_rounding;
 };
 
 /* ---- creation ---- */
@@ -59,90 +70,150 @@ static float from_bf16(uint16_t v)
     return sffn_f32_from_bits((uint32_t)v << 16);
 }
 
-/* The code of w when the codes are `step` apart. */
-static int code_of(float w, float inv_step, int half)
-{
-    const float q = floorf(w * inv_step);
-    return (int)(q < (float)-half        ? (float)-half
-                 : q > (float)(half - 1) ? (float)(half - 1)
-                                         : q) +
-           half;
-}
-
-/* The best scale for the upper `k` of `bits` bits, in the sense of least squares, and the mean square error that it leaves. */
+/* The best scale for the upper `k` of `bits` bits, in the sense of least squares, and the mean square error that it leaves. Sums in lanes,
+ * which compilers can keep in vectors. */
 static double fit(const float *w, const uint8_t *u, size_t n, uint32_t k, uint32_t bits,
-                  double *error)
+                  double squares, double *error)
 {
-    double wl = 0, ll = 0, ww = 0;
-    const int odd = (1 << k) - 1;
-    for (size_t j = 0; j < n; j++) {
-        const int level = 2 * (u[j] >> (bits - k)) - odd;
-        wl += (double)w[j] * level;
-        ll += (double)level * level;
-        ww += (double)w[j] * (double)w[j];
+    double wls[8] = {0}, wl = 0, ll = 0;
+    int32_t lls[8] = {0}; /* at most 15^2 * 2^20 / 8 */
+    const int odd = (1 << k) - 1, shift = (int)(bits - k);
+    for (size_t j = 0; j < n; j += 8) /* n is a multiple of 32 */
+        for (size_t i = 0; i < 8; i++) {
+            const int32_t level = 2 * (u[j + i] >> shift) - odd;
+            wls[i] += (double)w[j + i] * level;
+            lls[i] += level * level;
+        }
+    for (size_t i = 0; i < 8; i++) {
+        wl += wls[i];
+        ll += lls[i];
     }
     const double scale = from_bf16(to_bf16((float)(wl / ll), 0));
-    const double left = ww - 2 * scale * wl + scale * scale * ll;
+    const double left = squares - 2 * scale * wl + scale * scale * ll;
     *error = left > 0 ? left / (double)n : 0;
     return scale;
 }
 
-/* Codes of a row: the step that leaves the least error. They do not depend on how many bits a step reads, so that the last step's score is
- * the same for any. */
-static void quantise(const float *w, size_t n, uint32_t bits, double rms, uint8_t *u,
-                     uint8_t *trial)
+#define BINS_PER_RMS 128
+#define N_BINS       (4 * BINS_PER_RMS) /* what is larger than 4 root mean squares has the largest code in any case */
+
+/* The distance of codes that leaves the least error, among 13 around the best one of a normal distribution. The codes' levels are symmetric, so
+ * a histogram of |w| tells it: the row is read once, not 13 times. */
+static double best_step(const float *w, size_t n, uint32_t bits, double rms)
 {
-    /* best step of a normal distribution, in standard deviations */
-    static const double best_step[MAX_BITS + 1] = {0, 1, 0.996, 0.586, 0.335};
+    /* in standard deviations of a normal distribution */
+    static const double normal[MAX_BITS + 1] = {0, 1, 0.996, 0.586, 0.335};
+    const float inv = (float)(BINS_PER_RMS / rms);
     const int half = 1 << (bits - 1);
-    double least = INFINITY;
-    for (int i = 0; i < (bits == 1 ? 1 : 13); i++) {
-        const float inv = (float)(1 / (rms * best_step[bits] * (0.8 + 0.05 * i)));
-        double error;
-        for (size_t j = 0; j < n; j++)
-            trial[j] = (uint8_t)code_of(w[j], inv, half);
-        fit(w, trial, n, bits, bits, &error);
-        if (error < least) {
-            least = error;
-            memcpy(u, trial, n);
+    uint32_t counts[N_BINS + 1] = {0};
+    double tail = 0, best = rms * normal[bits], most = 0;
+    if (bits == 1)
+        return best;
+    for (size_t j = 0; j < n; j++) {
+        const float v = fabsf(w[j]) * inv;
+        counts[v < (float)N_BINS ? (int32_t)v : N_BINS]++;
+        tail += v < (float)N_BINS ? 0 : (double)v;
+    }
+    for (int i = 0; i < 13; i++) {
+        const double step = normal[bits] * (0.8 + 0.05 * i), bins = step * BINS_PER_RMS;
+        double wl = tail * (2 * half - 1), ll = (double)counts[N_BINS] * (2 * half - 1) * (2 * half - 1);
+        for (int b = 0; b < N_BINS; b++) {
+            const int m = (int)((b + 0.5) / bins), level = 2 * (m < half ? m : half - 1) + 1;
+            wl += (b + 0.5) * level * counts[b];
+            ll += (double)level * level * counts[b];
+        }
+        /* What the best scale leaves of the squares is least where this is largest. */
+        if (wl * wl > most * ll) {
+            most = wl * wl / ll;
+            best = rms * step;
+        }
+    }
+    return best;
+}
+
+/* Codes of a row. They do not depend on how many bits a step reads, so that the last step's score is the same for any. */
+static void quantise(const float *w, size_t n, uint32_t bits, double rms, uint8_t *u)
+{
+    const float inv = (float)(1 / best_step(w, n, bits, rms)), half = (float)(1 << (bits - 1)),
+                top = 2 * half - 1;
+    for (size_t j = 0; j < n; j++) {
+        float v = w[j] * inv + half;
+        v = v > 0 ? v : 0; /* also when a row is so small that inv overflowed */
+        v = v < top ? v : top;
+        u[j] = (uint8_t)(int32_t)v;
+    }
+}
+
+/* Bit `shift` of the codes, in the order that plane_dot wants. */
+static void pack_plane(const uint8_t *u, size_t n, uint32_t shift, uint8_t *row)
+{
+    for (size_t first = 0; first < n; first += 512) {
+        const size_t bytes = (n - first < 512 ? n - first : 512) / 8;
+        for (size_t i = 0; i < bytes; i += 4) {
+            uint32_t four = 0;
+            for (size_t bit = 0; bit < 8; bit++) {
+                uint32_t codes;
+                memcpy(&codes, u + first + bit * bytes + i, sizeof(codes));
+                four |= (codes >> shift & 0x01010101u) << bit;
+            }
+            memcpy(row + first / 8 + i, &four, sizeof(four));
         }
     }
 }
 
-static void build_row(const struct build *b, uint32_t r, const float *w, uint8_t *u)
+/* Returns 0 when a weight is not finite. */
+static int build_row(const struct build *b, uint32_t r, const float *w, uint8_t *u)
 {
     const struct sffn_cascade *c = b->c;
     const size_t n = b->config->d_model;
     double base = b->config->gate_bias ? (double)b->config->gate_bias[r] : 0, squares = 0;
-    for (size_t j = 0; j < n; j++) {
-        base += (double)w[j] * (double)c->mean[j];
-        squares += (double)w[j] * (double)w[j];
+    double bases[8] = {0}, lanes[8] = {0};
+    for (size_t j = 0; j < n; j += 8)
+        for (size_t i = 0; i < 8; i++) {
+            const double v = (double)w[j + i];
+            bases[i] += v * (double)c->mean[j + i];
+            lanes[i] += v * v;
+        }
+    for (size_t i = 0; i < 8; i++) {
+        base += bases[i];
+        squares += lanes[i];
     }
-    squares /= (double)n;
-    b->row_squares[r] = squares;
+    if (!isfinite(squares))
+        return 0;
+    b->row_squares[r] = squares / (double)n;
     if (squares > 0)
-        quantise(w, n, c->bits, sqrt(squares), u, u + n);
+        quantise(w, n, c->bits, sqrt(squares / (double)n), u);
     else
         memset(u, 0, n);
     for (uint32_t s = 0; s < c->n_steps; s++) {
         const uint32_t k = (s + 1) * c->step_bits < c->bits ? (s + 1) * c->step_bits : c->bits;
         double error = 0;
-        const double scale = squares > 0 ? fit(w, u, n, k, c->bits, &error) : 0;
+        const double scale = squares > 0 ? fit(w, u, n, k, c->bits, squares, &error) : 0;
         c->rows[(size_t)s * b->config->d_ff + r] = (struct plane_row){
             (float)base, to_bf16((float)scale, 0), to_bf16((float)sqrt(error), 1)};
     }
-    for (uint32_t p = 0; p < c->bits; p++) {
-        uint8_t *row = c->planes + ((size_t)p * b->config->d_ff + r) * c->plane_bytes;
-        for (size_t first = 0; first < n; first += 512) {
-            const size_t bytes = (n - first < 512 ? n - first : 512) / 8;
-            for (size_t i = 0; i < bytes; i++) {
-                unsigned byte = 0;
-                for (size_t bit = 0; bit < 8; bit++)
-                    byte |= (unsigned)(u[first + bit * bytes + i] >> (c->bits - 1 - p) & 1) << bit;
-                row[first / 8 + i] = (uint8_t)byte;
-            }
+    for (uint32_t p = 0; p < c->bits; p++)
+        pack_plane(u, n, c->bits - 1 - p,
+                   c->planes + ((size_t)p * b->config->d_ff + r) * c->plane_bytes);
+    if (c->n_columns) {
+        double error = 0, scale = 0;
+        if (squares > 0) {
+            quantise(w, n, COLUMN_BITS, sqrt(squares / (double)n), u);
+            scale = fit(w, u, n, COLUMN_BITS, COLUMN_BITS, squares, &error);
         }
+        sffn_columns_store(c->codes, b->config->d_ff, b->config->d_model, r, u);
+        c->code_rows[r] = (struct plane_row){(float)base, to_bf16((float)scale, 0),
+                                             to_bf16((float)sqrt(error), 1)};
     }
+    return 1;
+}
+
+/* A thread's share of the rows, whole groups of those whose codes share bytes. */
+static void share_rows(size_t n_rows, uint32_t ith, uint32_t nth, size_t *first, size_t *last)
+{
+    sffn_share((n_rows + ROW_CHUNK - 1) / ROW_CHUNK, ith, nth, first, last);
+    *first *= ROW_CHUNK;
+    *last = *last * ROW_CHUNK < n_rows ? *last * ROW_CHUNK : n_rows;
 }
 
 static void build_phase(void *arg, uint32_t phase, uint32_t ith, uint32_t nth)
@@ -152,40 +223,39 @@ static void build_phase(void *arg, uint32_t phase, uint32_t ith, uint32_t nth)
     const size_t n = b->config->d_model;
     float *w = b->scratch + ith * 2 * n;
     size_t first, last;
-    sffn_share(b->config->d_ff, ith, nth, &first, &last);
+    share_rows(b->config->d_ff, ith, nth, &first, &last);
     for (size_t r = first; r < last; r++) {
-        int finite = 1;
         sffn_dtype_to_f32(b->config->gate.dtype,
                           (const uint8_t *)b->config->gate.data + r * b->src_bytes, n, w);
-        for (size_t j = 0; j < n; j++)
-            finite &= isfinite(w[j]) != 0;
-        if (finite)
-            build_row(b, (uint32_t)r, w, (uint8_t *)(w + n));
-        else if (!b->bad[ith])
+        if (!build_row(b, (uint32_t)r, w, (uint8_t *)(w + n)) && !b->bad[ith])
             b->bad[ith] = (uint32_t)r + 1;
     }
 }
 
 /* How much the rounding of x weighs beside the rows' own errors. */
-static void measure_rounding(struct sffn_cascade *c, const double *row_squares, size_t n_rows)
+static float measure_rounding(const struct plane_row *rows, const double *row_squares,
+                              size_t n_rows)
 {
-    for (uint32_t s = 0; s < c->n_steps; s++) {
-        double weights = 0, errors = 0;
-        for (size_t r = 0; r < n_rows; r++) {
-            const double e = from_bf16(c->rows[s * n_rows + r].error);
-            weights += row_squares[r];
-            errors += e * e;
-        }
-        c->rounding[s] = errors > 0 ? (float)sqrt(weights / errors) : 0;
+    double weights = 0, errors = 0;
+    for (size_t r = 0; r < n_rows; r++) {
+        const double e = from_bf16(rows[r].error);
+        weights += row_squares[r];
+        errors += e * e;
     }
+    return errors > 0 ? (float)sqrt(weights / errors) : 0;
 }
 
 static sffn_status check_config(sffn_context *ctx, const sffn_predictor_config *config)
 {
-    if (config->bits < 1 || config->bits > MAX_BITS)
-        return sffn_fail(ctx, SFFN_ERR_INVALID_ARGUMENT, "cascade: bits is %u; expected 1..%d",
-                         (unsigned)config->bits, MAX_BITS);
-    if (config->step_bits < 1 || config->step_bits > config->bits)
+    if (!(config->column_share >= 0 && config->column_share <= 1))
+        return sffn_fail(ctx, SFFN_ERR_INVALID_ARGUMENT,
+                         "cascade: column_share is %g; expected a number in [0, 1]",
+                         (double)config->column_share);
+    if (config->bits < (config->column_share > 0 ? 0 : 1) || config->bits > MAX_BITS)
+        return sffn_fail(ctx, SFFN_ERR_INVALID_ARGUMENT, "cascade: bits is %u; expected 1..%d%s",
+                         (unsigned)config->bits, MAX_BITS,
+                         config->bits ? "" : ", or a column_share besides");
+    if (config->bits > 0 && (config->step_bits < 1 || config->step_bits > config->bits))
         return sffn_fail(ctx, SFFN_ERR_INVALID_ARGUMENT,
                          "cascade: step_bits is %u; expected 1..%u, its bits",
                          (unsigned)config->step_bits, (unsigned)config->bits);
@@ -241,8 +311,11 @@ static sffn_status build(sffn_context *ctx, struct sffn_cascade *c,
                                    "cascade: row %u of the gate has a weight that is not finite",
                                    (unsigned)(b.bad[i] - 1));
     }
-    if (status == SFFN_OK)
-        measure_rounding(c, b.row_squares, config->d_ff);
+    for (uint32_t s = 0; status == SFFN_OK && s < c->n_steps; s++)
+        c->rounding[s] =
+            measure_rounding(c->rows + (size_t)s * config->d_ff, b.row_squares, config->d_ff);
+    if (status == SFFN_OK && c->n_columns)
+        c->code_rounding = measure_rounding(c->code_rows, b.row_squares, config->d_ff);
     sffn_mem_free(ctx, b.scratch, scratch_bytes);
     sffn_mem_free(ctx, b.row_squares, config->d_ff * sizeof(double));
     sffn_mem_free(ctx, b.bad, nth * sizeof(uint32_t));
@@ -261,16 +334,32 @@ sffn_status sffn_cascade_init(sffn_context *ctx, struct sffn_predictor *p,
         return sffn_fail(ctx, SFFN_ERR_OUT_OF_MEMORY, "the allocator returned NULL for a cascade");
     c->bits = config->bits;
     c->step_bits = config->step_bits;
-    c->n_steps = (c->bits + c->step_bits - 1) / c->step_bits;
+    c->n_steps = c->bits ? (c->bits + c->step_bits - 1) / c->step_bits : 0;
     c->plane_bytes = config->d_model / 8;
-    if (!sffn_checked_mul(c->plane_bytes * c->bits, config->d_ff, &c->owned_bytes))
+    if (config->column_share > 0) {
+        const double wanted = ceil((double)config->column_share * config->d_model);
+        c->n_columns = wanted < config->d_model ? (uint32_t)wanted : config->d_model;
+        c->codes_bytes = sffn_columns_bytes(config->d_ff, config->d_model);
+    }
+    if (!sffn_checked_mul(c->plane_bytes * c->bits, config->d_ff, &c->owned_bytes) ||
+        (c->n_columns && !c->codes_bytes))
         return sffn_fail(ctx, SFFN_ERR_OUT_OF_MEMORY, "cascade: its planes are too large");
-    c->planes = sffn_mem_alloc_weights(ctx, c->owned_bytes);
-    c->rows = sffn_mem_alloc(ctx, (size_t)c->n_steps * config->d_ff * sizeof(*c->rows));
     c->mean = sffn_mem_alloc_zero(ctx, config->d_model * sizeof(float));
-    if (!c->planes || !c->rows || !c->mean)
+    if (c->bits) {
+        c->planes = sffn_mem_alloc_weights(ctx, c->owned_bytes);
+        c->rows = sffn_mem_alloc(ctx, (size_t)c->n_steps * config->d_ff * sizeof(*c->rows));
+    }
+    if (c->n_columns) {
+        c->codes = sffn_mem_alloc_weights(ctx, c->codes_bytes);
+        c->code_rows = sffn_mem_alloc(ctx, config->d_ff * sizeof(*c->code_rows));
+    }
+    if (!c->mean || (c->bits && (!c->planes || !c->rows)) ||
+        (c->n_columns && (!c->codes || !c->code_rows)))
         return sffn_fail(ctx, SFFN_ERR_OUT_OF_MEMORY,
-                         "the allocator returned NULL for %zu bytes of a cascade", c->owned_bytes);
+                         "the allocator returned NULL for %zu bytes of a cascade",
+                         c->owned_bytes + c->codes_bytes);
+    if (c->n_columns)
+        memset(c->codes, 0, c->codes_bytes);
     if (config->input_mean)
         memcpy(c->mean, config->input_mean, config->d_model * sizeof(float));
     s->scorer.margin = config->margin;
@@ -285,12 +374,16 @@ void sffn_cascade_fini(const sffn_context *ctx, struct sffn_selector *s)
         return;
     sffn_mem_free_weights(ctx, c->planes, c->owned_bytes);
     sffn_mem_free(ctx, c->rows, (size_t)c->n_steps * s->n_rows * sizeof(*c->rows));
+    sffn_mem_free_weights(ctx, c->codes, c->codes_bytes);
+    sffn_mem_free(ctx, c->code_rows, s->n_rows * sizeof(*c->code_rows));
     sffn_mem_free(ctx, c->mean, s->n_inputs * sizeof(float));
     sffn_mem_free(ctx, c, sizeof(*c));
 }
 
-void sffn_cascade_get_bits(const struct sffn_selector *s, uint32_t *bits, uint32_t *step_bits)
+void sffn_cascade_get_bits(const struct sffn_selector *s, uint32_t *bits, uint32_t *step_bits,
+                           float *column_share)
 {
+    *column_share = (float)s->cascade->n_columns / (float)s->n_inputs;
     *bits = s->cascade->bits;
     *step_bits = s->cascade->step_bits;
 }
@@ -300,6 +393,8 @@ void sffn_cascade_get_bits(const struct sffn_selector *s, uint32_t *bits, uint32
 /* The margin is meant for scores of four bits. Coarser ones take more standard deviations to keep the same share of the active neurons, since
  * more of these lie within the error; measured, bench/research/SCREENS.md. */
 static const float margin_factor[MAX_BITS + 1] = {0, 1.9f, 1.7f, 1.3f, 1.0f};
+/* Of the step with columns: when planes follow, which miss some more, and when they don't. */
+static const float column_factor[2] = {1.7f, 1.45f};
 
 /* One token's x, centred and rounded: x - mean is about scale * q. */
 struct rounded {
@@ -361,21 +456,52 @@ struct scratch {
     int32_t dots[ROW_CHUNK * SFFN_TILE_TOKENS], codes[ROW_CHUNK * SFFN_TILE_TOKENS];
     uint32_t rows[ROW_CHUNK];
     uint8_t masks[ROW_CHUNK];
-    int8_t q[]; /* [SFFN_TILE_TOKENS][n_inputs], and Q_SLACK */
+    int8_t q[]; /* [SFFN_TILE_TOKENS][n_inputs], and Q_SLACK; then what the step with columns needs */
 };
+
+/* Of the step with columns. */
+struct column_scratch {
+    int32_t sums[SFFN_COLUMNS_BLOCK];
+    uint8_t masks[SFFN_COLUMNS_BLOCK];
+    uint32_t columns[]; /* [SFFN_TILE_TOKENS][n_columns rounded up], and as many int8 factors */
+};
+
+static size_t rounded_columns(const struct sffn_cascade *c)
+{
+    return (c->n_columns + SFFN_COLUMNS_STEP - 1) / SFFN_COLUMNS_STEP * SFFN_COLUMNS_STEP;
+}
+
+/* Behind q, in one thread's scratch. */
+static size_t column_scratch_offset(const struct sffn_selector *s)
+{
+    return (sizeof(struct scratch) + (size_t)SFFN_TILE_TOKENS * s->n_inputs + Q_SLACK + 63) &
+           ~(size_t)63;
+}
 
 size_t sffn_cascade_own_bytes(const struct sffn_selector *s)
 {
-    return s->cascade ? sizeof(struct scratch) + (size_t)SFFN_TILE_TOKENS * s->n_inputs + Q_SLACK
-                      : 0;
+    if (!s->cascade)
+        return 0;
+    return column_scratch_offset(s) +
+           (s->cascade->n_columns
+                ? sizeof(struct column_scratch) + SFFN_TILE_TOKENS * rounded_columns(s->cascade) *
+                                                      (sizeof(uint32_t) + sizeof(int8_t))
+                : 0);
 }
 
 uint64_t sffn_cascade_row_bytes(const struct sffn_selector *s, uint32_t step)
 {
     const struct sffn_cascade *c = s->cascade;
     const uint32_t done = step * c->step_bits, left = c->bits - done;
+    if (step == SFFN_CASCADE_COLUMNS) /* four codes to a byte */
+        return (c->n_columns + 3) / 4 + sizeof(*c->rows) + (s->scorer.limits ? sizeof(float) : 0);
     return (left < c->step_bits ? left : c->step_bits) * c->plane_bytes + sizeof(*c->rows) +
            (s->scorer.limits ? sizeof(float) : 0);
+}
+
+uint64_t sffn_cascade_first_bytes(const struct sffn_selector *s)
+{
+    return s->n_rows * sffn_cascade_row_bytes(s, s->cascade->n_columns ? SFFN_CASCADE_COLUMNS : 0);
 }
 
 /* One step for rows [first, first + n) (list NULL) or the n listed ones; those that stay are the new list. Returns how many. */
@@ -434,6 +560,82 @@ static size_t run_step(const struct sffn_selector *s, const struct sffn_selectio
     return kept;
 }
 
+/* Rows [first, first + n) without their first step, or the n listed ones: through all steps, and to the result. */
+static void run_steps(const struct sffn_selector *s, const struct sffn_selection *run,
+                      struct scratch *own, const struct rounded *x, size_t first, size_t n,
+                      int is_list, struct sffn_segment *kept)
+{
+    for (uint32_t step = 0; step < s->cascade->n_steps; step++) {
+        is_list |= step > 0;
+        if (run->later_bytes && is_list)
+            *run->later_bytes += n * sffn_cascade_row_bytes(s, step);
+        n = run_step(s, run, own, x, step, first, n, is_list);
+    }
+    for (size_t i = 0; run->list && i < n; i++)
+        sffn_select_append(run, run->list, kept, own->rows[i], own->masks[i]);
+}
+
+/* The step with columns for rows [first, last) of one block. Rows that pass for token t get bit t in own->masks. */
+static void run_columns(const struct sffn_selector *s, const struct sffn_selection *run,
+                        struct column_scratch *own, const struct rounded *x,
+                        const struct sffn_picked *picked, size_t first, size_t last)
+{
+    const struct sffn_cascade *c = s->cascade;
+    memset(own->masks, 0, last - first);
+    for (size_t t = 0; t < run->n_tokens; t++) {
+        /* What was not read, and what rounding lost, blur the score in proportion to the row itself, not to its error. */
+        const float rest = x[t].scale * sqrtf((float)picked[t].rest),
+                    unread = rest * rest + x[t].lost * x[t].lost,
+                    read = x[t].norm > rest ? x[t].norm * x[t].norm - rest * rest : 0,
+                    doubt = s->scorer.margin * column_factor[c->n_steps == 0] *
+                            sqrtf(read + c->code_rounding * c->code_rounding * unread);
+        const int64_t all_odd = ((1 << COLUMN_BITS) - 1) * (int64_t)picked[t].sum;
+        sffn_columns_sums(run->k, c->codes, s->n_rows, s->n_inputs, &picked[t], (uint32_t)first,
+                          (uint32_t)last, own->sums);
+        for (size_t row = first; row < last; row++) {
+            const struct plane_row *r = &c->code_rows[row];
+            const int64_t level = 2 * (int64_t)own->sums[row - first] - all_odd;
+            const float score = r->base + from_bf16(r->scale) * (x[t].scale * (float)level);
+            if (run->scores)
+                run->scores[t * run->scores_stride + row] = score;
+            own->masks[row - first] |=
+                (uint8_t)(sffn_score_passes(&s->scorer, row, score + doubt * from_bf16(r->error), 0)
+                          << t);
+        }
+    }
+    if (run->later_bytes) /* a prediction of one token is counted already */
+        *run->later_bytes += (run->n_tokens - 1) * (last - first) *
+                             sffn_cascade_row_bytes(s, SFFN_CASCADE_COLUMNS);
+}
+
+static void select_by_columns(const struct sffn_selector *s, const struct sffn_selection *run,
+                              struct scratch *own, const struct rounded *x, size_t first,
+                              size_t last, struct sffn_segment *kept)
+{
+    struct column_scratch *columns =
+        (struct column_scratch *)(void *)((char *)own + column_scratch_offset(s));
+    const size_t room = rounded_columns(s->cascade);
+    struct sffn_picked picked[SFFN_TILE_TOKENS];
+    for (size_t t = 0; t < run->n_tokens; t++) {
+        picked[t].columns = columns->columns + t * room;
+        picked[t].q = (int8_t *)(columns->columns + SFFN_TILE_TOKENS * room) + t * room;
+        sffn_columns_pick(own->q + t * s->n_inputs, s->n_inputs, s->cascade->n_columns, &picked[t]);
+    }
+    for (size_t end; first < last; first = end) {
+        end = (first / SFFN_COLUMNS_BLOCK + 1) * SFFN_COLUMNS_BLOCK;
+        end = end < last ? end : last;
+        run_columns(s, run, columns, x, picked, first, end);
+        for (size_t row = first, n = 0; row < end; n = 0) {
+            for (; row < end && n < ROW_CHUNK; row++) {
+                own->rows[n] = (uint32_t)row;
+                own->masks[n] = columns->masks[row - first];
+                n += own->masks[n] != 0;
+            }
+            run_steps(s, run, own, x, 0, n, 1, kept);
+        }
+    }
+}
+
 void sffn_select_cascade(const struct sffn_selector *s, const struct sffn_selection *run)
 {
     struct scratch *own =
@@ -444,18 +646,17 @@ void sffn_select_cascade(const struct sffn_selector *s, const struct sffn_select
         x[t] = round_x(
             (const float *)(const void *)((const char *)run->x + t * run->x_stride * sizeof(float)),
             s->cascade->mean, s->n_inputs, own->q + t * s->n_inputs);
-    sffn_share(s->n_rows, run->ith, run->nth, &first, &last);
+    if (s->cascade->n_columns)
+        share_rows(s->n_rows, run->ith, run->nth, &first, &last);
+    else
+        sffn_share(s->n_rows, run->ith, run->nth, &first, &last);
     struct sffn_segment kept = {first * run->expand, 0};
-    for (size_t row = first; row < last; row += ROW_CHUNK) {
-        size_t n = last - row < ROW_CHUNK ? last - row : ROW_CHUNK;
-        for (uint32_t step = 0; step < s->cascade->n_steps; step++) {
-            if (run->later_bytes && step > 0)
-                *run->later_bytes += n * sffn_cascade_row_bytes(s, step);
-            n = run_step(s, run, own, x, step, row, n, step > 0);
-        }
-        for (size_t i = 0; run->list && i < n; i++)
-            sffn_select_append(run, run->list, &kept, own->rows[i], own->masks[i]);
-    }
+    if (s->cascade->n_columns)
+        select_by_columns(s, run, own, x, first, last, &kept);
+    else
+        for (size_t row = first; row < last; row += ROW_CHUNK)
+            run_steps(s, run, own, x, row, last - row < ROW_CHUNK ? last - row : ROW_CHUNK, 0,
+                      &kept);
     if (run->list)
         run->list->segments[run->ith] = kept;
 }

@@ -199,7 +199,7 @@ sffn_status sffn_predictor_predict(sffn_context *ctx, const sffn_predictor *p, c
                          "sffn_predictor_predict_layers()",
                          (unsigned)p->selector.n_groups);
     return sffn_selector_call(ctx, &p->selector, x, x_stride, n_tokens, scores, scores_stride,
-                              active ? &active : NULL);
+                              active ? &active : NULL, NULL);
 }
 
 sffn_status sffn_predictor_predict_layers(sffn_context *ctx, const sffn_predictor *p,
@@ -211,7 +211,18 @@ sffn_status sffn_predictor_predict_layers(sffn_context *ctx, const sffn_predicto
         return status;
     if (!active)
         return sffn_fail(ctx, SFFN_ERR_INVALID_ARGUMENT, "active is NULL");
-    return sffn_selector_call(ctx, &p->selector, x, x_stride, n_tokens, NULL, 0, active);
+    return sffn_selector_call(ctx, &p->selector, x, x_stride, n_tokens, NULL, 0, active, NULL);
+}
+
+sffn_status sffn_predictor_count_bytes(sffn_context *ctx, const sffn_predictor *p, const float *x,
+                                       size_t x_stride, size_t n_tokens, uint64_t *bytes)
+{
+    const sffn_status status = check_handles(ctx, p);
+    if (status != SFFN_OK)
+        return status;
+    if (!bytes)
+        return sffn_fail(ctx, SFFN_ERR_INVALID_ARGUMENT, "bytes is NULL");
+    return sffn_selector_call(ctx, &p->selector, x, x_stride, n_tokens, NULL, 0, NULL, bytes);
 }
 
 uint64_t sffn_predictor_weight_bytes(const sffn_predictor *p)
@@ -238,7 +249,7 @@ sffn_status sffn_predictor_get_info(const sffn_predictor *p, sffn_predictor_info
     i.top_k = s->top_k;
     i.margin = s->scorer.margin;
     if (s->cascade)
-        sffn_cascade_get_bits(s, &i.bits, &i.step_bits);
+        sffn_cascade_get_bits(s, &i.bits, &i.step_bits, &i.column_share);
     i.weight_bytes = sffn_selector_weight_bytes(s);
     return sffn_info_copy(p->ctx, "sffn_predictor_info", info, &i, sizeof(i));
 }

@@ -183,6 +183,7 @@ size_t sffn_select_scratch_layout(const struct sffn_selector *s, uint32_t nth,
 struct selector_call {
     const struct sffn_selector *s;
     sffn_active_set *const *active; /* [n_groups], or NULL */
+    uint64_t *later_bytes;          /* [nth], or NULL */
     size_t token;
     struct sffn_selection run; /* of the tile; ith and nth are the threads' own */
 };
@@ -214,6 +215,7 @@ static void call_phase(void *arg, uint32_t phase, uint32_t ith, uint32_t nth)
     struct sffn_selection run = c->run;
     run.ith = ith;
     run.nth = nth;
+    run.later_bytes = c->later_bytes ? c->later_bytes + ith : NULL;
     if (phase < c->s->n_steps)
         c->s->steps[phase](c->s, &run);
     else if (c->active)
@@ -250,7 +252,8 @@ static sffn_status check_outputs(const sffn_context *ctx, const struct sffn_sele
 
 sffn_status sffn_selector_call(sffn_context *ctx, const struct sffn_selector *s, const float *x,
                                size_t x_stride, size_t n_tokens, float *scores,
-                               size_t scores_stride, sffn_active_set *const *active)
+                               size_t scores_stride, sffn_active_set *const *active,
+                               uint64_t *bytes)
 {
     if (n_tokens > 0 && !x)
         return sffn_fail(ctx, SFFN_ERR_INVALID_ARGUMENT, "x is NULL");
@@ -274,26 +277,34 @@ sffn_status sffn_selector_call(sffn_context *ctx, const struct sffn_selector *s,
     c.run.list = &list;
     c.run.expand = 1;
     const size_t scratch_bytes = sffn_select_scratch_layout(s, nth, NULL, NULL);
-    const size_t list_bytes =
-        nth * sizeof(struct sffn_segment) + s->n_rows * (sizeof(uint32_t) + 1);
+    const size_t tile = bytes ? 1 : SFFN_TILE_TOKENS; /* tokens that come one by one share nothing */
+    const size_t list_bytes = nth * (sizeof(struct sffn_segment) + sizeof(uint64_t)) +
+                              s->n_rows * (sizeof(uint32_t) + 1);
     status = sffn_context_reserve_scratch(ctx, scratch_bytes + list_bytes);
     if (status == SFFN_OK) {
-        size_t bytes;
-        uint8_t *scratch = sffn_context_scratch(ctx, &bytes);
+        size_t room;
+        uint8_t *scratch = sffn_context_scratch(ctx, &room);
         sffn_select_scratch_layout(s, nth, &c.run.scratch, scratch);
         list.segments = (struct sffn_segment *)(scratch + scratch_bytes);
-        list.rows = (uint32_t *)(list.segments + nth);
+        uint64_t *later = (uint64_t *)(list.segments + nth);
+        memset(later, 0, nth * sizeof(*later));
+        c.later_bytes = bytes ? later : NULL;
+        list.rows = (uint32_t *)(later + nth);
         list.masks = (uint8_t *)(list.rows + s->n_rows);
         for (uint32_t i = 0; active && i < s->n_groups; i++)
             sffn_active_set_clear(active[i], n_tokens);
         if (!scores && c.run.scratch.scores)
             c.run.scores_stride = s->n_rows;
         for (; c.token < n_tokens; c.token += c.run.n_tokens) {
-            c.run.n_tokens =
-                n_tokens - c.token < SFFN_TILE_TOKENS ? n_tokens - c.token : SFFN_TILE_TOKENS;
+            c.run.n_tokens = n_tokens - c.token < tile ? n_tokens - c.token : tile;
             c.run.x = x + c.token * x_stride;
             c.run.scores = scores ? scores + c.token * scores_stride : c.run.scratch.scores;
             sffn_context_run_phases(ctx, s->n_steps + 1, call_phase, &c);
+        }
+        if (bytes) {
+            *bytes = n_tokens * sffn_selector_weight_bytes(s);
+            for (uint32_t i = 0; i < nth; i++)
+                *bytes += later[i];
         }
     }
     sffn_context_leave(ctx);
@@ -358,7 +369,7 @@ uint64_t sffn_selector_weight_bytes(const struct sffn_selector *s)
 {
     const struct sffn_scorer *scorer = &s->scorer;
     if (s->cascade)
-        return s->n_rows * sffn_cascade_row_bytes(s, 0);
+        return sffn_cascade_first_bytes(s);
     const uint64_t n = s->n_rows, n_hidden = s->hidden.n_rows;
     return n_hidden * s->hidden.row_bytes + (s->hidden_bias ? n_hidden * sizeof(float) : 0) +
            n * scorer->m.row_bytes + s->signs_bytes +

@@ -117,9 +117,11 @@ void sffn_score_rows(const struct sffn_selection *run, const struct sffn_scorer 
 /* Bytes of scratch for nth threads; with base, also fills *scratch. */
 size_t sffn_select_scratch_layout(const struct sffn_selector *s, uint32_t nth, struct sffn_select_scratch *scratch,
                                   void *base);
-/* The public call around it: all tokens, own scratch, results into one set per group. active NULL: not wanted. */
+/* The public call around it: all tokens, own scratch, results into one set per group. active NULL: not wanted. bytes NULL, or what the
+ * tokens read when they come one by one. */
 sffn_status sffn_selector_call(sffn_context *ctx, const struct sffn_selector *s, const float *x, size_t x_stride,
-                               size_t n_tokens, float *scores, size_t scores_stride, sffn_active_set *const *active);
+                               size_t n_tokens, float *scores, size_t scores_stride, sffn_active_set *const *active,
+                               uint64_t *bytes);
 /* Packs one of a selector's matrices into memory of its own; `what` names it in error texts. A NaN in it is an error. */
 sffn_status sffn_selector_pack(sffn_context *ctx, const char *what, const sffn_weights *weights, uint32_t n_rows,
                                uint32_t n_cols, int32_t dtype, struct sffn_matmul *m);
@@ -141,9 +143,12 @@ size_t sffn_signs_own_bytes(const struct sffn_selector *s);
 void sffn_select_cascade(const struct sffn_selector *s, const struct sffn_selection *run);
 /* Scratch of one thread in it; 0 without a cascade. */
 size_t sffn_cascade_own_bytes(const struct sffn_selector *s);
-/* What step `step` of it reads of one row. */
+/* What step `step` of it reads of one row for one token, SFFN_CASCADE_COLUMNS being the one before the planes. */
+#define SFFN_CASCADE_COLUMNS UINT32_MAX
 uint64_t sffn_cascade_row_bytes(const struct sffn_selector *s, uint32_t step);
-void sffn_cascade_get_bits(const struct sffn_selector *s, uint32_t *bits, uint32_t *step_bits);
+void sffn_cascade_get_bits(const struct sffn_selector *s, uint32_t *bits, uint32_t *step_bits, float *column_share);
+/* What its first step reads, which is the same for any x. */
+uint64_t sffn_cascade_first_bytes(const struct sffn_selector *s);
 void sffn_cascade_fini(const sffn_context *ctx, struct sffn_selector *s);
 
 /* ---- decide.c ---- */

@@ -135,7 +135,7 @@ sffn_status sffn_router_select(sffn_context *ctx, const sffn_router *r, const fl
     if (!ctx || !r)
         return sffn_fail(ctx, SFFN_ERR_INVALID_ARGUMENT, "%s is NULL", ctx ? "router" : "ctx");
     return sffn_selector_call(ctx, &r->selector, x, x_stride, n_tokens, scores, scores_stride,
-                              active ? &active : NULL);
+                              active ? &active : NULL, NULL);
 }
 
 uint64_t sffn_router_weight_bytes(const sffn_router *r)

@@ -474,6 +474,7 @@ static void every_field(void **state)
     p.alpha = 1.25f;
     p.bits = 4;
     p.step_bits = 2;
+    p.column_share = 0.375f;
     r.d_model = D_MODEL;
     r.n_experts = EXPERTS;
     r.block_size = D_FF / EXPERTS;
@@ -520,7 +521,7 @@ static void every_field(void **state)
 #define SAME(field) assert_true(p_read.field == p.field)
         SAME(kind), SAME(d_model), SAME(d_ff), SAME(decision), SAME(tie), SAME(threshold);
         SAME(margin), SAME(top_k), SAME(top_k_multiple), SAME(rank), SAME(hidden_activation);
-        SAME(dtype), SAME(input), SAME(alpha), SAME(bits), SAME(step_bits), SAME(w1.dtype),
+        SAME(dtype), SAME(input), SAME(alpha), SAME(bits), SAME(step_bits), SAME(column_share), SAME(w1.dtype),
             SAME(w2.dtype), SAME(n_layers);
 #undef SAME
 #define SAME(field) assert_true(r_read.field == r.field)

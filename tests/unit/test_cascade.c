@@ -38,6 +38,10 @@ static void config_errors(void **state)
     REFUSED(config.bits = 5, SFFN_ERR_INVALID_ARGUMENT, "bits 5 1..4");
     REFUSED(config.step_bits = 0, SFFN_ERR_INVALID_ARGUMENT, "step_bits 0 1..3");
     REFUSED(config.step_bits = 4, SFFN_ERR_INVALID_ARGUMENT, "step_bits 4 1..3");
+    REFUSED(config.column_share = -0.1f, SFFN_ERR_INVALID_ARGUMENT, "column_share -0.1 [0, 1]");
+    REFUSED(config.column_share = 1.5f, SFFN_ERR_INVALID_ARGUMENT, "column_share 1.5");
+    REFUSED(config.column_share = NAN, SFFN_ERR_INVALID_ARGUMENT, "column_share nan");
+    REFUSED((config.column_share = 0.5f, config.bits = 5), SFFN_ERR_INVALID_ARGUMENT, "bits 5");
     REFUSED(config.gate.data = NULL, SFFN_ERR_INVALID_ARGUMENT, "data NULL");
     REFUSED(config.d_model = 48, SFFN_ERR_SHAPE, "d_model 48 32");
     REFUSED(config.d_model = (1u << 20) + 32, SFFN_ERR_SHAPE, "d_model 1048608");
@@ -137,10 +141,98 @@ static void planes_nest(void **state)
     }
 }
 
-/* Threads and the grouping of tokens change nothing; NaN lets everything of its token through. */
-static void threads_and_batches(void **state)
+/* All columns in 2 bits are two planes, bit for bit; half of them are the columns where |x| is largest, the others counting as the mean. */
+static void columns(void **state)
 {
     (void)state;
+    enum { ROWS = 4096 + 300, W = 96, N = 3 }; /* two blocks, the last of them in two groups */
+    struct rng rng = rng_named("cascade columns");
+    static float weights[ROWS * W], planes[N * ROWS], all[N * ROWS], half[N * ROWS], by_hand[N * ROWS];
+    float x[N * W], mean[W], picked[N * W];
+    for (size_t i = 0; i < (size_t)ROWS * W; i++)
+        weights[i] = rng_normal(&rng);
+    memset(weights + 5 * W, 0, W * sizeof *weights); /* a row of zeros */
+    for (int j = 0; j < W; j++)
+        mean[j] = (float)(j % 3) - 1;
+    for (int j = 0; j < N * W; j++) /* different sizes, two of which are equal */
+        x[j] = mean[j % W] + (float)((j * 37 + j / W) % 95 + 1) * (j % 2 ? -1.0f : 1.0f);
+    for (int t = 0; t < N; t++)
+        for (int j = 0; j < W; j++) {
+            int n_larger = 0;
+            const float size = fabsf(x[t * W + j] - mean[j]);
+            for (int i = 0; i < W; i++) {
+                const float other = fabsf(x[t * W + i] - mean[i]);
+                n_larger += other > size || (other == size && i < j);
+            }
+            picked[t * W + j] = n_larger < 40 ? x[t * W + j] : mean[j];
+        }
+    const struct {
+        uint32_t bits;
+        float share;
+        const float *x;
+        float *scores;
+    } runs[] = {{2, 0, x, planes}, {0, 1, x, all}, {0, 40.0f / W, x, half}, {0, 1, picked, by_hand}};
+    for (size_t k = 0; k < sizeof runs / sizeof *runs; k++) {
+        sffn_predictor_config config = config_of(ROWS, W, weights);
+        sffn_predictor_info info = SFFN_PREDICTOR_INFO_INIT;
+        sffn_predictor *predictor = NULL;
+        config.bits = config.step_bits = runs[k].bits;
+        config.column_share = runs[k].share;
+        config.input_mean = mean;
+        config.threshold = -INFINITY;
+        CHECK_OK(ctx, sffn_predictor_create(ctx, &config, &predictor));
+        CHECK_OK(ctx, sffn_predictor_get_info(predictor, &info));
+        CHECK(info.column_share == runs[k].share && info.bits == runs[k].bits);
+        CHECK_OK(ctx, sffn_predictor_predict(ctx, predictor, runs[k].x, W, N, runs[k].scores, ROWS,
+                                             NULL));
+        sffn_predictor_destroy(predictor);
+    }
+    CHECK_BITS(all, planes, N * ROWS, "all columns");
+    CHECK_BITS(half, by_hand, N * ROWS, "the largest columns");
+    CHECK(half[5] == 0 && memcmp(half, all, sizeof half) != 0);
+}
+
+/* Neurons that a wide margin keeps are all that are active; what is not read makes the doubt larger. */
+static void doubt_of_columns(void **state)
+{
+    (void)state;
+    enum { ROWS = 512, W = 256, N = 8 };
+    struct rng rng = rng_named("cascade doubt");
+    static float weights[ROWS * W], x[N * W];
+    for (size_t i = 0; i < (size_t)ROWS * W; i++)
+        weights[i] = rng_normal(&rng);
+    for (int j = 0; j < N * W; j++)
+        x[j] = rng_normal(&rng);
+    size_t counts[2] = {0, 0};
+    for (int k = 0; k < 2; k++) {
+        sffn_predictor_config config = config_of(ROWS, W, weights);
+        sffn_predictor *predictor = NULL;
+        sffn_active_set *kept = make_set(ctx, NULL, N, ROWS, 1);
+        config.bits = 0;
+        config.column_share = k ? 0.25f : 1.0f;
+        config.threshold = 16; /* one standard deviation of the scores */
+        config.margin = 3;
+        CHECK_OK(ctx, sffn_predictor_create(ctx, &config, &predictor));
+        CHECK_OK(ctx, sffn_predictor_predict(ctx, predictor, x, W, N, NULL, 0, kept));
+        for (int t = 0; t < N; t++) {
+            counts[k] += sffn_active_set_count(kept, (size_t)t);
+            for (int i = 0; i < ROWS; i++) {
+                double exact = 0;
+                for (int j = 0; j < W; j++)
+                    exact += (double)weights[i * W + j] * (double)x[t * W + j];
+                CHECK(exact <= 16 || sffn_active_set_contains(kept, (size_t)t, (uint32_t)i));
+            }
+        }
+        sffn_active_set_destroy(kept);
+        sffn_predictor_destroy(predictor);
+    }
+    CHECK_SAYS(counts[0] < counts[1] && counts[1] < N * ROWS, "%zu, then %zu", counts[0],
+               counts[1]);
+}
+
+/* Threads and the grouping of tokens change nothing; NaN lets everything of its token through. */
+static void check_threads(float column_share)
+{
     enum { N = 11, W = 160, ROWS = 700 };
     struct rng rng = rng_named("cascade threads");
     float *weights = calloc((size_t)ROWS * W, sizeof *weights), x[N * W];
@@ -158,6 +250,7 @@ static void threads_and_batches(void **state)
         sffn_context *own = NULL;
         sffn_predictor_config config = config_of(ROWS, W, weights);
         sffn_predictor *predictor = NULL;
+        config.column_share = column_share;
         threads.n_threads = n_threads;
         CHECK_OK(NULL, sffn_context_create(&threads, &own));
         CHECK_OK(own, sffn_predictor_create(own, &config, &predictor));
@@ -181,6 +274,18 @@ static void threads_and_batches(void **state)
     sffn_active_set_destroy(first);
     sffn_active_set_destroy(set);
     free(weights);
+}
+
+static void threads_and_batches(void **state)
+{
+    (void)state;
+    check_threads(0);
+}
+
+static void threads_and_columns(void **state)
+{
+    (void)state;
+    check_threads(0.4f);
 }
 
 /* A layer whose neurons 0 .. 31 are out of the question at the first step, 32 .. 63 active: every byte counted; what is skipped may be NaN. */
@@ -226,7 +331,37 @@ static void bytes_and_skipped_rows(void **state)
     for (int j = 0; j < W; j++)
         CHECK(isfinite(y[j]));
     const uint64_t step = 2 * W / 8 + 8, row = W * sizeof(float);
+    uint64_t bytes = 0;
     CHECK(stats.touched_bytes == 64 * step + 32 * step + 32 * 3 * row);
+    CHECK_OK(ctx, sffn_predictor_count_bytes(ctx, predictor, x, W, 1, &bytes));
+    CHECK(bytes == 64 * step + 32 * step);
+    CHECK_ERROR(ctx, sffn_predictor_count_bytes(ctx, predictor, x, W, 1, NULL),
+                SFFN_ERR_INVALID_ARGUMENT, "bytes NULL");
+    sffn_ffn_destroy(ffn);
+    sffn_predictor_destroy(predictor);
+    /* With a first step that reads half of the columns. Tokens read their own, so that two of them read twice. */
+    for (int i = 0; i < 32; i++)
+        for (int j = 0; j < W; j++)
+            g[i * W + j] = -x[j];
+    config.column_share = 0.5f;
+    CHECK_OK(ctx, sffn_predictor_create(ctx, &config, &predictor));
+    CHECK_OK(ctx, sffn_predictor_count_bytes(ctx, predictor, x, W, 1, &bytes));
+    const uint64_t first = 64 * (W / 2 / 4 + 8);
+    CHECK(bytes == first + 32 * step + 32 * step);
+    CHECK(sffn_predictor_weight_bytes(predictor) == first);
+    float two[2 * W], y_two[2 * W];
+    memcpy(two, x, sizeof x);
+    memcpy(two + W, x, sizeof x);
+    CHECK_OK(ctx, sffn_predictor_count_bytes(ctx, predictor, two, W, 2, &bytes));
+    CHECK(bytes == 2 * (first + 64 * step));
+    layer.predictor = predictor;
+    CHECK_OK(ctx, sffn_ffn_create(ctx, &layer, &ffn));
+    args.x = two;
+    args.y = y_two;
+    args.n_tokens = 2;
+    CHECK_OK(ctx, sffn_ffn_forward(ctx, ffn, &args));
+    CHECK(stats.touched_bytes == 2 * first + 64 * step + 32 * 3 * row);
+    CHECK_BITS(y_two, y, W, "the same token");
     sffn_ffn_destroy(ffn);
     sffn_predictor_destroy(predictor);
 }
@@ -318,7 +453,10 @@ int main(int argc, char **argv)
     CASE(&cases, config_errors);
     CASE(&cases, one_bit_by_hand);
     CASE(&cases, planes_nest);
+    CASE(&cases, columns);
+    CASE(&cases, doubt_of_columns);
     CASE(&cases, threads_and_batches);
+    CASE(&cases, threads_and_columns);
     CASE(&cases, bytes_and_skipped_rows);
     CASE(&cases, real_layer);
     sffn_status status = sffn_context_create(NULL, &ctx);

@@ -189,6 +189,7 @@ class sffn_predictor_config(Sized):
         ("bits", c_uint32),
         ("step_bits", c_uint32),
         ("input_mean", c_void_p),
+        ("column_share", c_float),
     ]
     _defaults_ = {"margin": 1.5, "top_k_multiple": 1, "n_layers": 1, "dtype": -1, "alpha": 1.03, "bits": 3, "step_bits": 1}
 
@@ -214,6 +215,7 @@ class sffn_predictor_info(Sized):
         ("alpha", c_float),
         ("bits", c_uint32),
         ("step_bits", c_uint32),
+        ("column_share", c_float),
     ]
 
 
@@ -770,6 +772,10 @@ FUNCTIONS: dict[str, tuple[Any, list[Any]]] = {
         [_handle, _handle, _array, c_size_t, c_size_t, _array, c_size_t, _handle],
     ),
     "sffn_predictor_predict_layers": (_status, [_handle, _handle, _array, c_size_t, c_size_t, _out]),
+    "sffn_predictor_count_bytes": (
+        _status,
+        [_handle, _handle, _array, c_size_t, c_size_t, POINTER(c_uint64)],
+    ),
     "sffn_predictor_weight_bytes": (c_uint64, [_handle]),
     "sffn_predictor_get_info": (_status, [_handle, POINTER(sffn_predictor_info)]),
     # router.h

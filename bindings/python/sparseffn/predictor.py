@@ -45,6 +45,7 @@ class PredictorInfo:
     alpha: float  #: of "sign"; 0 otherwise
     bits: int  #: cascade; 0 otherwise
     step_bits: int
+    column_share: float
 
 
 class Predictor(Child):
@@ -59,7 +60,7 @@ class Predictor(Child):
     - "gate_svd": ``gate``, ``gate_bias``, ``rank``, ``dtype``. The best map of this rank in the gate's place. No training.
     - "sign": ``gate``, ``alpha``. One bit per gate weight; a neuron passes unless more than alpha times as many products
       gate_ij * x_j are negative as are not (SparseInfer). No training.
-    - "cascade": ``gate``, ``gate_bias``, ``margin``, ``bits``, ``step_bits``, ``input_mean``. Bit planes of the gate, one after the
+    - "cascade": ``gate``, ``gate_bias``, ``margin``, ``bits``, ``step_bits``, ``input_mean``, ``column_share``. Bit planes of the gate, one after the
       other for the neurons still in doubt; the fewest bytes. No training.
     - "callback": ``callback``, ``d_model``, ``d_ff``, ``n_layers``. A Python function makes the scores.
 
@@ -80,6 +81,8 @@ class Predictor(Child):
         alpha: of the sign bits, in (0, 1000], taken to four decimals; larger keeps more.
         bits, step_bits: of the cascade's copy, 1 .. 4, and how many of them a step reads, 1 .. bits.
         input_mean: float32 [d_model], the mean of the cascade's inputs, or None for zero; copied.
+        column_share: of the cascade: above 0, a first step that reads a 2-bit copy, and of that only this share of the columns, where
+            the input is largest. ``bits`` may be 0 then.
         n_layers: more than 1: one call scores all of them, see predict_layers().
         callback: fn(x, scores), which writes ``scores`` (NaN, which lets through, until written). Both arrays are only
             valid during the call. It runs once per token on one thread of the call, with the GIL. An exception goes to
@@ -112,6 +115,7 @@ class Predictor(Child):
         bits: int = 3,
         step_bits: int = 1,
         input_mean: Any = None,
+        column_share: float = 0.0,
         n_layers: int = 1,
         alpha: float = 1.03,
         callback: ScoreFunction | None = None,
@@ -136,6 +140,7 @@ class Predictor(Child):
             input=parse(SelectorInput, input, "input"),
             bits=uint32(bits, "bits"),
             step_bits=uint32(step_bits, "step_bits"),
+            column_share=column_share,
         )
         keep: tuple[Any, ...] = ()
         if kind == PredictorKind.LOW_RANK:
@@ -200,6 +205,7 @@ class Predictor(Child):
             alpha=i.alpha,
             bits=i.bits,
             step_bits=i.step_bits,
+            column_share=i.column_share,
         )
 
     @property
