@@ -14,15 +14,16 @@ static const char state_name[] = "collected.txt"; /* windows done, rows kept, "d
 
 struct collect {
     struct llama *llama;
-    FILE **files;           /* per layer */
+    FILE **files;           /* per layer, then per layer for the selectors' input when that is kept */
+    uint32_t n_files;
     const uint8_t *is_kept; /* of the tokens in llama_eval() now */
     size_t position;        /* of the batch's first token in is_kept */
     int error;
 };
 
-static void layer_name(uint32_t layer, char out[32])
+static void layer_name(uint32_t layer, int is_select, char out[40])
 {
-    snprintf(out, 32, "inputs-%u.f32", (unsigned)layer);
+    snprintf(out, 40, "%s-%u.f32", is_select ? "select-inputs" : "inputs", (unsigned)layer);
 }
 
 static uint64_t next_random(uint64_t *state)
@@ -36,12 +37,14 @@ static uint64_t next_random(uint64_t *state)
 static sffn_status on_ffn(void *user, uint32_t layer, const sffn_ffn_args *args)
 {
     struct collect *c = user;
-    uint32_t d = c->llama->info.d_model;
+    uint32_t d = c->llama->info.d_model, n_layers = c->llama->info.n_layers;
     for (size_t t = 0; t < args->n_tokens; t++)
         if (c->is_kept[c->position + t] &&
-            fwrite(args->x + t * d, sizeof(float) * d, 1, c->files[layer]) != 1)
+            (fwrite(args->x + t * d, sizeof(float) * d, 1, c->files[layer]) != 1 ||
+             (c->n_files > n_layers &&
+              fwrite(args->select_x + t * d, sizeof(float) * d, 1, c->files[n_layers + layer]) != 1)))
             c->error = errno;
-    if (layer + 1 == c->llama->info.n_layers)
+    if (layer + 1 == n_layers)
         c->position += args->n_tokens;
     return c->error != 0 ? SFFN_ERR_INTERRUPTED : SFFN_OK;
 }
@@ -67,11 +70,12 @@ static int read_state(const struct work *work, size_t *windows, size_t *rows)
 /* Opens the files of all layers and cuts what was written after the state. */
 static int open_files(struct collect *c, const struct work *work, size_t rows)
 {
-    for (uint32_t i = 0; i < c->llama->info.n_layers; i++) {
-        char name[32], *path;
+    for (uint32_t i = 0; i < c->n_files; i++) {
+        uint32_t n_layers = c->llama->info.n_layers;
+        char name[40], *path;
         off_t bytes = (off_t)(rows * c->llama->info.d_model * sizeof(float));
         int failed;
-        layer_name(i, name);
+        layer_name(i % n_layers, i >= n_layers, name);
         path = work_path(work, name);
         c->files[i] = fopen(path, rows != 0 ? "r+b" : "w+b");
         failed = c->files[i] == NULL || ftruncate(fileno(c->files[i]), bytes) != 0 ||
@@ -87,10 +91,10 @@ static int open_files(struct collect *c, const struct work *work, size_t rows)
 
 static int flush_files(const struct collect *c)
 {
-    for (uint32_t i = 0; i < c->llama->info.n_layers; i++)
+    for (uint32_t i = 0; i < c->n_files; i++)
         if (fflush(c->files[i]) != 0 || fsync(fileno(c->files[i])) != 0)
-            return cli_fail("cannot write the inputs of layer %u: %s", (unsigned)i,
-                            strerror(errno));
+            return cli_fail("cannot write the inputs of layer %u: %s",
+                            (unsigned)(i % c->llama->info.n_layers), strerror(errno));
     return CLI_OK;
 }
 
@@ -150,12 +154,20 @@ static int run_windows(struct collect *c, const struct work *work, const struct 
 
 int collect_inputs(struct llama *m, const struct work *work, const struct collect_options *options)
 {
-    struct collect c = {m, NULL, NULL, 0, 0};
+    struct collect c = {m, NULL, m->info.n_layers, NULL, 0, 0};
+    int32_t *own_inputs; /* of the layers, put back at the end */
     size_t windows, rows;
     int status;
     if (read_state(work, &windows, &rows))
         return CLI_OK;
-    c.files = cli_alloc(m->info.n_layers, sizeof *c.files);
+    if (options->select_input != SFFN_INPUT_FFN)
+        c.n_files *= 2;
+    own_inputs = cli_alloc(m->info.n_layers, sizeof *own_inputs);
+    for (uint32_t i = 0; i < m->info.n_layers; i++) {
+        own_inputs[i] = m->layers[i].select_input;
+        m->layers[i].select_input = options->select_input;
+    }
+    c.files = cli_alloc(c.n_files, sizeof *c.files);
     status = open_files(&c, work, rows);
     m->select = SFFN_SELECT_DENSE;
     m->on_ffn = on_ffn;
@@ -163,19 +175,23 @@ int collect_inputs(struct llama *m, const struct work *work, const struct collec
     if (status == CLI_OK)
         status = run_windows(&c, work, options, windows, rows);
     m->on_ffn = NULL;
-    for (uint32_t i = 0; i < m->info.n_layers; i++)
+    for (uint32_t i = 0; i < c.n_files; i++)
         if (c.files[i] != NULL)
             fclose(c.files[i]);
+    for (uint32_t i = 0; i < m->info.n_layers; i++)
+        m->layers[i].select_input = own_inputs[i];
+    free(own_inputs);
     free(c.files);
     return status;
 }
 
-float *collect_read(const struct work *work, uint32_t layer, uint32_t d_model, size_t *n)
+float *collect_read(const struct work *work, uint32_t layer, int is_select, uint32_t d_model,
+                    size_t *n)
 {
-    char name[32];
+    char name[40];
     size_t bytes = 0, row = d_model * sizeof(float);
     float *x;
-    layer_name(layer, name);
+    layer_name(layer, is_select, name);
     x = (float *)(void *)work_read(work, name, &bytes);
     if (x == NULL || bytes == 0 || bytes % row != 0) {
         cli_fail(

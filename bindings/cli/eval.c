@@ -163,6 +163,10 @@ static int create_points(struct eval *e)
         e->points[p].selection = &e->selections.data[p];
         e->points[p].sums = cli_alloc(n_layers, sizeof *e->points[p].sums);
         e->points[p].rows = cli_alloc(n_layers, sizeof *e->points[p].rows);
+        for (uint32_t i = 0; status == CLI_OK && i < n_layers; i++)
+            status = selection_check_own(e->points[p].selection, i, m->layers[i].ffn);
+        if (status != CLI_OK)
+            break;
         status = selectors_create(m->ctx, e->points[p].selection, configs, n_layers,
                                   LLAMA_MAX_BATCH, &e->points[p].selectors);
     }
@@ -311,6 +315,7 @@ int cmd_eval(int argc, char **argv)
     struct eval e;
     sffn_context *ctx;
     sffn_model *model;
+    int32_t own;
     int status = CLI_OK, parsed;
     snprintf(
         notes, sizeof notes,
@@ -326,7 +331,8 @@ int cmd_eval(int argc, char **argv)
     for (size_t i = 0; status == CLI_OK && i < q.selects.n; i++)
         status = selections_add(&e.selections, q.selects.items[i], q.report_folder != NULL);
     for (size_t i = 0; status == CLI_OK && i < e.selections.n; i++)
-        if (selection_is_fitted(&e.selections.data[i]))
+        if (selection_is_fitted(&e.selections.data[i]) &&
+            !selection_is_own(&e.selections.data[i], &own))
             status = args_wrong("'%s' is made from activations: 'sffn prepare' does that, and "
                                 "--select plan measures it",
                                 e.selections.data[i].text);

@@ -263,6 +263,7 @@ static int run(struct request *q, sffn_context *ctx, const sffn_model *model,
     struct llama *m = NULL;
     sffn_model_info info = SFFN_MODEL_INFO_INIT;
     uint32_t window, context;
+    int32_t select = SFFN_SELECT_DEFAULT;
     int status = CLI_OK;
     memset(&r, 0, sizeof r);
     sffn_model_get_info(model, &info);
@@ -272,19 +273,19 @@ static int run(struct request *q, sffn_context *ctx, const sffn_model *model,
         status = plan_positions(q, &r, tokenizer, context, &options.n_positions);
     if (q->perplexity_path != NULL && window > options.n_positions)
         options.n_positions = window;
-    if (q->selections.n != 0 && selection_is_predictor(&q->selections.data[0]))
+    if (q->selections.n != 0 && !selection_is_own(&q->selections.data[0], &select))
         options.selection = &q->selections.data[0];
     if (status == CLI_OK) {
         m = llama_create(ctx, model, &options);
         status = m != NULL ? CLI_OK : CLI_FAILED;
     }
     if (status == CLI_OK) {
-        m->select = strcmp(q->ffn, "dense") == 0                      ? SFFN_SELECT_DENSE
-                    : q->select == NULL                               ? SFFN_SELECT_DEFAULT
-                    : options.selection != NULL                       ? SFFN_SELECT_PREDICTOR
-                    : strcmp(q->selections.data[0].kind, "plan") == 0 ? SFFN_SELECT_DEFAULT
-                                                                      : SFFN_SELECT_GATE;
-        if (q->prompt != NULL)
+        m->select = strcmp(q->ffn, "dense") == 0 ? SFFN_SELECT_DENSE
+                    : options.selection != NULL  ? SFFN_SELECT_PREDICTOR
+                                                 : select;
+        for (uint32_t i = 0; q->selections.n != 0 && status == CLI_OK && i < info.n_layers; i++)
+            status = selection_check_own(&q->selections.data[0], i, m->layers[i].ffn);
+        if (status == CLI_OK && q->prompt != NULL)
             status = generate(m, tokenizer, q, &r);
     }
     if (status == CLI_OK && q->perplexity_path != NULL) {
@@ -309,11 +310,13 @@ static int run(struct request *q, sffn_context *ctx, const sffn_model *model,
 /* --select: one selection that can be made without activations. */
 static int take_selection(struct request *q)
 {
+    int32_t own;
     if (selections_add(&q->selections, q->select, 0) != CLI_OK)
         return CLI_USAGE;
     if (q->selections.n > 1)
         return args_wrong("--select %s is a list, expected one selection", q->select);
-    if (selection_is_fitted(&q->selections.data[0]))
+    if (selection_is_fitted(&q->selections.data[0]) &&
+        !selection_is_own(&q->selections.data[0], &own))
         return args_wrong(
             "'%s' is made from activations: 'sffn prepare' does that, and --select plan uses it",
             q->select);

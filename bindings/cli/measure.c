@@ -51,6 +51,15 @@ void measure_free(struct measure *m)
     memset(m, 0, sizeof *m);
 }
 
+/* Of a token for which so many rows of gate, up and down are read. */
+static double row_bytes(const sffn_ffn_info *info, double selected, double used, double nonzero)
+{
+    double gate = (double)sffn_dtype_row_bytes(info->gate_dtype, info->d_model),
+           up = (double)sffn_dtype_row_bytes(info->up_dtype, info->d_model),
+           down = (double)sffn_dtype_row_bytes(info->down_dtype, info->d_model);
+    return (info->is_gated ? selected * gate + used * up : selected * up) + nonzero * down;
+}
+
 /* Square of || a - b ||; b may be NULL. */
 static double norm2(const float *a, const float *b, uint32_t n)
 {
@@ -113,6 +122,36 @@ static sffn_status add_cett(struct measure *m, const float *down_bias, struct me
     return status;
 }
 
+enum { LATER_EVERY = 8 }; /* tokens; each is a call of its own */
+
+/* What a call on one token reads besides the rows that were selected, and the selector's first step: of a cascade, its later ones. */
+static sffn_status add_later_bytes(struct measure *m, const sffn_ffn *ffn,
+                                   const sffn_ffn_args *batch, struct measure_sums *sums)
+{
+    sffn_ffn_args args = *batch;
+    sffn_ffn_info info = SFFN_FFN_INFO_INIT;
+    sffn_ffn_stats stats = SFFN_FFN_STATS_INIT;
+    sffn_status status = SFFN_OK;
+    sffn_ffn_get_info(ffn, &info);
+    args.n_tokens = 1;
+    args.h = NULL;
+    args.active_out = NULL;
+    args.y = m->y_skipped;
+    args.stats = &stats;
+    for (size_t t = 0; status == SFFN_OK && t < batch->n_tokens; t += LATER_EVERY) {
+        args.x = batch->x + t * m->d_model;
+        args.select_x = batch->select_x != NULL ? batch->select_x + t * m->d_model : NULL;
+        status = sffn_ffn_forward(m->ctx, ffn, &args);
+        if (status != SFFN_OK || stats.path != SFFN_PATH_SPARSE)
+            continue;
+        sums->later_bytes += (double)stats.touched_bytes - (double)info.selector_bytes -
+                             row_bytes(&info, (double)stats.n_selected, (double)stats.n_active,
+                                       (double)stats.n_nonzero);
+        sums->n_later++;
+    }
+    return status;
+}
+
 sffn_status measure_add(struct measure *m, const sffn_ffn *ffn, const struct selectors *selectors,
                         uint32_t layer, const float *down_bias, struct measure_sums *sums)
 {
@@ -143,6 +182,17 @@ sffn_status measure_add(struct measure *m, const sffn_ffn *ffn, const struct sel
         sums->error2 += norm2(m->y_sparse + t * m->d_model, y_dense, m->d_model);
         sums->y2 += norm2(y_dense, NULL, m->d_model);
     }
+    if (status == SFFN_OK && args.active != NULL) {
+        uint64_t bytes = 0;
+        const sffn_predictor *predictor = selectors->layers[layer].predictor;
+        status = sffn_predictor_count_bytes(m->ctx, predictor, m->x, m->d_model, m->n_tokens, &bytes);
+        sums->later_bytes +=
+            (double)bytes - (double)(m->n_tokens * sffn_predictor_weight_bytes(predictor));
+        sums->n_later += m->n_tokens;
+    } else if (status == SFFN_OK && args.select != SFFN_SELECT_GATE &&
+               args.select != SFFN_SELECT_DENSE) {
+        status = add_later_bytes(m, ffn != NULL ? ffn : m->ffn, &args, sums);
+    }
     if (status == SFFN_OK)
         status = add_cett(m, down_bias, sums);
     sums->n_tokens += m->n_tokens;
@@ -167,15 +217,12 @@ void measure_row(const struct measure_sums *s, const sffn_ffn *ffn, const struct
     row->precision = s->precision / n;
     row->cett = s->cett / n;
     row->relative_error = s->y2 > 0.0 ? sqrt(s->error2 / s->y2) : 0.0;
-    row->bytes =
-        (double)s->n_nonzero / n * (double)sffn_dtype_row_bytes(info.down_dtype, info.d_model);
-    if (info.is_gated)
-        row->bytes += selected * (double)sffn_dtype_row_bytes(info.gate_dtype, info.d_model) +
-                      used * (double)sffn_dtype_row_bytes(info.up_dtype, info.d_model);
-    else
-        row->bytes += selected * (double)sffn_dtype_row_bytes(info.up_dtype, info.d_model);
-    row->bytes += (double)(selector->select == SFFN_SELECT_DEFAULT ? info.selector_bytes
-                                                                   : selector_bytes(selector));
+    row->bytes = row_bytes(&info, selected, used, (double)s->n_nonzero / n);
+    if (s->n_later != 0)
+        row->bytes += s->later_bytes / (double)s->n_later;
+    row->bytes += (double)(selector->predictor == NULL && selector->select != SFFN_SELECT_GATE
+                               ? info.selector_bytes
+                               : selector_bytes(selector));
     row->dense_bytes = (double)info.weight_bytes;
     row->ns = row->dense_ns = NAN;
 }

@@ -15,7 +15,8 @@
 struct measure_sums {
     double recall, precision, cett; /* sums over tokens */
     double error2, y2;
-    uint64_t n_tokens, n_selected, n_active, n_used, n_nonzero;
+    double later_bytes; /* of a selector, beyond what it reads for any token; of n_later tokens */
+    uint64_t n_tokens, n_later, n_selected, n_active, n_used, n_nonzero;
 };
 
 struct measure {

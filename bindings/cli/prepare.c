@@ -52,7 +52,12 @@ static void print_json(const struct prepare_request *q, const struct result *r, 
         json_object_begin(&json, NULL);
         json_uint(&json, "layer", i);
         json_text(&json, "plan", layer->candidates[layer->chosen].name);
-        json_number(&json, "rule_threshold", layer->rule_value);
+        json_text(&json, "rule", sffn_rule_name(layer->rule));
+        json_number(&json, "rule_threshold",
+                    layer->rule_thresholds != NULL ? layer->rule_value : NAN);
+        json_number(&json, "rule_k", layer->rule_k != 0 ? layer->rule_k : NAN);
+        json_number(&json, "rule_m", layer->rule_m != 0 ? layer->rule_m : NAN);
+        json_number(&json, "rule_sparsity", layer->rule_sparsity > 0.0f ? layer->rule_sparsity : NAN);
         json_number(&json, "rule_cett", layer->rule_cett);
         json_number(&json, "rule_density", layer->rule_density);
         json_array_begin(&json, "candidates");
@@ -114,7 +119,12 @@ static void print_layers(const struct prepare_request *q, const struct result *r
     if (!isnan(r->layers[0].rule_value)) {
         printf("\n");
         table_begin(&table, "rrrr");
-        table_cells(&table, "layer|threshold|density|CETT");
+        table_cell(&table, "%s", "layer");
+        table_cell(&table, "%s",
+                   r->layers[0].rule_thresholds != NULL ? "threshold"
+                   : r->layers[0].rule_k != 0           ? "k"
+                                                        : "sparsity");
+        table_cells(&table, "density|CETT");
         for (uint32_t i = 0; i < r->n_layers; i++) {
             table_cell(&table, "%u", (unsigned)i);
             table_cell(&table, "%.4g", r->layers[i].rule_value);
@@ -196,7 +206,8 @@ static void split_text(const struct prepare_request *q, const struct ids *ids,
 static int calibrate(const struct prepare_request *q, struct llama *m, const struct work *work,
                      const struct ids *ids, int32_t bos, struct result *r)
 {
-    struct collect_options options = {ids->data, 0, q->window, bos, q->n_samples, q->seed};
+    struct collect_options options = {ids->data,    0,       q->window,      bos,
+                                      q->n_samples, q->seed, q->select_input};
     struct progress *progress = q->progress_user;
     int status;
     split_text(q, ids, &options.n_tokens);
@@ -243,17 +254,18 @@ static int write_file(const struct prepare_request *q, sffn_context *ctx, const 
         for (uint32_t i = 0; i < r->n_layers; i++) {
             const struct prepared_layer *from = &r->layers[i];
             const struct candidate *chosen = &from->candidates[from->chosen];
+            sffn_ffn_config ffn;
             layers[i] = no_layer;
             layers[i].plan = chosen->plan;
-            layers[i].rule = from->rule;
-            layers[i].rule_tie = from->rule_tie;
-            layers[i].rule_thresholds = from->rule_thresholds;
-            if (from->rule == SFFN_RULE_NONE) { /* what the source has */
-                layers[i].rule = m->layers[i].config.rule;
-                layers[i].rule_tie = m->layers[i].config.rule_tie;
-                layers[i].rule_threshold = m->layers[i].config.rule_threshold;
-                layers[i].rule_thresholds = m->layers[i].config.rule_thresholds;
-            }
+            ffn = m->layers[i].config; /* the rule that the source has, unless there is a new one */
+            prepared_rule(from, &ffn);
+            layers[i].rule = ffn.rule;
+            layers[i].rule_tie = ffn.rule_tie;
+            layers[i].rule_threshold = ffn.rule_threshold;
+            layers[i].rule_thresholds = ffn.rule_thresholds;
+            layers[i].rule_k = ffn.rule_k;
+            layers[i].rule_m = ffn.rule_m;
+            layers[i].rule_sparsity = ffn.rule_sparsity;
             if (from->fitted.has_predictor)
                 layers[i].predictor = &from->fitted.predictor;
             if (from->fitted.has_router) {
@@ -281,8 +293,7 @@ static int check_predictors(const struct prepare_request *q, const struct llama 
     int has_rule = q->target_cett >= 0.0 || q->target_density >= 0.0 || q->target_ppl >= 0.0,
         status = CLI_OK;
     for (uint32_t i = 0; i < m->info.n_layers; i++)
-        for (size_t p = (size_t)q->has_default_predictor; status == CLI_OK && p < q->predictors.n;
-             p++) {
+        for (size_t p = q->n_default_predictors; status == CLI_OK && p < q->predictors.n; p++) {
             sffn_ffn_config config = m->layers[i].config;
             if (has_rule)
                 config.rule = SFFN_RULE_ABS_H;
@@ -423,6 +434,10 @@ static int run(struct prepare_request *q, int argc, char **argv)
     return status;
 }
 
+/* Which of them a layer can use: list_candidates(). */
+static const char *const default_predictors[] = {"screen", "cascade,bits=0,columns=0.5"};
+enum { N_DEFAULTS = sizeof default_predictors / sizeof default_predictors[0] };
+
 /* Combinations that make no sense. */
 static int check_request(struct prepare_request *q, int has_calibration_option)
 {
@@ -442,9 +457,9 @@ static int check_request(struct prepare_request *q, int has_calibration_option)
             "--rule %s needs a target: --target-cett, --target-density or --target-ppl", q->rule);
     if (q->plan != NULL && strcmp(q->plan, "predictor") == 0 && q->predictor_texts.n != 1)
         return args_wrong("--plan predictor needs one --predictor");
-    if (q->predictor_texts.n != 0 && q->plan != NULL && strcmp(q->plan, "auto") != 0 &&
-        strcmp(q->plan, "predictor") != 0)
-        return args_wrong("--predictor is for --plan predictor and --plan auto, not %s", q->plan);
+    if (q->predictor_texts.n != 0 && q->plan != NULL &&
+        (strcmp(q->plan, "dense") == 0 || strcmp(q->plan, "gate") == 0))
+        return args_wrong("--predictor is for --plan predictor, router and auto, not %s", q->plan);
     if (q->expert_size != 0 && q->plan != NULL && strcmp(q->plan, "auto") != 0 &&
         strcmp(q->plan, "router") != 0)
         return args_wrong("--experts is for --plan router and --plan auto, not %s", q->plan);
@@ -454,10 +469,14 @@ static int check_request(struct prepare_request *q, int has_calibration_option)
         q->plan = "auto";
     for (size_t i = 0; status == CLI_OK && i < q->predictor_texts.n; i++)
         status = selections_add(&q->predictors, q->predictor_texts.items[i], 0);
-    q->has_default_predictor = q->predictor_texts.n == 0 && strcmp(q->plan, "auto") == 0;
-    if (status == CLI_OK && q->has_default_predictor)
-        status = selections_add(&q->predictors, "screen", 0);
-    if (status == CLI_OK && (q->expert_size != 0 || strcmp(q->plan, "router") == 0)) {
+    for (uint32_t i = 0; status == CLI_OK && q->predictor_texts.n == 0 && i < N_DEFAULTS &&
+                         strcmp(q->plan, "auto") == 0;
+         i++) {
+        status = selections_add(&q->predictors, default_predictors[i], 0);
+        q->n_default_predictors++;
+    }
+    if (status == CLI_OK &&
+        (q->expert_size != 0 || (strcmp(q->plan, "router") == 0 && q->predictors.n == 0))) {
         char text[64];
         snprintf(text, sizeof text, "router,size=%u",
                  (unsigned)(q->expert_size != 0 ? q->expert_size : 32));
@@ -468,12 +487,26 @@ static int check_request(struct prepare_request *q, int has_calibration_option)
             return args_wrong(
                 "--predictor is '%s', which is no predictor; --plan gate lets the gate decide",
                 q->predictors.data[i].kind);
+    for (size_t i = 0; status == CLI_OK && i < q->predictors.n; i++) {
+        int32_t input = selection_input(&q->predictors.data[i]);
+        if (input == SFFN_INPUT_FFN)
+            continue;
+        if (q->select_input != SFFN_INPUT_FFN && q->select_input != input)
+            return args_wrong("'%s' reads another input than the predictor before it, expected one "
+                              "input besides the FFN's own",
+                              q->predictors.data[i].text);
+        q->select_input = input;
+    }
     if (status == CLI_OK && q->predictors.n > MAX_CANDIDATES - 3)
         return args_wrong("%zu predictors, expected at most %d", q->predictors.n,
                           MAX_CANDIDATES - 3);
-    if (status == CLI_OK && strcmp(q->plan, "predictor") == 0 && q->predictors.n != 1)
-        return args_wrong("--predictor %s is a list, expected one for --plan predictor",
-                          q->predictor_texts.items[0]);
+    if (status == CLI_OK && strcmp(q->plan, "auto") != 0 && q->predictors.n > 1)
+        return args_wrong("--predictor %s is a list, expected one for --plan %s",
+                          q->predictor_texts.items[0], q->plan);
+    if (status == CLI_OK && q->predictors.n == 1 && strcmp(q->plan, "auto") != 0 &&
+        (strcmp(q->predictors.data[0].kind, "router") == 0) != (strcmp(q->plan, "router") == 0))
+        return args_wrong("--predictor %s does not fit --plan %s", q->predictors.data[0].text,
+                          q->plan);
     return status;
 }
 
@@ -502,10 +535,11 @@ int cmd_prepare(int argc, char **argv)
         {"--target-cett", 0, ARG_NUMBER, &q.target_cett, "X", "drop neurons up to this error per layer", 0, 1},
         {"--target-density", 0, ARG_NUMBER, &q.target_density, "X", "drop neurons until this share is left", 0, 1},
         {"--target-ppl", 0, ARG_NUMBER, &q.target_ppl, "P", "drop neurons until the perplexity has grown by P per cent", 0, 1000},
-        {"--rule", 0, ARG_CHOICE, &q.rule, "cett|abs_h|cats|chess", "what a target drops by, see below; default cett", 0, 0},
+        {"--rule", 0, ARG_CHOICE, &q.rule, "cett|abs_h|cats|chess|top_k_h|top_k_score|block_top_k_h|block_top_k_score|statistical_h|statistical_score",
+         "what a target drops by, see below; default cett", 0, 0},
         {"--plan", 0, ARG_CHOICE, &q.plan, "auto|dense|gate|predictor|router", "who decides which neurons run; default auto: per layer the fastest on\n"
          "this machine within the error", 0, 0},
-        {"--predictor", 0, ARG_LIST, &q.predictor_texts, "SEL", "a predictor to consider, see below; may be given several times;\ndefault screen, where the layer allows it", 0, 0},
+        {"--predictor", 0, ARG_LIST, &q.predictor_texts, "SEL", "a predictor to consider, see below; may be given several times;\ndefault screen, for q4_0 cascade,bits=0,columns=0.5, where a layer\nallows it", 0, 0},
         {"--experts", 0, ARG_UINT, &q.expert_size, "N", "also consider experts of N neurons and a router for them: the same\nas --predictor router,size=N", 1, 65536},
         {"--max-error", 0, ARG_NUMBER, &q.max_error, "X", "relative error of y that a selection may add; default 0.01", 0, 1},
         {"--resume", 0, ARG_FLAG, &q.is_resumed, NULL, "go on with what an interrupted run left in OUT.gguf.work", 0, 0},
@@ -523,7 +557,9 @@ int cmd_prepare(int argc, char **argv)
     snprintf(notes, sizeof notes,
              "Rules: cett |h| against one error per layer, a threshold per neuron; abs_h |h| and "
              "cats |s| against one threshold\n"
-             "per layer; chess |s| with a threshold per neuron.\n\n%s\n%s\n\nThe file is written "
+             "per layer; chess |s| with a threshold per neuron. These compare a token's neurons, by |h| "
+             "or by |s|: top_k keeps\nthe k largest, block_top_k the k largest of every 32, statistical those above mean + z std, "
+             "z from a share to drop.\n\n%s\n%s\n\nThe file is written "
              "beside OUT.gguf under another name and renamed at the end. With "
              "a text, finished parts are kept\nin OUT.gguf.work until then: Ctrl-C or a crash "
              "loses nothing that was done.",

@@ -81,6 +81,7 @@ static int fit_matrices(sffn_context *ctx, sffn_calibration *calibration, const 
     f->predictor.d_model = d;
     f->predictor.d_ff = n;
     f->predictor.rank = rank;
+    f->predictor.input = selection_input(s);
     f->predictor.threshold = 0.0f;
     if (strcmp(s->kind, "svd") == 0) {
         sffn_svd_config config = SFFN_SVD_CONFIG_INIT;
@@ -203,6 +204,7 @@ static sffn_status fit_permuted(sffn_context *ctx, const struct selection *s,
     config.max_samples = (uint32_t)o->n;
     config.eval_samples = o->n < 512 ? (uint32_t)o->n : 512;
     config.seed = o->seed;
+    config.select_d_model = o->select_x != NULL ? layer->config.d_model : 0;
     fit.block_size = size;
     fit.seed = o->seed;
     fit.progress = o->progress;
@@ -210,7 +212,8 @@ static sffn_status fit_permuted(sffn_context *ctx, const struct selection *s,
     if (status == SFFN_OK)
         status = sffn_calibration_create(ctx, &config, &calibration);
     if (status == SFFN_OK)
-        status = sffn_calibration_add(ctx, calibration, o->x, layer->config.d_model, NULL, 0, o->n);
+        status = sffn_calibration_add(ctx, calibration, o->x, layer->config.d_model, o->select_x,
+                                      layer->config.d_model, o->n);
     if (status == SFFN_OK)
         status = sffn_fit_router(ctx, calibration, &fit, NULL, weight, NULL);
     router_config.d_model = layer->config.d_model;
@@ -265,6 +268,7 @@ static int fit_experts(sffn_context *ctx, const struct selection *s, const struc
     f->router.d_model = ffn->d_model;
     f->router.n_experts = n_experts;
     f->router.block_size = size;
+    f->router.input = selection_input(s);
     f->router.threshold =
         fminf(fmaxf(1.0f / (1.0f + expf(-threshold)), 1e-30f), 0.999999f); /* inside (0, 1) */
     return CLI_OK;

@@ -19,6 +19,7 @@ struct fit_options {
     const sffn_ffn_config *ffn;    /* the layer, down in SFFN_LAYOUT_ROWS */
     const sffn_activity *activity; /* what counts as active */
     const float *x;                /* [n][d_model], the sample */
+    const float *select_x;         /* [n][d_model]: what a selection with an input of its own reads; else NULL */
     size_t n;
     uint64_t seed;
     sffn_progress_fn progress;
@@ -27,7 +28,7 @@ struct fit_options {
 
 /* Whether the layer can have it, before hours are spent. CLI_FAILED after an error line. */
 int fit_check(const struct selection *selection, uint32_t layer, const sffn_ffn_config *ffn);
-/* Makes what `selection` says. The calibration has the sample and its second moment. CLI_FAILED after an error line. */
+/* Makes what `selection` says. The calibration has the sample, with select_x unless that is NULL, and its second moment. CLI_FAILED after an error line. */
 int fit_selection(sffn_context *ctx, sffn_calibration *calibration,
                   const struct selection *selection, uint32_t layer,
                   const struct fit_options *options, struct fitted *out);

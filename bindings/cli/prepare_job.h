@@ -18,8 +18,9 @@ struct prepare_request {
     uint32_t n_tokens, window, n_samples, n_threads;
     uint64_t seed;
     uint32_t expert_size; /* 0: not said */
+    int32_t select_input; /* enum sffn_selector_input: what some predictor reads besides the FFN's input */
     int small_embeddings, is_resumed, json_wanted;
-    int has_default_predictor; /* 1: nobody named a predictor; the first is tried where a layer allows it */
+    uint32_t n_default_predictors; /* nobody named a predictor: the first ones are tried where a layer allows it */
     sffn_progress_fn progress; /* of fits */
     void *progress_user;
 };
@@ -39,8 +40,10 @@ struct prepared_layer {
     int32_t rule, rule_tie;
     sffn_activity activity; /* what the rule keeps */
     float *rule_thresholds; /* [d_ff]; NULL: none */
+    uint32_t rule_k, rule_m;
+    float rule_sparsity;
     double rule_value, rule_cett,
-        rule_density; /* one number for the layer, see enum sffn_active_kind; what it does; NAN: no rule */
+        rule_density; /* one number for the layer, see enum sffn_active_kind, or the rule's k or share; what it does; NAN: no rule */
     struct candidate candidates[MAX_CANDIDATES];
     uint32_t n_candidates, chosen;
     struct fitted fitted; /* of the chosen one */
@@ -68,5 +71,7 @@ int prepare_find_cett(const struct prepare_request *request, struct llama *llama
  */
 int prepare_layer(const struct prepare_request *request, struct llama *llama, uint32_t i,
                   const struct work *work, double cett, struct prepared_layer *out);
+/* Puts the layer's rule into a config; none: the config keeps its own. */
+void prepared_rule(const struct prepared_layer *layer, sffn_ffn_config *config);
 void prepared_layer_free(struct prepared_layer *layer);
 #endif /* SFFN_CLI_PREPARE_JOB_H */

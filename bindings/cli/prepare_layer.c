@@ -22,41 +22,70 @@ static const double worth_it = 0.97;
 
 static const struct rule_name {
     const char *name;
-    int32_t kind; /* enum sffn_active_kind */
+    int32_t kind; /* enum sffn_active_kind; of a rule that compares a token's neurons: by what it compares */
     int32_t rule; /* enum sffn_rule that applies it */
 } rules[] = {
     {"cett", SFFN_ACTIVE_CONTRIBUTION, SFFN_RULE_ABS_H},
     {"abs_h", SFFN_ACTIVE_H, SFFN_RULE_ABS_H},
     {"cats", SFFN_ACTIVE_SCORE, SFFN_RULE_ABS_SCORE},
     {"chess", SFFN_ACTIVE_CHESS, SFFN_RULE_ABS_SCORE},
+    {"top_k_h", SFFN_ACTIVE_H, SFFN_RULE_TOP_K_H},
+    {"top_k_score", SFFN_ACTIVE_SCORE, SFFN_RULE_TOP_K_SCORE},
+    {"block_top_k_h", SFFN_ACTIVE_H, SFFN_RULE_BLOCK_TOP_K_H},
+    {"block_top_k_score", SFFN_ACTIVE_SCORE, SFFN_RULE_BLOCK_TOP_K_SCORE},
+    {"statistical_h", SFFN_ACTIVE_H, SFFN_RULE_STATISTICAL_H},
+    {"statistical_score", SFFN_ACTIVE_SCORE, SFFN_RULE_STATISTICAL_SCORE},
 };
+enum { RULE_BLOCK = 32, SPARSITY_STEPS = 1024 }; /* neurons of a block of block top-k; shares that are tried */
 
 /* The sample of a layer, as the library's fits want it. */
 struct sample {
-    float *x;
+    float *x, *select_x; /* select_x NULL: nobody reads it */
     size_t n;
-    sffn_calibration *calibration;
+    sffn_calibration *calibration, *of_select; /* of_select: of predictors that read select_x */
 };
+
+static sffn_status calibrate(const struct prepare_request *q, struct llama *m, uint32_t i,
+                             int wants_moment, const struct sample *sample, const float *select_x,
+                             sffn_calibration **out)
+{
+    sffn_calibration_config config = SFFN_CALIBRATION_CONFIG_INIT;
+    uint32_t d_model = m->info.d_model;
+    sffn_status status;
+    config.ffn = m->layers[i].ffn;
+    config.max_samples = (uint32_t)sample->n;
+    config.eval_samples = sample->n < MAX_MEASURED ? (uint32_t)sample->n : MAX_MEASURED;
+    config.select_d_model = select_x != NULL ? d_model : 0;
+    config.keep_second_moment = wants_moment;
+    config.seed = q->seed;
+    status = sffn_calibration_create(m->ctx, &config, out);
+    return status == SFFN_OK ? sffn_calibration_add(m->ctx, *out, sample->x, d_model, select_x,
+                                                    d_model, sample->n)
+                             : status;
+}
 
 static int open_sample(const struct prepare_request *q, struct llama *m, uint32_t i,
                        const struct work *work, int wants_moment, struct sample *out)
 {
-    sffn_calibration_config config = SFFN_CALIBRATION_CONFIG_INIT;
     sffn_status status;
+    size_t n_select = 0;
     char what[32];
     memset(out, 0, sizeof *out);
-    out->x = collect_read(work, i, m->info.d_model, &out->n);
+    out->x = collect_read(work, i, 0, m->info.d_model, &out->n);
     if (out->x == NULL)
         return CLI_FAILED;
-    config.ffn = m->layers[i].ffn;
-    config.max_samples = (uint32_t)out->n;
-    config.eval_samples = out->n < MAX_MEASURED ? (uint32_t)out->n : MAX_MEASURED;
-    config.keep_second_moment = wants_moment;
-    config.seed = q->seed;
-    status = sffn_calibration_create(m->ctx, &config, &out->calibration);
-    if (status == SFFN_OK)
-        status = sffn_calibration_add(m->ctx, out->calibration, out->x, m->info.d_model, NULL, 0,
-                                      out->n);
+    if (q->select_input != SFFN_INPUT_FFN) {
+        out->select_x = collect_read(work, i, 1, m->info.d_model, &n_select);
+        if (out->select_x == NULL)
+            return CLI_FAILED;
+        if (n_select != out->n)
+            return cli_fail("'%s' has %zu inputs and %zu inputs of selectors for layer %u; remove "
+                            "the folder and start again",
+                            work->folder, out->n, n_select, (unsigned)i);
+    }
+    status = calibrate(q, m, i, wants_moment, out, NULL, &out->calibration);
+    if (status == SFFN_OK && out->select_x != NULL)
+        status = calibrate(q, m, i, 0, out, out->select_x, &out->of_select);
     snprintf(what, sizeof what, "layer %u", (unsigned)i);
     return status == SFFN_OK ? CLI_OK : cli_fail_status(m->ctx, status, what);
 }
@@ -64,7 +93,116 @@ static int open_sample(const struct prepare_request *q, struct llama *m, uint32_
 static void close_sample(struct sample *sample)
 {
     sffn_calibration_destroy(sample->calibration);
+    sffn_calibration_destroy(sample->of_select);
     free(sample->x);
+    free(sample->select_x);
+}
+
+void prepared_rule(const struct prepared_layer *layer, sffn_ffn_config *config)
+{
+    if (layer->rule == SFFN_RULE_NONE)
+        return;
+    config->rule = layer->rule;
+    config->rule_tie = layer->rule_tie;
+    config->rule_threshold = 0.0f;
+    config->rule_thresholds = layer->rule_thresholds;
+    config->rule_k = layer->rule_k;
+    config->rule_m = layer->rule_m;
+    config->rule_sparsity = layer->rule_sparsity;
+}
+
+/* Of n steps, step `at` of a rule that compares a token's neurons: the larger, the more it keeps. Returns n. */
+static uint32_t set_step(uint32_t d_ff, uint32_t at, struct prepared_layer *out)
+{
+    uint32_t m = d_ff < RULE_BLOCK ? d_ff : RULE_BLOCK;
+    switch (out->rule) {
+    case SFFN_RULE_STATISTICAL_H:
+    case SFFN_RULE_STATISTICAL_SCORE:
+        out->rule_sparsity = 1.0f - (float)at / SPARSITY_STEPS;
+        out->rule_value = (double)out->rule_sparsity;
+        return SPARSITY_STEPS - 1;
+    case SFFN_RULE_BLOCK_TOP_K_H:
+    case SFFN_RULE_BLOCK_TOP_K_SCORE:
+        out->rule_m = m;
+        out->rule_k = at;
+        out->rule_value = at;
+        return m;
+    default:
+        out->rule_k = at;
+        out->rule_value = at;
+        return d_ff;
+    }
+}
+
+/* What step `at` drops: CETT and density over the sample's evenly spaced tokens. */
+static int measure_step(struct llama *m, uint32_t i, const struct sample *sample, uint32_t at,
+                        struct measure *measure, struct prepared_layer *out)
+{
+    static const struct selector gate = {SFFN_SELECT_GATE, NULL};
+    sffn_ffn_config config = m->layers[i].config;
+    struct selector selector = gate;
+    struct selectors one = {1, config.d_model, &selector, NULL};
+    struct measure_sums sums;
+    struct measure_row row;
+    sffn_ffn *ffn = NULL;
+    sffn_status status;
+    size_t n = sample->n < MAX_MEASURED ? sample->n : MAX_MEASURED;
+    memset(&sums, 0, sizeof sums);
+    set_step(config.d_ff, at, out);
+    prepared_rule(out, &config);
+    config.predictor = NULL;
+    config.router = NULL;
+    config.dense_tokens = 0;
+    status = sffn_ffn_create(m->ctx, &config, &ffn);
+    for (size_t t = 0; status == SFFN_OK && t < n; t += LLAMA_MAX_BATCH) {
+        size_t batch = n - t < LLAMA_MAX_BATCH ? n - t : LLAMA_MAX_BATCH;
+        status = measure_begin(measure, ffn, sample->x + t * config.d_model, NULL, batch);
+        if (status == SFFN_OK)
+            status = measure_add(measure, NULL, &one, 0, config.down_bias, &sums);
+    }
+    if (status == SFFN_OK) {
+        measure_row(&sums, ffn, &selector, &row);
+        out->rule_cett = row.cett;
+        out->rule_density = row.down_density;
+    }
+    sffn_ffn_destroy(ffn);
+    return status == SFFN_OK ? CLI_OK : cli_fail_status(m->ctx, status, NULL);
+}
+
+/*
+ * Top-k, block top-k and statistical top-k: the fewest that meet a CETT, or the most that meet a density, by bisection. What is returned was
+ * measured. When not even everything that the activation leaves meets the density, k is the smallest.
+ */
+static int find_step(const struct prepare_request *q, struct llama *m, uint32_t i,
+                     const struct sample *sample, double cett, const struct rule_name *rule,
+                     struct prepared_layer *out)
+{
+    uint32_t d_ff = m->layers[i].config.d_ff, low = 1, high;
+    struct measure measure;
+    int status = measure_create(&measure, m->ctx, m->info.d_model, d_ff, LLAMA_MAX_BATCH);
+    out->rule = rule->rule;
+    out->rule_tie = SFFN_TIE_DROP;
+    high = set_step(d_ff, 1, out);
+    while (status == CLI_OK && low < high) {
+        uint32_t middle = cett >= 0.0 ? low + (high - low) / 2 : low + (high - low + 1) / 2;
+        status = measure_step(m, i, sample, middle, &measure, out);
+        if (status == CLI_OK && cli_interrupted())
+            status = CLI_FAILED;
+        if (cett >= 0.0) {
+            if (out->rule_cett <= cett)
+                high = middle;
+            else
+                low = middle + 1;
+        } else if (out->rule_density <= q->target_density) {
+            low = middle;
+        } else {
+            high = middle - 1;
+        }
+    }
+    if (status == CLI_OK)
+        status = measure_step(m, i, sample, low, &measure, out);
+    measure_free(&measure);
+    return status;
 }
 
 static int find_rule(const struct prepare_request *q, struct llama *m, uint32_t i,
@@ -79,6 +217,16 @@ static int find_rule(const struct prepare_request *q, struct llama *m, uint32_t 
         if (strcmp(rules[r].name, q->rule) == 0)
             rule = &rules[r];
     target.kind = rule->kind;
+    snprintf(what, sizeof what, "layer %u", (unsigned)i);
+    if (rule->rule != SFFN_RULE_ABS_H && rule->rule != SFFN_RULE_ABS_SCORE) {
+        if (find_step(q, m, i, sample, cett, rule, out) != CLI_OK)
+            return CLI_FAILED;
+        /* Fits take for active what a threshold keeps that leaves as many. */
+        target.target_density = (float)out->rule_density;
+        status = sffn_calibration_find_threshold(m->ctx, sample->calibration, &target,
+                                                 &out->activity, NULL, NULL);
+        return status == SFFN_OK ? CLI_OK : cli_fail_status(m->ctx, status, what);
+    }
     if (cett >= 0.0)
         target.target_cett = (float)cett;
     else
@@ -87,7 +235,6 @@ static int find_rule(const struct prepare_request *q, struct llama *m, uint32_t 
     out->rule_thresholds = cli_alloc(m->layers[i].config.d_ff, sizeof(float));
     status = sffn_calibration_find_threshold(m->ctx, sample->calibration, &target, &out->activity,
                                              out->rule_thresholds, &measured);
-    snprintf(what, sizeof what, "layer %u", (unsigned)i);
     out->rule_tie = out->activity.tie;
     out->rule_value = out->activity.threshold;
     out->rule_cett = measured.cett;
@@ -115,6 +262,7 @@ struct trial {
     sffn_router *router;
     sffn_ffn *reference; /* the layer in the router's order of neurons; NULL: the layer itself */
     sffn_ffn *ffn;       /* of a candidate that needs its own; else NULL */
+    const float *select_x; /* [n][d_model]: what its selector reads instead of x; NULL: x */
     struct selector selector;
     struct measure_sums sums;
     double times[N_TIMINGS];
@@ -151,6 +299,8 @@ static sffn_status time_trials(struct llama *m, const sffn_ffn *base, struct tri
             sffn_ffn_args args = SFFN_FFN_ARGS_INIT;
             uint64_t start_ns;
             args.x = x + r % n * m->info.d_model;
+            if (trials[c].select_x != NULL)
+                args.select_x = trials[c].select_x + r % n * m->info.d_model;
             args.y = y;
             args.n_tokens = 1;
             args.select = out->candidates[c].plan;
@@ -176,11 +326,11 @@ static struct candidate *add_candidate(struct prepared_layer *out, const char *n
     return c;
 }
 
-/* Whether a predictor can help this layer at all, when nobody insists on it. */
-static int is_worth_trying(const sffn_ffn_config *config)
+/* Whether a predictor can help this layer at all, when nobody insists on it. A copy in 4 bits costs as much as a q4_0 gate. */
+static int is_worth_trying(const struct selection *predictor, const sffn_ffn_config *config)
 {
     int32_t gate = config->gate.data != NULL ? config->gate.dtype : config->up.dtype;
-    return gate != SFFN_Q4_0 && config->activation != SFFN_ACT_SILU &&
+    return (gate == SFFN_Q4_0) == (strcmp(predictor->kind, "cascade") == 0) && config->activation != SFFN_ACT_SILU &&
            config->activation != SFFN_ACT_GELU_ERF && config->activation != SFFN_ACT_GELU_TANH;
 }
 
@@ -195,7 +345,8 @@ static void list_candidates(const struct prepare_request *q, const sffn_ffn_conf
     for (size_t p = 0; p < q->predictors.n; p++) {
         int is_router = strcmp(q->predictors.data[p].kind, "router") == 0;
         if (strcmp(q->plan, is_router ? "router" : "predictor") == 0 ||
-            (is_auto && (p >= (size_t)q->has_default_predictor || is_worth_trying(config))))
+            (is_auto &&
+             (p >= q->n_default_predictors || is_worth_trying(&q->predictors.data[p], config))))
             add_candidate(out, q->predictors.data[p].text,
                           is_router ? SFFN_SELECT_ROUTER : SFFN_SELECT_PREDICTOR)
                 ->predictor = (uint32_t)p;
@@ -208,12 +359,16 @@ static int create_trial(const struct prepare_request *q, struct llama *m, uint32
                         const struct prepared_layer *layer, const struct candidate *candidate,
                         struct trial *t)
 {
-    struct fit_options options = {config,  &layer->activity, sample->x,       sample->n,
-                                  q->seed, q->progress,      q->progress_user};
+    const struct selection *selection = &q->predictors.data[candidate->predictor];
+    int is_own = selection_input(selection) != SFFN_INPUT_FFN;
+    struct fit_options options = {config,    &layer->activity, sample->x,       NULL,
+                                  sample->n, q->seed,          q->progress,     q->progress_user};
     sffn_ffn_config own = *config;
     sffn_status status;
-    int result = fit_selection(m->ctx, sample->calibration,
-                               &q->predictors.data[candidate->predictor], i, &options, &t->fitted);
+    int result;
+    options.select_x = t->select_x = is_own ? sample->select_x : NULL;
+    result = fit_selection(m->ctx, is_own ? sample->of_select : sample->calibration, selection, i,
+                           &options, &t->fitted);
     if (result != CLI_OK)
         return result;
     if (t->fitted.has_router) {
@@ -262,6 +417,8 @@ static int measure_trials(struct llama *m, uint32_t i, sffn_ffn *base, const flo
                 reference) /* neurons are compared one by one, so they must be in the same order */
                 status = measure_begin(&measure, wanted, x + at * config->d_model, NULL, batch);
             reference = wanted;
+            measure.select_x =
+                trials[c].select_x != NULL ? trials[c].select_x + at * config->d_model : NULL;
             if (status == SFFN_OK)
                 status = measure_add(&measure, trials[c].ffn, &one, 0, config->down_bias,
                                      &trials[c].sums);
@@ -316,11 +473,7 @@ static int find_plan(const struct prepare_request *q, struct llama *m, uint32_t 
     int result;
     config.predictor = NULL;
     config.router = NULL;
-    if (out->rule != SFFN_RULE_NONE) {
-        config.rule = out->rule;
-        config.rule_tie = out->rule_tie;
-        config.rule_thresholds = out->rule_thresholds;
-    }
+    prepared_rule(out, &config);
     list_candidates(q, &config, out);
     status = sffn_ffn_create(m->ctx, &config, &base);
     result = status == SFFN_OK ? CLI_OK : cli_fail_status(m->ctx, status, NULL);

@@ -47,9 +47,7 @@ static int set_rules(const struct prepare_request *q, struct llama *m, const str
         sffn_ffn *ffn = NULL;
         memset(&layer, 0, sizeof layer);
         status = prepare_rule(q, m, i, work, cett, &layer);
-        config.rule = layer.rule;
-        config.rule_tie = layer.rule_tie;
-        config.rule_thresholds = layer.rule_thresholds;
+        prepared_rule(&layer, &config);
         config.dense_tokens = 0;
         if (status == CLI_OK) {
             sffn_status made = sffn_ffn_create(m->ctx, &config, &ffn);

@@ -13,14 +13,18 @@ const char selection_help[] =
     "Selections (SEL), who decides which neurons run:\n"
     "  gate                 the full gate, exact for activations with true zeros\n"
     "  plan                 what the file says of each layer; gate where it says nothing\n"
+    "  predictor, router    the file's own, whatever its plan says\n"
     "  screen[,margin=M]    a 4-bit copy of the gate first, then the gate among those let through; "
     "M in standard\n"
     "                       deviations of the copy's error (1.5)\n"
-    "  cascade[,bits=B][,step=S][,margin=M]\n"
+    "  cascade[,bits=B][,step=S][,columns=C][,margin=M]\n"
     "                       bit planes of the gate, B in all (3) and S at a time (1), each for the "
     "neurons still in\n"
-    "                       doubt; 'sffn prepare' also stores the mean input, which makes it more "
-    "exact\n"
+    "                       doubt; before them, with C, a copy in 2 bits of which only the share C "
+    "of the columns is\n"
+    "                       read, where |x| is largest, and B may be 0. 'sffn prepare' also stores "
+    "the mean input,\n"
+    "                       which makes it more exact\n"
     "  sign[,alpha=A]       the signs of the gate and of x vote, and A (1.03) times the votes for "
     "count\n"
     "  svd,rank=R[,bits=B]  the gate's best approximation of rank R in B bits, 4, 8 (default), 16 "
@@ -37,6 +41,9 @@ const char selection_fitted_help[] =
     "between them\n"
     "  router[,size=N]      experts of N (32) neurons by balanced k-means, and a linear router, "
     "trained on the sample\n"
+    "  These read the FFN's own input; with input=residual the residual stream before the FFN's "
+    "norm, with layer what enters\n"
+    "  the layer, with layer_norm the same behind its norm\n"
     "svd is weighted by the sample here. recall=R (0.99) sets the threshold, of screen the margin, "
     "by the share of the\n"
     "active neurons of the sample that is let through.";
@@ -49,13 +56,14 @@ static const struct kind {
 } kinds[] = {
     {"gate", "", NULL, NULL, 0},
     {"plan", "", NULL, NULL, 0},
+    {"predictor", "", NULL, NULL, 0},
     {"screen", "margin density recall", "margin=0:0.5:1:2:3", NULL, 0},
-    {"cascade", "bits step margin", "margin=0.5:1:1.5:2:3", NULL, 0},
+    {"cascade", "bits step margin columns", "margin=0.5:1:1.5:2:3", NULL, 0},
     {"sign", "alpha density recall", "alpha=0.9:0.95:1:1.05:1.1:1.2:1.4", NULL, 0},
     {"svd", "rank bits density threshold recall", "density=0.05:0.1:0.2:0.3:0.5:0.7", "rank", 0},
-    {"low_rank", "rank bits recall", NULL, "rank", 1},
-    {"mlp", "rank bits recall", NULL, "rank", 1},
-    {"router", "size recall", NULL, NULL, 1},
+    {"low_rank", "rank bits recall input", NULL, "rank", 1},
+    {"mlp", "rank bits recall input", NULL, "rank", 1},
+    {"router", "size recall input", NULL, NULL, 1},
 };
 
 static const struct key {
@@ -69,11 +77,17 @@ static const struct key {
     {"density", offsetof(struct selection, density), 0.0, 1.0, 0},
     {"threshold", offsetof(struct selection, threshold), -1e30, 1e30, 0},
     {"rank", offsetof(struct selection, rank), 1.0, 65536.0, 1},
-    {"bits", offsetof(struct selection, bits), 1.0, 32.0, 1},
+    {"bits", offsetof(struct selection, bits), 0.0, 32.0, 1},
     {"step", offsetof(struct selection, step), 1.0, 4.0, 1},
     {"recall", offsetof(struct selection, recall), 0.01, 1.0, 0},
     {"size", offsetof(struct selection, size), 1.0, 65536.0, 1},
+    {"columns", offsetof(struct selection, columns), 0.0, 1.0, 0},
+    {"input", offsetof(struct selection, input), 0.0, 0.0, 0}, /* a word */
 };
+
+/* In the order of enum sffn_selector_input; what is not collected has no name. */
+static const char *const input_names[] = {"ffn", "residual", "layer", "layer_norm"};
+enum { N_INPUTS = sizeof input_names / sizeof input_names[0] };
 
 enum { N_KINDS = sizeof kinds / sizeof kinds[0], N_KEYS = sizeof keys / sizeof keys[0] };
 
@@ -104,6 +118,17 @@ static int set_key(struct selection *s, const struct key *key, const char *value
     /* bits: planes of a cascade, else of a type of weights */
     int is_bits = strcmp(key->name, "bits") == 0, is_cascade = strcmp(s->kind, "cascade") == 0;
     snprintf(number, sizeof number, "%.*s", (int)(n < 31 ? n : 31), value);
+    if (strcmp(key->name, "input") == 0) {
+        int i = 0;
+        while (i < N_INPUTS && strcmp(input_names[i], number) != 0)
+            i++;
+        if (i == N_INPUTS)
+            return args_wrong("'%s': input is '%s', expected ffn, residual, layer or layer_norm: "
+                              "nothing else is collected",
+                              text, number);
+        s->input = i;
+        return CLI_OK;
+    }
     parsed = strtod(number, &end);
     if (number[0] == '\0' || *end != '\0' || !(parsed >= key->min && parsed <= key->max) ||
         (key->is_whole && parsed != floor(parsed)) ||
@@ -111,7 +136,7 @@ static int set_key(struct selection *s, const struct key *key, const char *value
          (is_cascade ? parsed > 4.0
                      : parsed != 4.0 && parsed != 8.0 && parsed != 16.0 && parsed != 32.0)))
         return is_bits ? args_wrong("'%s': bits is '%s', expected %s", text, number,
-                                    is_cascade ? "1, 2, 3 or 4" : "4, 8, 16 or 32")
+                                    is_cascade ? "0, 1, 2, 3 or 4" : "4, 8, 16 or 32")
                        : args_wrong("'%s': %s is '%s', expected a %snumber from %g to %g", text,
                                     key->name, number, key->is_whole ? "whole " : "", key->min,
                                     key->max);
@@ -262,7 +287,33 @@ void selections_free(struct selections *all)
 
 int selection_is_predictor(const struct selection *selection)
 {
-    return strcmp(selection->kind, "gate") != 0 && strcmp(selection->kind, "plan") != 0;
+    return strcmp(selection->kind, "gate") != 0 && strcmp(selection->kind, "plan") != 0 &&
+           strcmp(selection->kind, "predictor") != 0;
+}
+
+int selection_is_own(const struct selection *selection, int32_t *select)
+{
+    if (strcmp(selection->kind, "router") == 0) {
+        *select = SFFN_SELECT_ROUTER;
+        return isnan(selection->size) && isnan(selection->recall) && isnan(selection->input);
+    }
+    *select = strcmp(selection->kind, "plan") == 0        ? SFFN_SELECT_DEFAULT
+              : strcmp(selection->kind, "predictor") == 0 ? SFFN_SELECT_PREDICTOR
+                                                          : SFFN_SELECT_GATE;
+    return !selection_is_predictor(selection);
+}
+
+int selection_check_own(const struct selection *selection, uint32_t layer, const sffn_ffn *ffn)
+{
+    sffn_ffn_info info = SFFN_FFN_INFO_INIT;
+    int32_t select;
+    sffn_ffn_get_info(ffn, &info);
+    if (!selection_is_own(selection, &select) ||
+        !((select == SFFN_SELECT_PREDICTOR && !info.has_predictor) ||
+          (select == SFFN_SELECT_ROUTER && !info.has_router)))
+        return CLI_OK;
+    return cli_fail("layer %u of the file has no %s, expected one for --select %s", (unsigned)layer,
+                    selection->kind, selection->text);
 }
 
 int selection_is_fitted(const struct selection *selection)
@@ -271,6 +322,11 @@ int selection_is_fitted(const struct selection *selection)
         if (strcmp(kinds[i].name, selection->kind) == 0)
             return kinds[i].is_fitted || !isnan(selection->recall);
     return 0;
+}
+
+int32_t selection_input(const struct selection *selection)
+{
+    return isnan(selection->input) ? SFFN_INPUT_FFN : (int32_t)selection->input;
 }
 
 int32_t selection_dtype(const struct selection *selection)
@@ -314,6 +370,8 @@ int selection_predictor_config(const struct selection *selection, uint32_t layer
             config->step_bits = (uint32_t)selection->step;
         else if (config->step_bits > config->bits)
             config->step_bits = config->bits;
+        if (!isnan(selection->columns))
+            config->column_share = (float)selection->columns;
     } else if (strcmp(selection->kind, "sign") == 0) {
         config->kind = SFFN_PREDICTOR_SIGN;
         config->threshold = 0.0f; /* of votes, not of the gate */
@@ -356,9 +414,7 @@ int selectors_create(sffn_context *ctx, const struct selection *selection,
     out->layers = cli_alloc(n_layers, sizeof *out->layers);
     for (uint32_t i = 0; i < n_layers; i++) {
         struct selector *selector = &out->layers[i];
-        selector->select =
-            strcmp(selection->kind, "plan") == 0 ? SFFN_SELECT_DEFAULT : SFFN_SELECT_GATE;
-        if (!selection_is_predictor(selection))
+        if (selection_is_own(selection, &selector->select))
             continue;
         selector->select = SFFN_SELECT_ACTIVE;
         selector->predictor = selection_predictor(ctx, selection, i, layers[i]);

@@ -16,6 +16,8 @@ struct selection {
     int is_curve;     /* 1: nobody asked for it, it is there to draw a curve */
     /* NAN: not said */
     double margin, alpha, density, threshold, rank, bits, step, recall, size;
+    double columns; /* share that a cascade reads first */
+    double input;   /* enum sffn_selector_input */
 };
 
 struct selections {
@@ -47,10 +49,16 @@ struct selectors {
     sffn_active_set *set; /* what selector_run() found last; NULL when no layer needs one */
 };
 
-/* 0: the layer brings what it needs. */
+/* 1: a predictor or router that can be made for a layer. */
 int selection_is_predictor(const struct selection *selection);
+/* 1: the layer brings what it needs, *select (enum sffn_select) being how it is called; "router" is then the file's, without values. */
+int selection_is_own(const struct selection *selection, int32_t *select);
+/* Whether the layer does bring it. CLI_FAILED after an error line. */
+int selection_check_own(const struct selection *selection, uint32_t layer, const sffn_ffn *ffn);
 /* 1: made from activations, by `sffn prepare` only. */
 int selection_is_fitted(const struct selection *selection);
+/* enum sffn_selector_input: what it reads. */
+int32_t selection_input(const struct selection *selection);
 /* Type of a low-rank predictor's matrices. */
 int32_t selection_dtype(const struct selection *selection);
 /* threshold= and density= into a config whose d_ff is set. */

@@ -115,6 +115,60 @@ class Prepare(Case):
         for row in self.eval(self.path("out.gguf"), "--select", "gate")["layers"]:
             self.assertAlmostEqual(row["density"], 0.25, delta=0.03)
 
+    def test_rules_of_a_token(self):
+        """Rules that compare a token's neurons: their parameters meet the target, are no larger than they must be, and come back from the file."""
+        for name in ("top_k_h", "top_k_score", "block_top_k_h", "block_top_k_score", "statistical_h", "statistical_score"):
+            with self.subTest(rule=name):
+                got = self.prepare("--target-cett", "0.3", "--rule", name, "--plan", "gate")
+                run = self.eval(self.path("out.gguf"), "--select", "gate")
+                for layer, row in zip(got["layers"], run["layers"]):
+                    self.assertEqual(layer["rule"], name)
+                    self.assertIsNone(layer["rule_threshold"])
+                    self.assertTrue(0.1 < layer["rule_cett"] <= 0.3, layer["rule_cett"])
+                    self.assertAlmostEqual(row["cett"], layer["rule_cett"], delta=0.03)
+                    self.assertAlmostEqual(row["down_density"], layer["rule_density"], delta=0.03)
+                    self.assertEqual((layer["rule_m"] or 0), 32 if name.startswith("block") else 0)
+                    self.assertEqual(layer["rule_sparsity"] is not None, name.startswith("stat"))
+                    if layer["rule_k"]:
+                        self.assertLessEqual(row["down_density"], layer["rule_k"] / (layer["rule_m"] or 96) + 1e-9)
+        half = self.prepare("--target-density", "0.25", "--rule", "top_k_h", "--plan", "gate")
+        self.assertEqual([(layer["rule_k"], layer["rule_density"]) for layer in half["layers"]], [(24, 0.25)] * 2)
+        self.prepare("--target-ppl", "5", "--rule", "block_top_k_h", "--plan", "predictor", "--predictor", "low_rank,rank=8,bits=16,recall=0.9")
+
+    def test_own_inputs(self):
+        """A selector that reads the residual stream is fitted on it, and gets it when the file runs."""
+        for kind in ("low_rank,rank=8,bits=16,recall=0.9", "mlp,rank=16,bits=16,recall=0.9", "router,size=8,recall=0.9"):
+            for where in ("residual", "layer", "layer_norm"):
+                with self.subTest(kind=kind, input=where):
+                    got = self.prepare("--plan", "router" if kind.startswith("router") else "predictor", "--predictor", f"{kind},input={where}")
+                    run = self.eval(self.path("out.gguf"))
+                    for layer, row in zip(got["layers"], run["layers"]):
+                        self.assertAlmostEqual(row["recall"], layer["candidates"][0]["recall"], delta=0.03)
+                        self.assertAlmostEqual(row["predicted_density"], layer["candidates"][0]["predicted_density"], delta=0.03)
+        self.fails(2, "prepare", self.model, "-o", self.path("no.gguf"), "--tokens", self.ids, "--predictor", "mlp,rank=8,input=first_layer",
+                   says=("'first_layer'", "residual", "collected"))
+        self.fails(2, "prepare", self.model, "-o", self.path("no.gguf"), "--tokens", self.ids, "--plan", "router", "--predictor", "screen",
+                   says=("screen", "--plan router"))
+        self.fails(2, "prepare", self.model, "-o", self.path("no.gguf"), "--tokens", self.ids, "--predictor", "svd,rank=8,input=residual",
+                   says=("'input=residual'",))
+        self.fails(2, "prepare", self.model, "-o", self.path("no.gguf"), "--tokens", self.ids, "--predictor", "mlp,rank=8,input=residual:layer",
+                   says=("one input",))
+
+    def test_select_by_name(self):
+        """--select predictor and router run what the file has, whatever its plan says, and say so when it has none."""
+        self.prepare("--plan", "predictor", "--predictor", "screen")
+        same = self.eval(self.path("out.gguf")), self.eval(self.path("out.gguf"), "--select", "predictor")
+        self.assertEqual(same[1]["select"], "predictor")
+        self.assertEqual({**same[0], "select": ""}, {**same[1], "select": ""})
+        text = self.json("generate", self.path("out.gguf"), "--prompt", "hello", "-n", "4", "--ignore-eos", "--select", "predictor")
+        self.assertEqual(text["select"], "predictor")
+        for command in (("eval", "--tokens", self.ids), ("generate", "--prompt", "hello")):
+            self.fails(1, command[0], self.path("out.gguf"), *command[1:], "--select", "router", says=("layer 0", "no router"))
+            self.fails(1, command[0], self.model, *command[1:], "--select", "predictor", says=("layer 0", "no predictor"))
+        self.prepare("--plan", "router", "--experts", "8")
+        same = self.eval(self.path("out.gguf")), self.eval(self.path("out.gguf"), "--select", "router")
+        self.assertEqual({**same[0], "select": ""}, {**same[1], "select": ""})
+
     def test_target_ppl(self):
         none = self.prepare("--target-ppl", "0", "--plan", "gate")
         some = self.prepare("--target-ppl", "5", "--plan", "gate")
