@@ -1,4 +1,4 @@
-/* Writes seeds into FOLDER/{gguf,safetensors,json,prepare}: the wrong files of tests/model that
+/* Writes seeds into FOLDER/{gguf,safetensors,json,prepare,layer}: the wrong files of tests/model that
  * are small, and right ones. For whoever starts a corpus anew; tests/fuzz/corpus has these and
  * what the fuzzers found beyond them. */
 #include <string.h>
@@ -110,6 +110,55 @@ static void selectors(struct buf *b)
         b_u32(b, 31 - i);
 }
 
+/* One layer whose selector is `kind`: a predictor's, or "router". f32, so that changed bytes are other weights and seldom NaN. */
+static void selector_of(struct buf *b, const char *kind, const char *rule, const char *activation)
+{
+    static const uint64_t gate[] = {32, 64}, square[] = {32, 32}, two[] = {32, 2}, vector[] = {32};
+    const int is_router = strcmp(kind, "router") == 0, is_low_rank = strcmp(kind, "low_rank") == 0,
+              is_cascade = strcmp(kind, "cascade") == 0;
+    static const char *const parts[] = {"ffn_gate", "ffn_up", "ffn_down_t"};
+    const uint64_t matrix = 4 * 32 * 64;
+    uint64_t offset = 0;
+    g_head(b, 3, 3 + (is_low_rank ? 2 : is_router || is_cascade), is_router ? 10 : 14);
+    g_key_text(b, "general.architecture", "llama");
+    g_key_text(b, "sffn.activation", activation);
+    g_key_array(b, "sffn.plan", K_STRING, 1), b_text(b, is_router ? "router" : "predictor");
+    g_key_array(b, "sffn.rule", K_STRING, 1), b_text(b, rule);
+    g_key_array(b, "sffn.rule_k", K_U32, 1), b_u32(b, 3);
+    g_key_array(b, "sffn.rule_m", K_U32, 1), b_u32(b, 16);
+    g_key_array(b, "sffn.rule_sparsity", K_F32, 1), b_f32(b, 0.75f);
+    if (is_router) {
+        g_key_array(b, "sffn.router.rule", K_STRING, 1), b_text(b, "top_k");
+        g_key_array(b, "sffn.router.block_size", K_U32, 1), b_u32(b, 32);
+        g_key_array(b, "sffn.router.top_k", K_U32, 1), b_u32(b, 1);
+    } else {
+        g_key_array(b, "sffn.predictor.kind", K_STRING, 1), b_text(b, kind);
+        g_key_array(b, "sffn.predictor.margin", K_F32, 1), b_f32(b, 1.5f);
+        g_key_array(b, "sffn.predictor.rank", K_U32, 1), b_u32(b, 32);
+        g_key_array(b, "sffn.predictor.alpha", K_F32, 1), b_f32(b, 1.03f);
+        g_key_array(b, "sffn.predictor.bits", K_U32, 1), b_u32(b, 3);
+        g_key_array(b, "sffn.predictor.step_bits", K_U32, 1), b_u32(b, 2);
+        g_key_array(b, "sffn.predictor.column_share", K_F32, 1), b_f32(b, 0.5f);
+    }
+    for (size_t i = 0; i < 3; i++, offset += matrix) {
+        char name[64];
+        snprintf(name, sizeof(name), "blk.0.%s.weight", parts[i]);
+        g_tensor(b, name, 2, gate, 0, offset);
+    }
+    if (is_router)
+        g_tensor(b, "blk.0.sffn_router.weight", 2, two, 0, offset);
+    if (is_cascade)
+        g_tensor(b, "blk.0.sffn_predictor.input_mean", 1, vector, 0, offset);
+    if (is_low_rank) {
+        g_tensor(b, "blk.0.sffn_predictor_w1.weight", 2, square, 0, offset);
+        g_tensor(b, "blk.0.sffn_predictor_w2.weight", 2, gate, 0, offset + matrix / 2);
+    }
+    b_pad(b, 32);
+    const uint64_t last = is_low_rank ? matrix * 3 / 2 : is_router ? 4 * 64 : is_cascade ? 4 * 32 : 0;
+    for (uint64_t i = 0; i < (3 * matrix + last) / 4; i++)
+        b_f32(b, (float)(i * 2654435761u >> 16 & 255) / 128 - 1);
+}
+
 /* PowerInfer's: another magic, and a predictor of rank 32. */
 static void powerinfer(struct buf *b)
 {
@@ -176,6 +225,18 @@ int main(int argc, char **argv)
     }
     selectors(&b), seed("gguf", "selectors", &b, -1), seed("prepare", "selectors", &b, 0),
         seed("prepare", "selectors-24", &b, 24), b_free(&b);
+    static const struct {
+        const char *kind, *rule, *activation;
+    } layers[] = {{"screened_gate", "none", "relu"},       {"low_rank", "top_k_h", "silu"},
+                  {"gate_svd", "block_top_k_score", "relu"}, {"sign", "statistical_h", "relu2"},
+                  {"cascade", "block_top_k_h", "relu"},      {"router", "statistical_score", "gelu_tanh"}};
+    for (size_t i = 0; i < sizeof(layers) / sizeof(layers[0]); i++) {
+        selector_of(&b, layers[i].kind, layers[i].rule, layers[i].activation);
+        seed("layer", layers[i].kind, &b, -1);
+        b_free(&b);
+    }
+    selectors(&b), seed("layer", "selectors", &b, -1), b_free(&b);
+    powerinfer(&b), seed("layer", "powerinfer", &b, -1), b_free(&b);
     powerinfer(&b), seed("gguf", "powerinfer", &b, -1), seed("prepare", "powerinfer", &b, 24),
         b_free(&b);
     g_valid(&b), b.n = b.n > 4096 ? 4096 : b.n, seed("gguf", "valid_cut", &b, -1), b_free(&b);
