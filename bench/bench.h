@@ -10,5 +10,6 @@ int bench_memory(int argc, char **argv);
 int bench_trace(int argc, char **argv);
 int bench_compare(int argc, char **argv);
 int bench_plot(int argc, char **argv);
+int bench_stats(int argc, char **argv);
 
 #endif /* BENCH_H */

@@ -18,6 +18,7 @@ static const char help[] =
     "  trace     a layer with the neurons that a real model had active\n"
     "  compare   the same layer through oneDNN, OpenBLAS, PyTorch and ggml\n"
     "  plot      SVG from the JSON lines of the others\n"
+    "  stats     what collecting statistics costs\n"
     "\n"
     "sffn-bench COMMAND --help lists the options of a command. --version prints the version.\n"
     "Exit status: 0 done, 1 failed, 2 wrong usage.\n";
@@ -30,7 +31,8 @@ int main(int argc, char **argv)
     } commands[] = {{"ffn", bench_ffn},         {"stages", bench_stages},
                     {"kernels", bench_kernels}, {"scaling", bench_scaling},
                     {"memory", bench_memory},   {"trace", bench_trace},
-                    {"compare", bench_compare}, {"plot", bench_plot}};
+                    {"compare", bench_compare}, {"plot", bench_plot},
+                    {"stats", bench_stats}};
     if (sffn_abi_version() != SFFN_ABI_VERSION) {
         fprintf(stderr, "sffn-bench: libsparseffn has ABI %u, this program needs %d\n",
                 (unsigned)sffn_abi_version(), SFFN_ABI_VERSION);
