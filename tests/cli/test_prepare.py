@@ -1,6 +1,7 @@
 #!/usr/bin/env python3
 """sffn prepare with a text, on small models made here: rules, plans, interruption. Seconds, no packages."""
 import json
+import math
 import os
 import random
 import signal
@@ -174,6 +175,11 @@ class Prepare(Case):
         some = self.prepare("--target-ppl", "5", "--plan", "gate")
         self.assertGreaterEqual(some["cett"], none["cett"])
         self.assertGreater(some["cett"], 0)
+        # methods.md 14.10: 5 % of perplexity are 0.04879016 of the loss, on the last tenth of the text, where it was looked for.
+        with open(self.ids, encoding="utf-8") as f, open(self.path("last.json"), "w", encoding="utf-8") as last:
+            json.dump(json.load(f)[-32:], last)
+        run = self.json("eval", self.path("out.gguf"), "--tokens", self.path("last.json"), "--window", "32", "--timed", "0", "--threads", "1")
+        self.assertLessEqual(math.log(run["perplexity_sparse"] / run["perplexity_dense"]), 0.04879016 + 1e-6)
 
     def test_silu(self):
         """No exact zeros: without a rule dense wins, with one the gate can."""

@@ -653,6 +653,66 @@ static void signs(void **state)
     REFUSED((void)0, SFFN_ERR_INVALID_ARGUMENT, "gate element 5 row 2 nan");
 }
 
+/* methods.md 14.19: what gate-first and a low-rank predictor read, of the layer's bytes. The shapes of 7B and 13B divided by 64 have their shares. */
+static void toy_14_19_cost(void **state)
+{
+    (void)state;
+    static const struct {
+        uint32_t d, f, rank;
+        double share;
+    } shapes[] = {{64, 172, 16, 0.11434109}, {80, 216, 16, 0.09135802}};
+    for (size_t k = 0; k < sizeof shapes / sizeof *shapes; k++) {
+        float *zeros = calloc((size_t)shapes[k].d * shapes[k].f, sizeof *zeros);
+        sffn_predictor_config config = SFFN_PREDICTOR_CONFIG_INIT;
+        sffn_predictor *predictor = NULL;
+        config.kind = SFFN_PREDICTOR_LOW_RANK;
+        config.d_model = shapes[k].d;
+        config.d_ff = shapes[k].f;
+        config.rank = shapes[k].rank;
+        config.w1.data = config.w2.data = zeros;
+        CHECK_OK(ctx, sffn_predictor_create(ctx, &config, &predictor));
+        CHECK_WITHIN((double)sffn_predictor_weight_bytes(predictor) / (3.0 * 4 * shapes[k].d * shapes[k].f),
+                     shapes[k].share, 1e-8, "rank %u", (unsigned)shapes[k].rank);
+        sffn_predictor_destroy(predictor);
+        free(zeros);
+    }
+    enum { W = 32, ROWS = 2500 };
+    static const struct {
+        uint32_t n_active;
+        double share;
+    } cases[] = {{267, 0.4045333}, {0, 1 / 3.0}, {ROWS, 1}};
+    float *rows = calloc((size_t)W * ROWS, sizeof *rows), *ones = calloc((size_t)W * ROWS, sizeof *ones);
+    float x[W], y[W];
+    for (int j = 0; j < W; j++)
+        x[j] = 1;
+    for (size_t i = 0; i < (size_t)W * ROWS; i++)
+        ones[i] = 1;
+    for (size_t k = 0; k < sizeof cases / sizeof *cases; k++) {
+        sffn_ffn_config layer = SFFN_FFN_CONFIG_INIT;
+        sffn_ffn_args args = SFFN_FFN_ARGS_INIT;
+        sffn_ffn_stats stats = SFFN_FFN_STATS_INIT;
+        sffn_ffn *ffn = NULL;
+        for (size_t i = 0; i < ROWS; i++)
+            rows[i * W] = i < cases[k].n_active ? 1.0f : -1.0f;
+        layer.d_model = W;
+        layer.d_ff = ROWS;
+        layer.gate.data = rows;
+        layer.up.data = layer.down.data = ones;
+        layer.down.layout = SFFN_LAYOUT_ROWS;
+        CHECK_OK(ctx, sffn_ffn_create(ctx, &layer, &ffn));
+        args.x = x;
+        args.y = y;
+        args.n_tokens = 1;
+        args.stats = &stats;
+        CHECK_OK(ctx, sffn_ffn_forward(ctx, ffn, &args));
+        CHECK_WITHIN((double)stats.touched_bytes / (3.0 * 4 * W * ROWS), cases[k].share, 1e-7,
+                     "%u active", (unsigned)cases[k].n_active);
+        sffn_ffn_destroy(ffn);
+    }
+    free(rows);
+    free(ones);
+}
+
 static void info(void **state)
 {
     (void)state;
@@ -734,6 +794,7 @@ int main(void)
     CASE(&cases, toy_14_14_sign_packing);
     CASE(&cases, toy_14_15_vote);
     CASE(&cases, signs);
+    CASE(&cases, toy_14_19_cost);
     CASE(&cases, info);
     sffn_status status = sffn_context_create(NULL, &ctx);
     int failed = status != SFFN_OK || cases_run(&cases, "predictor");
