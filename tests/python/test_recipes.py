@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import lzma
 import math
 import os
 import subprocess
@@ -419,13 +420,33 @@ def test_the_command_says_what_is_wrong(folder, capsys):
     def fails(words, **changes):
         options = {"--model": folder / "m", "--text": folder / "text.txt", "--recipe": "dense", "--out": folder / "x", "--device": "cpu", **changes}
         assert program("train", *(word for pair in options.items() for word in pair)) == 1
-        assert words in capsys.readouterr().err
+        err = capsys.readouterr().err
+        assert err.startswith("sparseffn.torch: ") and err.count("\n") == 1 and words in err, err
 
     (folder / "short.txt").write_text("sun moon " * 30)
-    fails("tokens", **{"--text": folder / "short.txt"})
+    fails("text: 271 tokens; at least 6400 are needed", **{"--text": folder / "short.txt"})
     fails("there is no file", **{"--text": folder / "none.txt"})
+    (folder / "latin1.txt").write_bytes("Müll ".encode("latin-1") * 2000)
+    fails("latin1.txt is not UTF-8 text", **{"--text": folder / "latin1.txt"})
+    (folder / "cut.xz").write_bytes(lzma.compress(b"sun moon " * 9000)[:40])
+    fails("cut.xz is not UTF-8 text, plain or .xz", **{"--text": folder / "cut.xz"})
     fails("--sparsity: 2.0", **{"--recipe": "lte", "--sparsity": "2"})
-    fails("GB are needed", **{"--batch": "100G"})
+    fails("don't fit", **{"--micro-batch": "7", "--batch": "256"})
+    fails("--device: 'warp' cannot be used", **{"--device": "warp"})
+    # 16 bytes per parameter, and per token of 2 layers 2 * (12 * 32 + 8 * 64) floats and the logits
+    fails("GB are needed on cpu for 3125000000 windows of 32 tokens", **{"--batch": "100G"})
+    fails("a smaller micro_batch needs less: ", **{"--batch": "100G"})
+    (folder / "m" / "model.safetensors").write_bytes((folder / "m" / "model.safetensors").read_bytes()[:999])
+    fails("model.safetensors is not a safetensors file, or a part of one", **{})
+    config = (folder / "m" / "config.json").read_text()
+    for change, words in (
+        (config.replace('"llama"', '"gpt_neox"'), "architecture 'gpt_neox' is not supported, expected one of llama"),
+        (config.replace('"intermediate_size": 64', '"intermediate_size": 64000000000'), "G parameters; reading them takes"),
+        (config[:-20], "config.json is not JSON"),
+    ):
+        (folder / "m" / "config.json").write_text(change)
+        fails(words)
+    fails("there is no", **{"--model": folder / "none"})
     assert not (folder / "x").exists() or not list((folder / "x").iterdir())
 
 

@@ -21,7 +21,7 @@ from .evaluate import evaluate, find_shift
 from .files import load, load_tokenizer, save, save_gguf
 from .lte import add_routers, apply_experts, balanced_groups, fit_routers, hard_routing
 from .model import Llama
-from .trainer import Recipe, Trainer, prosparse_stages
+from .trainer import Recipe, Trainer, check_memory, prosparse_stages
 
 RECIPES = {
     "prosparse": "ReLU in place of the model's activation, then a progressive penalty on h, then FATReLU's threshold",
@@ -66,6 +66,7 @@ def _parser() -> argparse.ArgumentParser:
     t.add_argument("--peak", type=float, metavar="LAMBDA", help="of prosparse: the penalty's last factor (2, for l1 40)")
     t.add_argument("--shift-budget", type=float, default=0.01, metavar="SHARE", help="of prosparse: FATReLU may cost this share of perplexity (0.01)")
     t.add_argument("--sparsity", type=float, default=0.5, metavar="SHARE", help="of lte: experts that are off (0.5)")
+    t.add_argument("--separability", type=float, default=0.02, metavar="FACTOR", help="of lte: factor of L_sep (0.02; the paper's is 0.5)")
     t.add_argument("--expert-size", type=_count, default=32, metavar="N")
     t.add_argument("--dtype", choices=["f32", "f16", "bf16", "q8_0", "q4_0"], default="q8_0", help="of the matrices in model.gguf (q8_0)")
     t.add_argument("--seed", type=int, default=0)
@@ -83,17 +84,14 @@ def _tokens(args: argparse.Namespace, model: Llama, tokenizer: Any) -> np.ndarra
 
 def _train(args: argparse.Namespace, model: Llama) -> int:
     tokenizer_path = args.tokenizer or args.model
-    ids = _tokens(args, model, load_tokenizer(tokenizer_path))
+    tokenizer = load_tokenizer(tokenizer_path)
     n_context = min(args.context or 1024, model.config.n_context)
-    held = max(2 * (n_context + 1), len(ids) // 100)
-    if len(ids) < 20 * held and len(ids) < 200 * n_context:
-        raise ValueError(f"text: {len(ids)} tokens; at least {200 * n_context} are needed to train on and to hold out a part")
-    heldout, tokens = Tokens(ids[:held], n_context, args.device), Tokens(ids[held:], n_context, args.device)
     batch = max(1, args.batch // n_context)
     steps = max(1, args.tokens // (batch * n_context))
     recipe = Recipe(steps=steps, batch=batch, lr=args.lr, warmup=max(1, steps // 20), seed=args.seed)
     if args.micro_batch:
         recipe.micro_batch = args.micro_batch
+    check_memory(model.config, recipe, n_context, torch.device(args.device))
     if args.recipe == "prosparse":
         model.set_activation("relu")
         peak = args.peak if args.peak is not None else 40.0 if args.penalty == "l1" else 2.0
@@ -108,6 +106,13 @@ def _train(args: argparse.Namespace, model: Llama) -> int:
             apply_experts(model, groups)
             add_routers(model, args.expert_size, seed=args.seed)
         recipe.lte_steps, recipe.open_target, recipe.weight_decay = max(1, round(0.6 * steps)), 1 - args.sparsity, 0.0
+        recipe.sep = args.separability
+    recipe.check(model)
+    ids = _tokens(args, model, tokenizer)
+    held = max(2 * (n_context + 1), len(ids) // 100)
+    if len(ids) < 20 * held and len(ids) < 200 * n_context:
+        raise ValueError(f"text: {len(ids)} tokens; at least {200 * n_context} are needed to train on and to hold out a part")
+    heldout, tokens = Tokens(ids[:held], n_context, args.device), Tokens(ids[held:], n_context, args.device)
     model.to(args.device)
     if args.recipe == "lte" and not (args.out / "checkpoint.pt").exists():
         fit_routers(model, tokens.batch(1, min(16, batch))[0], 1 - args.sparsity)
@@ -152,8 +157,15 @@ def main() -> int:
         for file in args.text:
             if not Path(file).is_file():
                 raise FileNotFoundError(f"text: there is no file {file}")
+        try:
+            torch.empty(0, device=args.device)
+        except (RuntimeError, AssertionError) as e:
+            raise ValueError(f"--device: {args.device!r} cannot be used: {str(e).splitlines()[0]}") from None
         model = load(args.model)
         return {"train": _train, "eval": _eval}[args.command](args, model)
+    except torch.OutOfMemoryError as e:
+        print(f"sparseffn.torch: {str(e).splitlines()[0]} A smaller --micro-batch needs less; the same command goes on.", file=sys.stderr)
+        return 1
     except (ValueError, OSError, MemoryError, ImportError, FloatingPointError) as e:
         print(f"sparseffn.torch: {e}", file=sys.stderr)
         return 1

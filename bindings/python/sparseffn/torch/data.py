@@ -17,9 +17,10 @@ def read_documents(paths: Sequence[str | os.PathLike[str]]) -> list[str]:
     """The documents of UTF-8 text files, plain or .xz; a zero byte ends a document, a file without any is one document."""
     def read(path: str | os.PathLike[str]) -> list[str]:
         data = Path(path).read_bytes()
-        if str(path).endswith(".xz"):
-            data = lzma.decompress(data)
-        text = data.decode("utf-8")
+        try:
+            text = (lzma.decompress(data) if str(path).endswith(".xz") else data).decode("utf-8")
+        except (lzma.LZMAError, UnicodeDecodeError) as e:
+            raise ValueError(f"text: {path} is not UTF-8 text, plain or .xz: {e}") from None
         return [d for d in text.split("\0") if d.strip()]
 
     if not paths:
@@ -28,17 +29,16 @@ def read_documents(paths: Sequence[str | os.PathLike[str]]) -> list[str]:
         return [document for found in pool.map(read, paths) for document in found]
 
 
-def tokenize(tokenizer: Any, documents: Iterable[str], bos: int, seed: int = 0) -> np.ndarray[Any, np.dtype[np.uint16]]:
-    """All documents in a random order (``seed``), ``bos`` before each. Needs a vocabulary of at most 65,536."""
-    if tokenizer.get_vocab_size() > 65536:
-        raise ValueError(f"tokenizer: {tokenizer.get_vocab_size()} tokens, at most 65536 fit")
+def tokenize(tokenizer: Any, documents: Iterable[str], bos: int, seed: int = 0) -> np.ndarray[Any, Any]:
+    """All documents in a random order (``seed``), ``bos`` before each: uint16, or int32 for a vocabulary of more than 65,536."""
+    kind = np.uint16 if max(tokenizer.get_vocab_size(), bos) <= 65536 else np.int32
     shuffled = list(documents)
     np.random.default_rng(seed).shuffle(shuffled)
     pieces = []
     for i in range(0, len(shuffled), 4096):
         for encoded in tokenizer.encode_batch(shuffled[i : i + 4096], add_special_tokens=False):
-            pieces.append(np.array([bos, *encoded.ids], np.uint16))
-    return np.concatenate(pieces) if pieces else np.empty(0, np.uint16)
+            pieces.append(np.array([bos, *encoded.ids], kind))
+    return np.concatenate(pieces) if pieces else np.empty(0, kind)
 
 
 class Tokens:

@@ -21,12 +21,30 @@ _ACTIVATIONS = {"silu": "silu", "swish": "silu", "relu": "relu", "fatrelu": "fat
 _KINDS = ("llama", "sparsellama", "mistral")
 
 
+def memory_free(device: torch.device) -> int:
+    """Bytes; very many where nothing is known."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    try:
+        text = Path("/proc/meminfo").read_text()
+        return int(text.split("MemAvailable:")[1].split()[0]) * 1024
+    except (OSError, IndexError):
+        return 1 << 62
+
+
+def _check_room(path: Path, n_parameters: int) -> None:
+    need, free = 8 * n_parameters, memory_free(torch.device("cpu"))
+    if need > free:
+        raise MemoryError(f"model: {path} has {n_parameters / 1e9:.1f} G parameters; reading them takes {need / 1e9:.1f} GB, {free / 1e9:.1f} GB are free")
+
+
 def load(path: str | os.PathLike[str]) -> Llama:
     """A model in float32 from a Hugging Face folder (safetensors) or a GGUF file of the llama architecture.
 
     Raises:
         ValueError: another architecture, activation or RoPE scaling, a missing tensor or one of another shape; says which.
         OSError: no such file.
+        MemoryError: the weights in float32, once as they are read and once in the model, do not fit.
     """
     path = Path(path)
     if path.is_dir():
@@ -88,13 +106,18 @@ def config_from_dict(config: dict[str, Any]) -> ModelConfig:
 
 
 def _from_folder(folder: Path) -> tuple[ModelConfig, dict[str, Tensor]]:
+    from safetensors import SafetensorError
     from safetensors.torch import load_file
 
     try:
         text = (folder / "config.json").read_text()
     except FileNotFoundError:
         raise FileNotFoundError(f"model: {folder} has no config.json") from None
-    config = config_from_dict(json.loads(text))
+    try:
+        config = config_from_dict(json.loads(text))
+    except json.JSONDecodeError as e:
+        raise ValueError(f"model: {folder / 'config.json'} is not JSON: {e}") from None
+    _check_room(folder, config.n_parameters)
     index = folder / "model.safetensors.index.json"
     if index.exists():
         names = sorted(set(json.loads(index.read_text())["weight_map"].values()))
@@ -102,7 +125,11 @@ def _from_folder(folder: Path) -> tuple[ModelConfig, dict[str, Tensor]]:
         names = ["model.safetensors"]
     tensors: dict[str, Tensor] = {}
     for name in names:
-        for key, value in load_file(folder / name).items():
+        try:
+            found = load_file(folder / name)
+        except SafetensorError as e:
+            raise ValueError(f"model: {folder / name} is not a safetensors file, or a part of one: {e}") from None
+        for key, value in found.items():
             tensors[key.removeprefix("model.")] = value.float()
     if config.is_tied:
         tensors["lm_head.weight"] = tensors.get("embed_tokens.weight", torch.empty(0))
@@ -140,6 +167,7 @@ def _from_gguf(path: Path) -> tuple[ModelConfig, dict[str, Tensor]]:
         raise ValueError(f"model: architecture {architecture!r} is not supported, expected llama")
     if meta("llama.rope.scaling.type", "none") != "none":
         raise ValueError(f"model: RoPE scaling {meta('llama.rope.scaling.type')!r} is not supported")
+    _check_room(path, sum(int(t.n_elements) for t in reader.tensors))
     tensors: dict[str, Tensor] = {}
     for t in reader.tensors:
         value = torch.from_numpy(np.array(dequantize(t.data, t.tensor_type), dtype=np.float32))

@@ -17,9 +17,10 @@ import torch
 from .. import prosparse_lambda
 from .data import Tokens
 from .evaluate import evaluate
+from .files import memory_free
 from .losses import PENALTIES
 from .lte import hard_routing
-from .model import Llama
+from .model import Llama, ModelConfig
 
 
 @dataclass
@@ -79,21 +80,24 @@ def prosparse_stages(steps: int, peak: float, dense: float = 0.4) -> list[tuple[
     return stages
 
 
-def memory_needed(model: Llama, windows: int) -> int:
-    """Bytes that training takes, about: float32 weights, gradients and two moments, and what one forward pass keeps."""
-    c = model.config
-    per_token = c.n_layers * (12 * c.d_model + 8 * c.d_ff) * 2 + c.n_vocab * 8
-    return c.n_parameters * 16 + windows * c.n_context * per_token
+def memory_needed(config: ModelConfig, tokens: int, device: torch.device) -> int:
+    """Bytes that training takes, about: float32 weights, gradients and two moments, and what a forward pass over ``tokens`` keeps,
+    which is bf16 on a GPU and float32 on a CPU."""
+    c, size = config, 2 if device.type == "cuda" else 4
+    per_token = c.n_layers * (12 * c.d_model + 8 * c.d_ff) * size + c.n_vocab * 8
+    return c.n_parameters * 16 + tokens * per_token
 
 
-def _memory_free(device: torch.device) -> int:
-    if device.type == "cuda":
-        return torch.cuda.mem_get_info(device)[0]
-    try:
-        text = Path("/proc/meminfo").read_text()
-        return int(text.split("MemAvailable:")[1].split()[0]) * 1024
-    except (OSError, IndexError):
-        return 1 << 62
+def check_memory(config: ModelConfig, recipe: Recipe, n_context: int, device: torch.device) -> None:
+    """Raises MemoryError when training on windows of ``n_context`` tokens needs more than ``device`` has free."""
+    free = memory_free(device)
+    windows = recipe.micro_batch or recipe.batch
+    need = memory_needed(config, windows * n_context, device)
+    if need <= free:
+        return
+    fits = [n for n in range(1, min(windows, 4096)) if recipe.batch % n == 0 and memory_needed(config, n * n_context, device) <= free]
+    advice = f"a smaller micro_batch needs less: {fits[-1]} fits" if fits else "even one window at a time does not fit"
+    raise MemoryError(f"{need / 1e9:.1f} GB are needed on {device} for {windows} windows of {n_context} tokens, {free / 1e9:.1f} GB are free: {advice}")
 
 
 class Trainer:
@@ -136,12 +140,7 @@ class Trainer:
         self.out.mkdir(parents=True, exist_ok=True)
         self.device = next(model.parameters()).device
         self.micro = recipe.micro_batch or recipe.batch
-        need, free = memory_needed(model, self.micro), _memory_free(self.device)
-        if need > free:
-            raise MemoryError(
-                f"{need / 1e9:.1f} GB are needed on {self.device} for {self.micro} windows of {tokens.n_context} tokens, {free / 1e9:.1f} GB are "
-                "free: a smaller micro_batch needs less"
-            )
+        check_memory(model.config, recipe, tokens.n_context, self.device)
         for ffn in model.ffns:
             ffn.penalty_kind = recipe.penalty
         named = list(model.named_parameters())
