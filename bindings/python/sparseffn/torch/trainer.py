@@ -96,7 +96,7 @@ def check_memory(config: ModelConfig, recipe: Recipe, n_context: int, device: to
     if need <= free:
         return
     fits = [n for n in range(1, min(windows, 4096)) if recipe.batch % n == 0 and memory_needed(config, n * n_context, device) <= free]
-    advice = f"a smaller micro_batch needs less: {fits[-1]} fits" if fits else "even one window at a time does not fit"
+    advice = f"a smaller micro_batch needs less: --micro-batch {fits[-1]} fits" if fits else "even one window at a time does not fit"
     raise MemoryError(f"{need / 1e9:.1f} GB are needed on {device} for {windows} windows of {n_context} tokens, {free / 1e9:.1f} GB are free: {advice}")
 
 
