@@ -359,6 +359,10 @@ sffn_status sffn_context_create(const sffn_context_config *config, sffn_context 
     sffn_log(ctx, SFFN_LOG_INFO, "libsparseffn %s: %u threads, kernels %s (%s)",
              sffn_version_string(), (unsigned)ctx->config.n_threads,
              sffn_kernels_isa_name(ctx->isa), ctx->cpu_text);
+    if (c.use_onednn && !sffn_context_uses_onednn(ctx))
+        sffn_log(ctx, SFFN_LOG_WARNING,
+                 "use_onednn is 1, but oneDNN is not built in or was not found: long prompts take "
+                 "the library's own dense path");
     *out = ctx;
     return SFFN_OK;
 }

@@ -379,6 +379,31 @@ static void allocator_gets_everything_back(void **state)
     CHECK(allocator.live_blocks == 0 && allocator.live_bytes == 0 && allocator.n_wrong == 0);
 }
 
+static void count_warnings(void *user, int32_t level, const char *text)
+{
+    *(int *)user += level == SFFN_LOG_WARNING && strstr(text, "oneDNN") != NULL;
+}
+
+/* oneDNN that was asked for and is not there is said once, when the context is made. */
+static void says_what_is_missing(void **state)
+{
+    (void)state;
+    for (int32_t use = 0; use < 2; use++) {
+        int n_warnings = 0;
+        sffn_context_config config = SFFN_CONTEXT_CONFIG_INIT;
+        sffn_context_info info = SFFN_CONTEXT_INFO_INIT;
+        sffn_context *ctx = NULL;
+        config.use_onednn = use;
+        config.log = count_warnings;
+        config.log_user = &n_warnings;
+        CHECK_OK(NULL, sffn_context_create(&config, &ctx));
+        CHECK_OK(ctx, sffn_context_get_info(ctx, &info));
+        CHECK_SAYS(n_warnings == (use && !info.has_onednn), "use_onednn %d, has_onednn %d: %d",
+                   (int)use, (int)info.has_onednn, n_warnings);
+        sffn_context_destroy(ctx);
+    }
+}
+
 int main(void)
 {
     struct cases cases = {0};
@@ -396,5 +421,6 @@ int main(void)
     CASE(&cases, memory_is_accounted);
     CASE(&cases, huge_pages_are_counted);
     CASE(&cases, allocator_gets_everything_back);
+    CASE(&cases, says_what_is_missing);
     return cases_run(&cases, "context");
 }
