@@ -298,9 +298,7 @@ static int is_relu(int32_t activation)
 static int pack_from_file(struct layer *layer, const struct ffn_match *m, unsigned number)
 {
     sffn_ffn_config config = SFFN_FFN_CONFIG_INIT;
-    int32_t plan = SFFN_SELECT_DEFAULT;
-    if (sffn_model_layer_config(model, number, &config) != SFFN_OK ||
-        sffn_model_layer_plan(model, number, &plan) != SFFN_OK) {
+    if (sffn_model_layer_config(model, number, &config) != SFFN_OK) {
         refuse(layer, "%s", sffn_context_last_error(owner));
         return 0;
     }
@@ -317,10 +315,6 @@ static int pack_from_file(struct layer *layer, const struct ffn_match *m, unsign
         !(is_relu(config.activation) && is_relu(m->activation))) {
         refuse(layer, "%s has the activation %s, the model's graph %s", settings.model,
                sffn_activation_name(config.activation), sffn_activation_name(m->activation));
-        return 0;
-    }
-    if (plan == SFFN_SELECT_DENSE && !settings.with_dense) {
-        refuse(layer, "the plan of %s says dense", settings.model);
         return 0;
     }
     sffn_ffn_config options = SFFN_FFN_CONFIG_INIT;
@@ -351,11 +345,23 @@ static int pack_from_ggml(struct layer *layer, const struct ffn_match *m)
     return 1;
 }
 
-static int can_skip(const sffn_ffn_info *info)
+static int has_zeros(int32_t activation)
 {
-    return info->rule != SFFN_RULE_NONE || info->has_predictor || info->has_router ||
-           is_relu(info->activation) || info->activation == SFFN_ACT_RELU2 ||
-           info->activation == SFFN_ACT_DRELU || info->activation == SFFN_ACT_SHIFTED_RELU;
+    return is_relu(activation) || activation == SFFN_ACT_RELU2 || activation == SFFN_ACT_DRELU;
+}
+
+static const char *selector_name(const sffn_ffn_info *info)
+{
+    switch (info->select) {
+    case SFFN_SELECT_PREDICTOR:
+        return "predictor";
+    case SFFN_SELECT_ROUTER:
+        return "router";
+    case SFFN_SELECT_GATE:
+        return "gate";
+    default:
+        return "none";
+    }
 }
 
 static uint64_t packed_bytes(void)
@@ -368,10 +374,8 @@ static int pack(struct layer *layer, const struct ffn_match *m)
 {
     unsigned number = 0;
     const sffn_ffn_info init = SFFN_FFN_INFO_INIT;
-    sffn_ffn_info would = SFFN_FFN_INFO_INIT;
     const uint64_t before = packed_bytes();
     const int in_file = model && sscanf(m->down->name, "blk.%u.", &number) == 1;
-    would.activation = m->activation;
     layer->info = init;
     layer->n_experts = (uint32_t)m->n_experts;
     layer->experts = calloc(layer->n_experts, sizeof(*layer->experts));
@@ -379,7 +383,7 @@ static int pack(struct layer *layer, const struct ffn_match *m)
         refuse(layer, "out of memory");
         return 0;
     }
-    if (!in_file && !can_skip(&would) && !settings.with_dense) {
+    if (!in_file && !has_zeros(m->activation) && !settings.with_dense) {
         refuse(layer, "%s has no zeros, and there is no file with thresholds (SFFN_GGML_MODEL)",
                sffn_activation_name(m->activation));
         return 0;
@@ -391,16 +395,14 @@ static int pack(struct layer *layer, const struct ffn_match *m)
         refuse(layer, "its selector reads another tensor than the input of the FFN");
         return 0;
     }
-    if (!can_skip(&layer->info) && !settings.with_dense) {
-        refuse(layer, "%s has no zeros, and %s has no thresholds and no selector for this layer",
-               sffn_activation_name(layer->info.activation), settings.model);
+    if (layer->info.dense_reason != SFFN_DENSE_NOT && !settings.with_dense) {
+        refuse(layer,
+               layer->info.dense_reason == SFFN_DENSE_PLAN
+                   ? "the plan of %s says dense (%s)"
+                   : "%s has no thresholds and no selector for it, and %s has no zeros",
+               settings.model, sffn_activation_name(layer->info.activation));
         return 0;
     }
-    snprintf(layer->selector, sizeof layer->selector, "%s",
-             layer->info.has_predictor ? "predictor"
-             : layer->info.has_router  ? "router"
-             : can_skip(&layer->info)  ? "gate"
-                                       : "dense");
     layer->packed_bytes = packed_bytes() - before;
     return 1;
 }
@@ -468,9 +470,9 @@ struct layer *layers_pack(const struct ffn_match *m)
         if (pack(layer, m)) {
             atomic_fetch_add(&generation, 1);
             log_line(GGML_LOG_LEVEL_INFO,
-                     "%s: %u x %u, %s, by %s; packed in %.1f MB, %.1f MB so far", layer->name,
+                     "%s: %u x %u, %s, selector %s; packed in %.1f MB, %.1f MB so far", layer->name,
                      layer->info.d_model, layer->info.d_ff,
-                     sffn_activation_name(layer->info.activation), layer->selector,
+                     sffn_activation_name(layer->info.activation), selector_name(&layer->info),
                      (double)layer->packed_bytes / 1e6, (double)packed_bytes() / 1e6);
         } else {
             drop_experts(layer);
@@ -582,7 +584,7 @@ static void put_layer(struct text *t, struct layer *layer)
             "\"gate_dtype\": \"%s\", \"up_dtype\": \"%s\", \"down_dtype\": \"%s\", "
             "\"packed_bytes\": %llu, \"n_calls\": "
             "%llu, \"n_tokens\": %llu, \"density\": %.6f",
-            layer->selector, sffn_activation_name(info->activation), info->d_model, info->d_ff,
+            selector_name(info), sffn_activation_name(info->activation), info->d_model, info->d_ff,
             layer->n_experts, info->is_gated ? sffn_dtype_name(info->gate_dtype) : "none",
             sffn_dtype_name(info->up_dtype), sffn_dtype_name(info->down_dtype),
             (unsigned long long)layer->packed_bytes, (unsigned long long)layer->n_calls,

@@ -16,7 +16,6 @@ struct layer {
     uint32_t n_experts;
     sffn_ffn **experts; /* NULL: not ready, `reason` says why */
     char reason[512];
-    char selector[16];
     sffn_ffn_info info; /* of the first expert */
     uint64_t packed_bytes;
     atomic_int is_whole; /* the last graph in which its down product was seen had the whole FFN */

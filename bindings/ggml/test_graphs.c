@@ -9,7 +9,6 @@
 
 #include "ggml-alloc.h"
 #include "ggml-backend.h"
-#include "ggml-cpu.h"
 #include "ggml.h"
 
 enum { D_MODEL = 256, D_FF = 512, N_EXPERTS = 4, N_USED = 2, MAX_TOKENS = 16 };
