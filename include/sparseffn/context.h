@@ -48,7 +48,7 @@ typedef struct sffn_context_config {
     uint32_t n_threads;          /**< own pool and parallel_for: threads per call, 1..512; 0 = the CPUs this process may use. Default 1 */
     sffn_parallel_for_fn parallel_for; /**< NULL: own pool of n_threads - 1 threads plus the caller's. Else no thread is ever created */
     void *parallel_for_user;
-    const char *max_isa;         /**< NULL: best this CPU runs. Else a row of the ISA table, "scalar", "avx2", "avx512", "avx512_vnni", as a cap */
+    const char *max_isa;         /**< NULL: best this CPU runs. Else a row of the ISA table, "scalar", "avx2", "avx512", "avx512_vnni", on AArch64 "neon", "dotprod", as a cap */
     int32_t huge_pages;          /**< enum sffn_huge_pages */
     int32_t bind_threads;        /**< 1: own pool threads are bound to one core each (hwloc or OS). Default 0 */
     uint32_t spin_us;            /**< how long idle pool threads and barriers spin before they sleep, microseconds, at most 1000000. Default 50 */

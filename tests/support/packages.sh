@@ -38,6 +38,7 @@ has() {
         libcmocka-dev) pkg-config --exists cmocka ;;
         libdnnl-dev) compiles c oneapi/dnnl/dnnl.h ;;
         qemu-user) command -v qemu-x86_64 ;;
+        gcc-aarch64-linux-gnu) [ -f /usr/aarch64-linux-gnu/include/stdio.h ] && command -v aarch64-linux-gnu-gcc ;;
         openmpi-bin) command -v mpirun ;;
         libopenmpi-dev) command -v mpicc ;;
         *) dpkg-query -W -f '${Status}' "$1" | grep -q 'ok installed' ;;
@@ -48,6 +49,7 @@ has() {
 debian_packages() {
     case $1 in
         gcc) echo gcc libc6-dev ;;
+        gcc-aarch64-linux-gnu) echo gcc-aarch64-linux-gnu libc6-dev-arm64-cross ;;
         *) echo "$1" ;;
     esac
 }
