@@ -13,7 +13,7 @@ const char selection_help[] =
     "Selections (SEL), who decides which neurons run:\n"
     "  gate                 the full gate, exact for activations with true zeros\n"
     "  plan                 what the file says of each layer; gate where it says nothing\n"
-    "  predictor, router    the file's own, whatever its plan says\n"
+    "  predictor, router    the file's own, which every layer must have\n"
     "  screen[,margin=M]    a 4-bit copy of the gate first, then the gate among those let through; "
     "M in standard\n"
     "                       deviations of the copy's error (1.5)\n"

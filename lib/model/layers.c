@@ -406,12 +406,25 @@ static sffn_status passed_on(sffn_context *ctx, const sffn_model *model, sffn_st
                : status;
 }
 
+/* Copies of the gate tell on which side of a threshold it lies, which says nothing when both sides count. */
+static int is_copy_of_gate(int32_t kind)
+{
+    return kind != SFFN_PREDICTOR_LOW_RANK && kind != SFFN_PREDICTOR_CALLBACK;
+}
+
 static sffn_status make_predictor(sffn_context *ctx, const sffn_model *model, uint32_t layer,
-                                  sffn_predictor **predictor)
+                                  const sffn_ffn_config *ffn, sffn_predictor **predictor)
 {
     sffn_predictor_config config = SFFN_PREDICTOR_CONFIG_INIT;
     const sffn_status status =
         passed_on(ctx, model, sffn_model_layer_predictor_config(model, layer, &config));
+    if (status == SFFN_OK && is_copy_of_gate(config.kind) && ffn->rule == SFFN_RULE_NONE &&
+        (ffn->activation == SFFN_ACT_SILU || ffn->activation == SFFN_ACT_GELU_ERF ||
+         ffn->activation == SFFN_ACT_GELU_TANH))
+        return sffn_fail(ctx, SFFN_ERR_FORMAT,
+                         "%s: the predictor of layer %u looks for gates above a threshold, and its "
+                         "activation %s has no zeros: expected a rule, or another activation",
+                         model->path, (unsigned)layer, sffn_activation_name(ffn->activation));
     return status == SFFN_OK ? sffn_predictor_create(ctx, &config, predictor) : status;
 }
 
@@ -426,8 +439,10 @@ static sffn_status make_router(sffn_context *ctx, const sffn_model *model, uint3
 
 /* What the plan names; without a plan, what there is. */
 static sffn_status make_selector(sffn_context *ctx, const sffn_model *model, uint32_t layer,
-                                 int32_t select, sffn_predictor **predictor, sffn_router **router)
+                                 const sffn_ffn_config *ffn, sffn_predictor **predictor,
+                                 sffn_router **router)
 {
+    const int32_t select = ffn->select;
     sffn_predictor_config predictor_config = SFFN_PREDICTOR_CONFIG_INIT;
     sffn_router_config router_config = SFFN_ROUTER_CONFIG_INIT;
     int has_predictor = 0, has_router = 0;
@@ -441,7 +456,7 @@ static sffn_status make_selector(sffn_context *ctx, const sffn_model *model, uin
         return sffn_fail(ctx, SFFN_ERR_FORMAT, "%s: the plan of layer %u is '%s', but it has none",
                          model->path, (unsigned)layer, sffn_field_name(&sffn_plan_field, select));
     if (select == SFFN_SELECT_PREDICTOR || (select == SFFN_SELECT_DEFAULT && has_predictor))
-        return make_predictor(ctx, model, layer, predictor);
+        return make_predictor(ctx, model, layer, ffn, predictor);
     if (select == SFFN_SELECT_ROUTER || (select == SFFN_SELECT_DEFAULT && has_router))
         return make_router(ctx, model, layer, router);
     return SFFN_OK;
@@ -456,7 +471,7 @@ static sffn_status create_layer(sffn_context *ctx, const sffn_model *model, uint
         if (c->select == SFFN_SELECT_DEFAULT)
             status = passed_on(ctx, model, sffn_model_layer_plan(model, layer, &c->select));
         if (status == SFFN_OK)
-            status = make_selector(ctx, model, layer, c->select, predictor, router);
+            status = make_selector(ctx, model, layer, c, predictor, router);
         c->predictor = *predictor;
         c->router = *router;
     }

@@ -156,7 +156,7 @@ class Prepare(Case):
                    says=("one input",))
 
     def test_select_by_name(self):
-        """--select predictor and router run what the file has, whatever its plan says, and say so when it has none."""
+        """--select predictor and router run what the file has, and say so when it has none."""
         self.prepare("--plan", "predictor", "--predictor", "screen")
         same = self.eval(self.path("out.gguf")), self.eval(self.path("out.gguf"), "--select", "predictor")
         self.assertEqual(same[1]["select"], "predictor")
@@ -169,6 +169,34 @@ class Prepare(Case):
         self.prepare("--plan", "router", "--experts", "8")
         same = self.eval(self.path("out.gguf")), self.eval(self.path("out.gguf"), "--select", "router")
         self.assertEqual({**same[0], "select": ""}, {**same[1], "select": ""})
+
+    def test_bad_selectors(self):
+        """A file whose selector does not fit: an error that says what, where and how it should be, from whoever opens it."""
+        def array(kind, value):
+            return (tiny_gguf.ARRAY, (kind, [value] * 2))
+        screen = {"sffn.predictor.kind": array(tiny_gguf.STRING, "screened_gate")}
+        low_rank = {"sffn.predictor.kind": array(tiny_gguf.STRING, "low_rank"), "sffn.predictor.rank": array(tiny_gguf.U32, 4)}
+        good = {"blk.0.sffn_predictor_w1.weight": ((4, 32), [0.1] * 128), "blk.0.sffn_predictor_w2.weight": ((96, 4), [0.1] * 384)}
+        nan = [float("nan")] * 128
+        for activation, keys, tensors, words in (
+            ("silu", screen, {}, ("layer 0", "silu", "no zeros")),
+            ("relu", {"sffn.rule": array(tiny_gguf.STRING, "best")}, {}, ("sffn.rule of layer 0", "'best'", "unknown")),
+            ("relu", {"sffn.predictor.kind": array(tiny_gguf.STRING, "oracle")}, {}, ("sffn.predictor.kind", "'oracle'")),
+            ("relu", {"sffn.plan": array(tiny_gguf.STRING, "predictor")}, {}, ("plan of layer 0", "predictor", "none")),
+            ("relu", {**screen, "sffn.predictor.margin": array(tiny_gguf.F32, float("nan"))}, {}, ("sffn.predictor.margin of layer 0", "NaN")),
+            ("relu", {**screen, "sffn.predictor.margin": array(tiny_gguf.F32, -1.0)}, {}, ("margin is -1",)),
+            ("relu", {"sffn.plan": (tiny_gguf.ARRAY, (tiny_gguf.STRING, ["gate"]))}, {}, ("sffn.plan", "array of 2 strings")),
+            ("relu", low_rank, {}, ("blk.0.sffn_predictor_w1.weight",)),
+            ("relu", low_rank, {**good, "blk.0.sffn_predictor_w1.weight": ((4, 64), [0.1] * 256)}, ("blk.0.sffn_predictor_w1.weight", "64", "32")),
+            ("relu", low_rank, {**good, "blk.0.sffn_predictor_w2.weight": ((64, 4), [0.1] * 256)}, ("blk.0.sffn_predictor_w2.weight", "64", "96")),
+            ("relu", low_rank, {**good, "blk.0.sffn_predictor_w1.weight": ((4, 32), nan)}, ("w1", "NaN")),
+            ("relu", low_rank, good, ("blk.1.sffn_predictor_w1.weight",)),  # of layer 0 only
+        ):
+            with self.subTest(words=words):
+                metadata, weights = tiny_gguf.llama(activation=activation)
+                tiny_gguf.write(self.path("misfit.gguf"), {**metadata, **keys}, {**weights, **tensors})
+                self.fails(1, "eval", self.path("misfit.gguf"), "--tokens", self.ids, says=words)
+                self.fails(1, "generate", self.path("misfit.gguf"), "--prompt", "hello", says=words)
 
     def test_target_ppl(self):
         none = self.prepare("--target-ppl", "0", "--plan", "gate")
