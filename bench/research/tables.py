@@ -89,12 +89,12 @@ class Run:
 
 
 def split_tokens(run, path, name):
-    """The first half to fit on, 4,096 of the second half to measure."""
+    """The first half to fit on, the second to measure."""
     with open(path, encoding="utf-8") as f:
         tokens = json.load(f)
     tokens = tokens["tokens"] if isinstance(tokens, dict) else tokens
     half = len(tokens) // 2 // 512 * 512
-    for part, ids in (("fit", tokens[:half]), ("held", tokens[half:half + 4096])):
+    for part, ids in (("fit", tokens[:half]), ("held", tokens[half:])):
         with open(run.path(f"{name}-{part}.json"), "w", encoding="utf-8") as f:
             json.dump(ids, f)
 
@@ -141,14 +141,14 @@ def prepared(run, name, dtype, method, source, tokens, options):
     slug = re.sub(r"[^a-z0-9_.]+", "-", method)
     out = run.path(f"{name}-{dtype}-{slug}.gguf")
     rank = 64
-    run.sffn(f"{name}-{dtype}-{slug}-made", "prepare", source, "-o", out, *text_options(run, name, "fit", tokens), "--samples", 4096,
+    run.sffn(f"{name}-{dtype}-{slug}-made", "prepare", source, "-o", out, *text_options(run, name, "fit", tokens), "--n-tokens", 4096, "--samples", 4096,
              *(x.format(rank=rank) for x in options))
     return out
 
 
 def evaluate(run, name, tokens, label, model, selections, timed):
     """One run of `sffn eval`; timed: few tokens for the errors, many for the time."""
-    n = ("--n-tokens", 256, "--timed", run.o.timed) if timed else ("--n-tokens", 4096, "--timed", 0)
+    n = ("--n-tokens", 256, "--timed", run.o.timed) if timed else ("--n-tokens", 2048 if tokens else 1024, "--timed", 0)
     return run.sffn(f"{label}-{'time' if timed else 'eval'}", "eval", model, *text_options(run, name, "held", tokens), *n,
                     *(x for s in selections for x in ("--select", s)))
 
