@@ -127,6 +127,17 @@ need_python() {
     "$python" -m pip install -q --disable-pip-version-check "${wanted[@]}"
 }
 
+# need_torch VERSION: PyTorch's CPU build, 200 MB, into .venv. What PyPI has for x86-64 brings CUDA, several GB, so the wheel comes from where pip
+# was told to look for files (find-links), else from PyTorch's own index; only what it depends on comes from PyPI. Fails when neither has it.
+need_torch() {
+    local pip=("$python" -m pip install -q --disable-pip-version-check)
+    "$python" -c 'import torch' 2>/dev/null && return
+    note "pip install torch==$1 (CPU build)"
+    "${pip[@]}" --no-index --no-deps "torch==$1" 2>/dev/null ||
+        "${pip[@]}" --retries 1 --timeout 30 --index-url https://download.pytorch.org/whl/cpu --no-deps "torch==$1" || return
+    "${pip[@]}" "torch==$1"
+}
+
 # build DIRECTORY MESON-OPTION...: configures once, compiles what has changed. On a terminal Ninja shows its own progress.
 build() {
     local dir=$1 log
