@@ -1,4 +1,5 @@
-"""sparseffn.torch: training recipes that make a llama-architecture model sparsely activated, and export what libsparseffn runs.
+"""sparseffn.torch: training recipes that make a llama-architecture model sparsely activated, export of what libsparseffn runs, and
+replace_ffn(), which lets the library run the FFN layers of a PyTorch model.
 
     python -m sparseffn.torch train --model FOLDER_OR_GGUF --text corpus/*.txt --recipe prosparse --out runs/mine
 
@@ -12,6 +13,7 @@ Needs PyTorch 2.4 or later; reading and writing models needs ``safetensors``, GG
     lte_losses, Router, ... Learn To be Efficient: experts, router, its losses
     Recipe, Trainer         the loop: bf16, torch.compile, checkpoints that resume exactly, a JSON log
     evaluate, ...           held-out perplexity with the density of each layer; thresholds for a quality budget
+    replace_ffn, ...        the FFN modules of a model run by the library, on the CPU; what was replaced and what not; the way back
 """
 
 from __future__ import annotations
@@ -30,10 +32,13 @@ from .files import load, save, save_gguf
 from .losses import PENALTIES, lte_losses, penalty
 from .lte import add_routers, apply_experts, balanced_groups, fit_routers, hard_routing
 from .model import ACTIVATIONS, Llama, ModelConfig
+from .replace import FFNRecord, FFNReport, ffn_report, replace_ffn, restore_ffn
 from .trainer import Recipe, Trainer
 
 __all__ = [
     "ACTIVATIONS",
+    "FFNRecord",
+    "FFNReport",
     "Llama",
     "ModelConfig",
     "PENALTIES",
@@ -44,6 +49,7 @@ __all__ = [
     "apply_experts",
     "balanced_groups",
     "evaluate",
+    "ffn_report",
     "find_shift",
     "fit_routers",
     "hard_routing",
@@ -51,6 +57,8 @@ __all__ = [
     "lte_losses",
     "magnitude_thresholds",
     "penalty",
+    "replace_ffn",
+    "restore_ffn",
     "save",
     "save_gguf",
     "tokenize",
