@@ -102,7 +102,8 @@ SFFN_API sffn_status sffn_ffn_create(sffn_context *ctx, const sffn_ffn_config *c
  */
 SFFN_API sffn_status sffn_ffn_config_slice(const sffn_context *ctx, sffn_ffn_config *config, uint32_t first, uint32_t n_neurons);
 /**
- * The same for a predictor: the slice selects what the whole predictor would select there.
+ * The same for a predictor: the slice selects what the whole predictor would select there. Of a cascade with a margin the neurons at its very edge may
+ * differ: the part of the margin that covers the rounding of x comes from a mean over the rows at hand.
  * @retval SFFN_ERR_UNSUPPORTED  top-k, several layers, a callback, or the SVD of a gate (make its factors once, with sffn_fit_svd(), and slice them)
  * Errors otherwise as above. Since 0.1.
  */

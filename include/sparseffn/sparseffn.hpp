@@ -497,6 +497,17 @@ public:
             return detail::wrong_size("active", active.size(), "n_layers = ", n_layers_);
         return detail::check(ctx.get(), sffn_predictor_predict_layers(ctx.get(), get(), x.data(), d_model_, x.size() / d_model_, active.data()));
     }
+    /** Runs the prediction and tells what weights it read, of all tokens together. */
+    result<std::uint64_t> try_count_bytes(context &ctx, span<const float> x) const
+    {
+        if (!get())
+            return detail::empty("predictor");
+        if (x.size() % d_model_ != 0)
+            return detail::wrong_size("x", x.size(), "a multiple of d_model = ", d_model_);
+        std::uint64_t bytes = 0;
+        const sffn_status status = sffn_predictor_count_bytes(ctx.get(), get(), x.data(), d_model_, x.size() / d_model_, &bytes);
+        return detail::check(ctx.get(), status, bytes);
+    }
     result<predictor_info> try_info() const
     {
         predictor_info info;
@@ -507,6 +518,7 @@ public:
     predictor(context &ctx, const sffn_predictor_config &config) : predictor(try_create(ctx, config).value()) {}
     void predict(context &ctx, span<const float> x, span<float> scores, active_set *active) const { try_predict(ctx, x, scores, active).value(); }
     void predict_layers(context &ctx, span<const float> x, span<sffn_active_set *const> active) const { try_predict_layers(ctx, x, active).value(); }
+    std::uint64_t count_bytes(context &ctx, span<const float> x) const { return try_count_bytes(ctx, x).value(); }
     predictor_info info() const { return try_info().value(); }
 #endif
 

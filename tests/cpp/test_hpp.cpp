@@ -364,6 +364,8 @@ static void selectors(sf::context &ctx)
     CHECK(p.try_predict_layers(ctx, l.x, one).has_value() &&
           c_set.union_count() == set.union_count());
     CHECK(take(p.try_info()).kind == SFFN_PREDICTOR_SCREENED_GATE);
+    CHECK(take(p.try_count_bytes(ctx, l.x)) == T * take(p.try_info()).weight_bytes);
+    FAILS(p.try_count_bytes(ctx, {l.x.data(), 63}), SFFN_ERR_SHAPE, "x has 63", "d_model = 64");
     FAILS(p.try_predict(ctx, {l.x.data(), 63}, {}, &set), SFFN_ERR_SHAPE, "x has 63",
           "d_model = 64");
     FAILS(p.try_predict(ctx, l.x, {scores.data(), 2}, &set), SFFN_ERR_SHAPE, "scores has 2", "288");

@@ -141,6 +141,8 @@ static void selectors(void **state)
             p.thresholds = b2;
         else if (p.kind != SFFN_PREDICTOR_SIGN)
             p.gate_bias = layer.gate_bias;
+        if (p.kind == SFFN_PREDICTOR_CASCADE)
+            p.margin = 0; /* whose size depends on all rows */
         sffn_router_config r = SFFN_ROUTER_CONFIG_INIT;
         r.d_model = D;
         r.n_experts = N_EXPERTS;
