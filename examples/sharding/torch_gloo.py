@@ -30,10 +30,10 @@ def run(rank: int, ranks: int, args: argparse.Namespace) -> None:
     bias = rng.standard_normal(args.d_model, dtype=np.float32)
     x = rng.standard_normal((args.tokens, args.d_model), dtype=np.float32)
 
-    # A real program reads its slice of the file only. The bias of down belongs to one rank, or it would be added once per rank.
-    mine = slice(args.d_ff * rank // ranks, args.d_ff * (rank + 1) // ranks)
-    context = sf.Context()
-    part = sf.FFN(context, gate=gate[mine], up=up[mine], down=np.ascontiguousarray(down[:, mine]), down_bias=bias if rank == 0 else None)
+    # Only the slice is read and packed. The bias of down stays with neuron 0, or it would be added once per rank.
+    context, first = sf.Context(), args.d_ff * rank // ranks
+    mine = (first, args.d_ff * (rank + 1) // ranks - first)
+    part = sf.FFN(context, gate=gate, up=up, down=down, down_bias=bias, neurons=mine)
     y = torch.empty(args.tokens, args.d_model)
     part.forward(x, y)
     dist.all_reduce(y)
