@@ -85,7 +85,7 @@ static void print_row(struct compare *c, const struct layer_run *own, const stru
     FILE *out = o->as_json ? stderr : stdout;
     if (!c->has_header) {
         sffn_context_info info = SFFN_CONTEXT_INFO_INIT;
-        sffn_context_get_info(own->owner, &info);
+        layer_run_info(own, &info);
         print_machine(out, &info);
         fprintf(out, "\n");
         warn_when_busy(COMMAND, info.n_cpus);
@@ -232,6 +232,8 @@ static int run_own(struct compare *c, struct layer_run *first)
                 print_row(c, run, &dense);
             }
             r.time = r.selected;
+            if (s > 0) /* it took no turns with the first selection */
+                r.selected.median = (double)NAN;
             r.touched_bytes = t.touched;
             r.error = errors.reference;
             if (run->select != SELECT_DENSE)

@@ -52,12 +52,9 @@ struct rows {
     enum command command;
     const struct layer_options *o;
     struct workbench w;
-    struct onednn_best peer;
-    uint32_t peer_threads; /* the peer was measured with; 0: not yet */
-    size_t peer_tokens;
+    struct onednn_best *peers; /* [tokens][threads]; not measured yet where `what` is empty */
+    struct onednn_best *peer;  /* the row's */
     int has_header;
-    /* of the first number of threads, by type, density, selection and tokens */
-    double *first_ns;
 };
 
 struct row {
@@ -132,7 +129,7 @@ static int measure_row(struct layer_run *run, struct row *row)
 static void print_header(const struct rows *rows, const struct layer_run *run, FILE *out)
 {
     sffn_context_info info = SFFN_CONTEXT_INFO_INIT;
-    sffn_context_get_info(run->owner, &info);
+    layer_run_info(run, &info);
     print_machine(out, &info);
     fprintf(out, "\n");
     warn_when_busy(rows->o->command, info.n_cpus);
@@ -161,7 +158,7 @@ static void print_table_row(const struct rows *rows, const struct layer_run *run
     print_cell(6, "%.3f", r->traffic.touched / r->stream_gbps / r->own.median);
     print_cell(6, "%.3f", r->ideal_ns / r->own.median);
     print_cell(8, "%.2fx", r->dense.median / r->own.median);
-    print_cell(8, "%.2fx", rows->peer.median_ns / r->own.median);
+    print_cell(8, "%.2fx", rows->peer->median_ns / r->own.median);
     print_cell(6, "%.3f", r->errors.recall);
     print_cell(9, "%.2e", r->errors.reference);
     print_cell(9, "%.2e", r->errors.dense);
@@ -214,7 +211,7 @@ static void print_json_row(const struct rows *rows, const struct layer_run *run,
     json_number(&j, "limit_fraction", r->traffic.touched / r->stream_gbps / r->own.median);
     json_number(&j, "gather_fraction", r->ideal_ns / r->own.median);
     json_number(&j, "speedup_vs_dense", r->dense.median / r->own.median);
-    json_number(&j, "speedup_vs_onednn", rows->peer.median_ns / r->own.median);
+    json_number(&j, "speedup_vs_onednn", rows->peer->median_ns / r->own.median);
     json_number(&j, "relative_error", r->errors.reference);
     if (o->trace)
         json_uint(&j, "trace_layer", run->trace_layer);
@@ -231,8 +228,7 @@ static void print_row(struct rows *rows, const struct layer_run *run, const stru
     if (!rows->has_header && !o->as_json) {
         printf("shape %s (%u x %u), %s weights, %s\n", o->shape, o->d_model, o->d_ff,
                o->is_warm ? "warm" : "cold", weights_words(rows));
-        if (rows->peer_threads)
-            printf("%u threads: %s\n", rows->peer_threads, rows->peer.what);
+        printf("%u threads, %zu tokens: %s\n", run->n_threads, run->n_tokens, rows->peer->what);
         printf("\n%-8s %-5s %7s %6s %7s %9s %9s %9s %6s %6s %9s %7s %7s %7s %6s %6s %8s %8s %6s "
                "%9s %9s%s\n",
                "select", "dtype", "density", "tokens", "threads", "median ms", "min", "max", "n",
@@ -250,14 +246,19 @@ static void print_row(struct rows *rows, const struct layer_run *run, const stru
 /* ---- all rows ---- */
 
 /* Once per number of threads and tokens, before our own copies take the memory. */
-static int use_peer(struct rows *rows, size_t n_tokens, uint32_t n_threads)
+static int use_peer(struct rows *rows, size_t tokens_at, size_t threads_at)
 {
+    const struct layer_options *o = rows->o;
+    const size_t n_tokens = o->tokens[tokens_at];
+    const uint32_t n_threads = o->threads[threads_at];
     sffn_context *ctx;
     struct inputs inputs;
-    if (rows->peer_threads == n_threads && rows->peer_tokens == n_tokens)
+    rows->peer = &rows->peers[tokens_at * o->n_threads + threads_at];
+    if (rows->peer->what[0])
         return 1;
-    rows->peer.median_ns = (double)NAN;
-    if (!rows->o->has_onednn)
+    rows->peer->median_ns = (double)NAN;
+    snprintf(rows->peer->what, sizeof rows->peer->what, "oneDNN is left out");
+    if (!o->has_onednn)
         return 1;
     if (sffn_context_create(NULL, &ctx) != SFFN_OK)
         return 0;
@@ -273,24 +274,24 @@ static int use_peer(struct rows *rows, size_t n_tokens, uint32_t n_threads)
                                   available_memory_bytes() / 10 * 7,
                                   NULL,
                                   NULL};
-    const struct stop_rule rule = {rows->o->repeats, rows->o->seconds};
-    onednn_best_measure(&rows->peer, &of, &rule);
+    const struct stop_rule rule = {o->repeats, o->seconds};
+    onednn_best_measure(rows->peer, &of, &rule);
     inputs_destroy(&inputs);
-    if (rows->has_header && !rows->o->as_json)
-        printf("%u threads: %s\n", n_threads, rows->peer.what);
-    rows->peer_threads = n_threads;
-    rows->peer_tokens = n_tokens;
+    if (rows->has_header && !o->as_json)
+        printf("%u threads, %zu tokens: %s\n", n_threads, n_tokens, rows->peer->what);
     return 1;
 }
 
 /* A combination that the library refuses has said so; the others go on. */
 static int run_row(struct rows *rows, int32_t dtype, enum select select, double density,
-                   uint32_t trace_layer, size_t n_tokens, uint32_t n_threads, double *first_ns)
+                   uint32_t trace_layer, size_t tokens_at, size_t threads_at, double *first_ns)
 {
+    const size_t n_tokens = rows->o->tokens[tokens_at];
+    const uint32_t n_threads = rows->o->threads[threads_at];
     struct layer_run run;
     struct row row;
     if (!workbench_use_layer(&rows->w, dtype, select == SELECT_ROUTER) ||
-        !use_peer(rows, n_tokens, n_threads))
+        !use_peer(rows, tokens_at, threads_at))
         return 0;
     const int ok =
         layer_run_create(&run, &rows->w, select, density, trace_layer, n_tokens, n_threads, 0) &&
@@ -305,27 +306,22 @@ static int run_row(struct rows *rows, int32_t dtype, enum select select, double 
     return ok;
 }
 
+/* Types first, so that a layer is made once; threads last, so that each number of them has the first to compare with. */
 static int run_rows(struct rows *rows)
 {
     const struct layer_options *o = rows->o;
-    const size_t n_masks = o->trace ? rows->w.trace.n_layers : o->n_densities,
-                 n_kinds = o->n_tokens * o->n_dtypes * n_masks * o->n_selects;
+    const size_t n_masks = o->trace ? rows->w.trace.n_layers : o->n_densities;
     int all_ok = 1;
-    rows->first_ns = calloc(n_kinds, sizeof *rows->first_ns);
-    if (!rows->first_ns)
-        return 0;
-    for (size_t th = 0; th < o->n_threads; th++) {
-        size_t kind = 0;
+    for (size_t d = 0; d < o->n_dtypes; d++)
         for (size_t to = 0; to < o->n_tokens; to++)
-            for (size_t d = 0; d < o->n_dtypes; d++)
-                for (size_t m = 0; m < n_masks; m++)
-                    for (size_t s = 0; s < o->n_selects; s++)
-                        all_ok &=
-                            run_row(rows, o->dtypes[d], o->selects[s],
-                                    o->trace ? 1.0 : o->densities[m], o->trace ? (uint32_t)m : 0,
-                                    o->tokens[to], o->threads[th], &rows->first_ns[kind++]);
-    }
-    free(rows->first_ns);
+            for (size_t m = 0; m < n_masks; m++)
+                for (size_t s = 0; s < o->n_selects; s++) {
+                    double first_ns = 0.0;
+                    for (size_t th = 0; th < o->n_threads; th++)
+                        all_ok &= run_row(rows, o->dtypes[d], o->selects[s],
+                                          o->trace ? 1.0 : o->densities[m],
+                                          o->trace ? (uint32_t)m : 0, to, th, &first_ns);
+                }
     return all_ok;
 }
 
@@ -335,9 +331,12 @@ static int run_command(enum command command, struct layer_options *o)
     memset(&rows, 0, sizeof rows);
     rows.command = command;
     rows.o = o;
-    rows.peer.median_ns = (double)NAN;
-    const int ok = workbench_create(&rows.w, o) && run_rows(&rows);
+    rows.peers = calloc(o->n_tokens * o->n_threads, sizeof *rows.peers);
+    if (!rows.peers)
+        fprintf(stderr, "%s: no memory\n", o->command);
+    const int ok = rows.peers && workbench_create(&rows.w, o) && run_rows(&rows);
     progress(NULL);
+    free(rows.peers);
     workbench_destroy(&rows.w);
     return ok ? 0 : 1;
 }

@@ -36,6 +36,14 @@ int layer_run_fail(const struct layer_run *run, const char *what, sffn_status st
     return 0;
 }
 
+void layer_run_info(const struct layer_run *run, sffn_context_info *info)
+{
+    sffn_context_get_info(run->owner, info);
+    /* The library knows only of pages that it took itself. */
+    info->weight_bytes = rotation_bytes(run->rotation);
+    info->weight_huge_bytes = rotation_huge_bytes(run->rotation);
+}
+
 /* ---- what rows share ---- */
 
 /* Four times the last-level cache, and more than virtual machines hide. */

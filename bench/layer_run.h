@@ -54,6 +54,9 @@ void layer_run_destroy(struct layer_run *run);
 /* An error line about the library's last failure; returns 0. */
 int layer_run_fail(const struct layer_run *run, const char *what, sffn_status status);
 
+/* Of the context that made the objects, with the weights' huge pages counted. */
+void layer_run_info(const struct layer_run *run, sffn_context_info *info);
+
 /* One call; select is the run's or dense. */
 sffn_status layer_run_forward(struct layer_run *run, size_t set, enum select select, float *y,
                               sffn_active_set *active_out, sffn_ffn_stats *stats);

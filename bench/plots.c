@@ -347,7 +347,17 @@ static int plot_scaling(const struct plots *p, const char *shape, const char *dt
     for (const struct jsonl_row *row; (row = next_row(p, &at, "scaling ", shape, (double)NAN));) {
         if (strcmp(jsonl_string(row, "dtype"), dtype) != 0)
             continue;
+        /* It is measured for each row: the best of each number of threads counts. */
         const double n = jsonl_number(row, "n_threads"), gbps = jsonl_number(row, "stream_gbps");
+        size_t other_at = 0;
+        int is_best = 1;
+        for (const struct jsonl_row *other; (other = next_row(p, &other_at, "scaling ", shape, n));)
+            if (strcmp(jsonl_string(other, "dtype"), dtype) == 0 &&
+                (jsonl_number(other, "stream_gbps") > gbps ||
+                 (jsonl_number(other, "stream_gbps") == gbps && other < row)))
+                is_best = 0;
+        if (!is_best)
+            continue;
         snprintf(note, sizeof note, "streaming, %.0f threads: %.1f GB/s", n, gbps);
         add_point(&f, "memory, streaming", 6, 1, n, gbps, note);
     }

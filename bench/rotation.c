@@ -117,6 +117,14 @@ uint64_t rotation_bytes(const struct rotation *r)
     return bytes;
 }
 
+uint64_t rotation_huge_bytes(const struct rotation *r)
+{
+    uint64_t bytes = 0;
+    for (size_t i = 0; i < r->n_blocks; i++)
+        bytes += sffn_pages_huge_bytes(r->blocks[i].at, r->blocks[i].asked_bytes);
+    return bytes;
+}
+
 size_t rotation_n_copies(const struct rotation *r)
 {
     return r->n_copies;

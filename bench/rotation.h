@@ -23,6 +23,8 @@ void rotation_destroy(struct rotation *r);
 sffn_allocator rotation_allocator(struct rotation *r);
 /* Bytes of one copy. */
 uint64_t rotation_bytes(const struct rotation *r);
+/* How many of them are in huge pages, now. */
+uint64_t rotation_huge_bytes(const struct rotation *r);
 /* n copies in all, the original included, of what is allocated now. Once; until it is called there is one. 0: no memory, then there is one. */
 int rotation_copy(struct rotation *r, size_t n);
 size_t rotation_n_copies(const struct rotation *r);

@@ -206,7 +206,7 @@ static void print_stages(struct stages *s, const struct layer_run *run, const st
     const struct layer_options *o = s->o;
     if (!s->has_header) {
         sffn_context_info info = SFFN_CONTEXT_INFO_INIT;
-        sffn_context_get_info(run->owner, &info);
+        layer_run_info(run, &info);
         print_machine(o->as_json ? stderr : stdout, &info);
         fprintf(o->as_json ? stderr : stdout, "\n");
         warn_when_busy(COMMAND, info.n_cpus);
@@ -269,11 +269,11 @@ int bench_stages(int argc, char **argv)
     int ok = workbench_create(&s.w, &o);
     const size_t n_masks = !ok ? 0 : o.trace ? s.w.trace.n_layers : o.n_densities;
     /* A combination that the library refuses has said so; the others go on. */
-    for (size_t th = 0; th < o.n_threads; th++)
+    for (size_t d = 0; d < o.n_dtypes; d++) /* types first, so that a layer is made once */
         for (size_t to = 0; to < o.n_tokens; to++)
-            for (size_t d = 0; d < o.n_dtypes; d++)
-                for (size_t m = 0; m < n_masks; m++)
-                    for (size_t e = 0; e < o.n_selects; e++)
+            for (size_t m = 0; m < n_masks; m++)
+                for (size_t e = 0; e < o.n_selects; e++)
+                    for (size_t th = 0; th < o.n_threads; th++)
                         ok &= run_row(&s, o.dtypes[d], o.selects[e], o.trace ? 1.0 : o.densities[m],
                                       o.trace ? (uint32_t)m : 0, o.tokens[to], o.threads[th]);
     progress(NULL);
