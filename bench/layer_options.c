@@ -32,6 +32,9 @@ const char layer_options_help[] =
     "                       router    experts of 32 neurons, chosen by a router; SiLU inside\n"
     "  --bits N             cascade: bits per gate weight, 1..4; --step-bits N: of them read at a "
     "time\n"
+    "  --columns X          cascade: share of the columns that a first step reads, where |x| is "
+    "largest; --bits may be 0\n"
+    "                       then; default 0: no such step\n"
     "  --margin X           screen and cascade: doubt that lets a neuron through, in standard "
     "deviations; these three\n"
     "                       default to the library's\n"
@@ -239,8 +242,8 @@ int layer_options_parse(struct layer_options *o, const char *command, const char
         {"--help", 0, NULL},       {"--bits", 1, NULL},    {"--step-bits", 1, NULL},
         {"--margin", 1, NULL},     {"--rank", 1, NULL},    {"--alpha", 1, NULL},
         {"--recall", 1, NULL},     {"--planted", 1, NULL}, {"--no-onednn", 0, NULL},
-        {"--cold", 1, NULL}};
-    enum { N_SHARED = 22 };
+        {"--cold", 1, NULL},       {"--columns", 1, NULL}};
+    enum { N_SHARED = 23 };
     const size_t n_defs = N_SHARED + n_extra;
     for (size_t i = 0; i < n_extra; i++)
         defs[N_SHARED + i] = extra[i];
@@ -257,7 +260,7 @@ int layer_options_parse(struct layer_options *o, const char *command, const char
         return 1;
     }
     uint64_t bits, step_bits, rank, cold_mib = 0;
-    double margin, alpha;
+    double margin, alpha, columns;
     const sffn_predictor_config predictor = SFFN_PREDICTOR_CONFIG_INIT;
     char bits_text[16], step_text[16], margin_text[32], alpha_text[32], rank_text[32];
     o->planted = option_value(defs, n_defs, "--planted");
@@ -275,7 +278,8 @@ int layer_options_parse(struct layer_options *o, const char *command, const char
     if (parse_dtypes(o, VALUE("--dtype", defaults->dtypes)) || parse_selects(o, selects) ||
         parse_numbers(o, VALUE("--density", defaults->densities), threads,
                       VALUE("--tokens", defaults->tokens)) ||
-        parse_uint(command, "--bits", VALUE("--bits", bits_text), 1, 4, &bits) ||
+        parse_double(command, "--columns", VALUE("--columns", "0"), 0.0, 1.0, &columns) ||
+        parse_uint(command, "--bits", VALUE("--bits", bits_text), columns > 0 ? 0 : 1, 4, &bits) ||
         parse_uint(command, "--step-bits", VALUE("--step-bits", step_text), 1, 4, &step_bits) ||
         parse_double(command, "--margin", VALUE("--margin", margin_text), 0.0, 100.0, &margin) ||
         parse_uint(command, "--rank", VALUE("--rank", rank_text), 32, 1u << 20, &rank) ||
@@ -299,6 +303,7 @@ int layer_options_parse(struct layer_options *o, const char *command, const char
         use_all_cores(o);
     o->bits = (uint32_t)bits;
     o->step_bits = (uint32_t)step_bits;
+    o->columns = (float)columns;
     o->margin = (float)margin;
     o->cold_bytes = cold_mib << 20;
     o->rank = (uint32_t)rank;

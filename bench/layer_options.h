@@ -41,6 +41,7 @@ struct layer_options {
     const char *trace;     /* NULL: none */
     uint32_t bits, step_bits;
     float margin; /* screen and cascade */
+    float columns; /* cascade */
     uint32_t rank;
     float alpha;   /* sign */
     double recall; /* sign and low_rank: wanted */

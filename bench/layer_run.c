@@ -169,6 +169,7 @@ static sffn_status make_predictor(struct layer_run *run, float threshold)
     config.gate.dtype = l->dtype;
     config.bits = o->bits;
     config.step_bits = o->step_bits;
+    config.column_share = o->columns;
     config.margin = o->margin;
     config.alpha = o->alpha;
     config.threshold = threshold;
