@@ -15,13 +15,17 @@
 static const char help[] =
     "Usage: " COMMAND " [OPTIONS]\n"
     "\n"
-    "Times a gate-first layer without and with statistics (sffn_context_config.collect_stats), call by call in turn, and\n"
-    "prints by how much statistics slow it down. Small layers show the most: a call's cost is the same for any size.\n"
+    "Times a gate-first layer without and with statistics (sffn_context_config.collect_stats), "
+    "call by call in turn, and\n"
+    "prints by how much statistics slow it down. Small layers show the most: a call's cost is the "
+    "same for any size.\n"
     "\n"
     "  --shape D,F       d_model,d_ff; default 512,2304, the bundled model's, and 4096,11008\n"
     "  --threads N       1..512; default 1\n"
-    "  --recall-every N  also check every N-th token against the whole gate (stats_recall_every); default 0: none\n"
-    "  --repeats N       pairs of calls; default 20000 for the small shape, 1000 for the large one\n"
+    "  --recall-every N  also check every N-th token against the whole gate (stats_recall_every); "
+    "default 0: none\n"
+    "  --repeats N       pairs of calls; default 20000 for the small shape, 1000 for the large "
+    "one\n"
     "  --json            one JSON object per line\n"
     "  --help            this text\n";
 
@@ -119,13 +123,16 @@ static int run_shape(uint32_t d_model, uint32_t d_ff, uint32_t n_threads, uint32
     } else {
         const double off = p.ns[0][repeats / 2], on = p.ns[1][repeats / 2];
         if (as_json)
-            printf("{\"name\":\"stats\",\"d_model\":%u,\"d_ff\":%u,\"dtype\":\"q8_0\",\"n_threads\":%u,"
-                   "\"recall_every\":%u,\"repeats\":%zu,\"off_ns\":%.0f,\"on_ns\":%.0f,\"cost\":%.5f}\n",
+            printf("{\"name\":\"stats\",\"d_model\":%u,\"d_ff\":%u,\"dtype\":\"q8_0\",\"n_"
+                   "threads\":%u,"
+                   "\"recall_every\":%u,\"repeats\":%zu,\"off_ns\":%.0f,\"on_ns\":%.0f,\"cost\":%."
+                   "5f}\n",
                    d_model, d_ff, n_threads, recall_every, repeats, off, on, on / off - 1);
         else
-            printf("%5u x %-6u q8_0, %u threads, %zu pairs: %.2f us without, %.2f us with statistics: "
-                   "%+.2f %%\n",
-                   d_model, d_ff, n_threads, repeats, off / 1e3, on / 1e3, 100 * (on / off - 1));
+            printf(
+                "%5u x %-6u q8_0, %u threads, %zu pairs: %.2f us without, %.2f us with statistics: "
+                "%+.2f %%\n",
+                d_model, d_ff, n_threads, repeats, off / 1e3, on / 1e3, 100 * (on / off - 1));
     }
     pair_destroy(&p);
     layer_destroy(&layer);
@@ -135,8 +142,9 @@ static int run_shape(uint32_t d_model, uint32_t d_ff, uint32_t n_threads, uint32
 
 int bench_stats(int argc, char **argv)
 {
-    struct option_def defs[] = {{"--shape", 1, NULL},   {"--threads", 1, NULL}, {"--recall-every", 1, NULL},
-                                {"--repeats", 1, NULL}, {"--json", 0, NULL},    {"--help", 0, NULL}};
+    struct option_def defs[] = {{"--shape", 1, NULL},        {"--threads", 1, NULL},
+                                {"--recall-every", 1, NULL}, {"--repeats", 1, NULL},
+                                {"--json", 0, NULL},         {"--help", 0, NULL}};
     const size_t n_defs = sizeof defs / sizeof defs[0];
     uint64_t n_threads = 1, recall_every = 0, repeats = 0, d_model = 0, d_ff = 0;
     const char *value;

@@ -14,7 +14,7 @@ static const char state_name[] = "collected.txt"; /* windows done, rows kept, "d
 
 struct collect {
     struct llama *llama;
-    FILE **files;           /* per layer, then per layer for the selectors' input when that is kept */
+    FILE **files; /* per layer, then per layer for the selectors' input when that is kept */
     uint32_t n_files;
     const uint8_t *is_kept; /* of the tokens in llama_eval() now */
     size_t position;        /* of the batch's first token in is_kept */
@@ -41,8 +41,8 @@ static sffn_status on_ffn(void *user, uint32_t layer, const sffn_ffn_args *args)
     for (size_t t = 0; t < args->n_tokens; t++)
         if (c->is_kept[c->position + t] &&
             (fwrite(args->x + t * d, sizeof(float) * d, 1, c->files[layer]) != 1 ||
-             (c->n_files > n_layers &&
-              fwrite(args->select_x + t * d, sizeof(float) * d, 1, c->files[n_layers + layer]) != 1)))
+             (c->n_files > n_layers && fwrite(args->select_x + t * d, sizeof(float) * d, 1,
+                                              c->files[n_layers + layer]) != 1)))
             c->error = errno;
     if (layer + 1 == n_layers)
         c->position += args->n_tokens;

@@ -185,7 +185,8 @@ sffn_status measure_add(struct measure *m, const sffn_ffn *ffn, const struct sel
     if (status == SFFN_OK && args.active != NULL) {
         uint64_t bytes = 0;
         const sffn_predictor *predictor = selectors->layers[layer].predictor;
-        status = sffn_predictor_count_bytes(m->ctx, predictor, m->x, m->d_model, m->n_tokens, &bytes);
+        status =
+            sffn_predictor_count_bytes(m->ctx, predictor, m->x, m->d_model, m->n_tokens, &bytes);
         sums->later_bytes +=
             (double)bytes - (double)(m->n_tokens * sffn_predictor_weight_bytes(predictor));
         sums->n_later += m->n_tokens;

@@ -57,7 +57,8 @@ static void print_json(const struct prepare_request *q, const struct result *r, 
                     layer->rule_thresholds != NULL ? layer->rule_value : NAN);
         json_number(&json, "rule_k", layer->rule_k != 0 ? layer->rule_k : NAN);
         json_number(&json, "rule_m", layer->rule_m != 0 ? layer->rule_m : NAN);
-        json_number(&json, "rule_sparsity", layer->rule_sparsity > 0.0f ? layer->rule_sparsity : NAN);
+        json_number(&json, "rule_sparsity",
+                    layer->rule_sparsity > 0.0f ? layer->rule_sparsity : NAN);
         json_number(&json, "rule_cett", layer->rule_cett);
         json_number(&json, "rule_density", layer->rule_density);
         json_array_begin(&json, "candidates");
@@ -554,16 +555,18 @@ int cmd_prepare(int argc, char **argv)
                                   "MODEL", &q.model_path, options, sizeof options / sizeof options[0], notes};
     /* clang-format on */
     int status, parsed, has_calibration_option;
-    snprintf(notes, sizeof notes,
-             "Rules: cett |h| against one error per layer, a threshold per neuron; abs_h |h| and "
-             "cats |s| against one threshold\n"
-             "per layer; chess |s| with a threshold per neuron. These compare a token's neurons, by |h| "
-             "or by |s|: top_k keeps\nthe k largest, block_top_k the k largest of every 32, statistical those above mean + z std, "
-             "z from a share to drop.\n\n%s\n%s\n\nThe file is written "
-             "beside OUT.gguf under another name and renamed at the end. With "
-             "a text, finished parts are kept\nin OUT.gguf.work until then: Ctrl-C or a crash "
-             "loses nothing that was done.",
-             selection_help, selection_fitted_help);
+    snprintf(
+        notes, sizeof notes,
+        "Rules: cett |h| against one error per layer, a threshold per neuron; abs_h |h| and "
+        "cats |s| against one threshold\n"
+        "per layer; chess |s| with a threshold per neuron. These compare a token's neurons, by |h| "
+        "or by |s|: top_k keeps\nthe k largest, block_top_k the k largest of every 32, statistical "
+        "those above mean + z std, "
+        "z from a share to drop.\n\n%s\n%s\n\nThe file is written "
+        "beside OUT.gguf under another name and renamed at the end. With "
+        "a text, finished parts are kept\nin OUT.gguf.work until then: Ctrl-C or a crash "
+        "loses nothing that was done.",
+        selection_help, selection_fitted_help);
     parsed = args_parse(&spec, argc, argv);
     if (parsed != ARGS_RUN)
         return parsed == ARGS_HELP ? CLI_OK : CLI_USAGE;

@@ -22,7 +22,8 @@ static const double worth_it = 0.97;
 
 static const struct rule_name {
     const char *name;
-    int32_t kind; /* enum sffn_active_kind; of a rule that compares a token's neurons: by what it compares */
+    int32_t
+        kind; /* enum sffn_active_kind; of a rule that compares a token's neurons: by what it compares */
     int32_t rule; /* enum sffn_rule that applies it */
 } rules[] = {
     {"cett", SFFN_ACTIVE_CONTRIBUTION, SFFN_RULE_ABS_H},
@@ -36,7 +37,10 @@ static const struct rule_name {
     {"statistical_h", SFFN_ACTIVE_H, SFFN_RULE_STATISTICAL_H},
     {"statistical_score", SFFN_ACTIVE_SCORE, SFFN_RULE_STATISTICAL_SCORE},
 };
-enum { RULE_BLOCK = 32, SPARSITY_STEPS = 1024 }; /* neurons of a block of block top-k; shares that are tried */
+enum {
+    RULE_BLOCK = 32,
+    SPARSITY_STEPS = 1024
+}; /* neurons of a block of block top-k; shares that are tried */
 
 /* The sample of a layer, as the library's fits want it. */
 struct sample {
@@ -260,8 +264,8 @@ struct trial {
     struct permuted permuted; /* of a router */
     sffn_predictor *predictor;
     sffn_router *router;
-    sffn_ffn *reference; /* the layer in the router's order of neurons; NULL: the layer itself */
-    sffn_ffn *ffn;       /* of a candidate that needs its own; else NULL */
+    sffn_ffn *reference;   /* the layer in the router's order of neurons; NULL: the layer itself */
+    sffn_ffn *ffn;         /* of a candidate that needs its own; else NULL */
     const float *select_x; /* [n][d_model]: what its selector reads instead of x; NULL: x */
     struct selector selector;
     struct measure_sums sums;
@@ -330,8 +334,9 @@ static struct candidate *add_candidate(struct prepared_layer *out, const char *n
 static int is_worth_trying(const struct selection *predictor, const sffn_ffn_config *config)
 {
     int32_t gate = config->gate.data != NULL ? config->gate.dtype : config->up.dtype;
-    return (gate == SFFN_Q4_0) == (strcmp(predictor->kind, "cascade") == 0) && config->activation != SFFN_ACT_SILU &&
-           config->activation != SFFN_ACT_GELU_ERF && config->activation != SFFN_ACT_GELU_TANH;
+    return (gate == SFFN_Q4_0) == (strcmp(predictor->kind, "cascade") == 0) &&
+           config->activation != SFFN_ACT_SILU && config->activation != SFFN_ACT_GELU_ERF &&
+           config->activation != SFFN_ACT_GELU_TANH;
 }
 
 static void list_candidates(const struct prepare_request *q, const sffn_ffn_config *config,
@@ -361,8 +366,8 @@ static int create_trial(const struct prepare_request *q, struct llama *m, uint32
 {
     const struct selection *selection = &q->predictors.data[candidate->predictor];
     int is_own = selection_input(selection) != SFFN_INPUT_FFN;
-    struct fit_options options = {config,    &layer->activity, sample->x,       NULL,
-                                  sample->n, q->seed,          q->progress,     q->progress_user};
+    struct fit_options options = {config,    &layer->activity, sample->x,   NULL,
+                                  sample->n, q->seed,          q->progress, q->progress_user};
     sffn_ffn_config own = *config;
     sffn_status status;
     int result;

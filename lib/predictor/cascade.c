@@ -22,7 +22,7 @@
 
 #define MAX_BITS    4
 #define COLUMN_BITS 2
-#define Q_SLACK     64 /* what plane_dot may read behind q */
+#define Q_SLACK     64                /* what plane_dot may read behind q */
 #define ROW_CHUNK   SFFN_COLUMNS_ROWS /* rows on their way through the steps */
 
 /* What a step reads of a row beside its planes. bf16: the scale is rounded before it is used, the error is rounded up. */
@@ -95,7 +95,9 @@ static double fit(const float *w, const uint8_t *u, size_t n, uint32_t k, uint32
 }
 
 #define BINS_PER_RMS 128
-#define N_BINS       (4 * BINS_PER_RMS) /* what is larger than 4 root mean squares has the largest code in any case */
+#define N_BINS                                                                                     \
+    (4 *                                                                                           \
+     BINS_PER_RMS) /* what is larger than 4 root mean squares has the largest code in any case */
 
 /* The distance of codes that leaves the least error, among 13 around the best one of a normal distribution. The codes' levels are symmetric, so
  * a histogram of |w| tells it: the row is read once, not 13 times. */
@@ -116,7 +118,8 @@ static double best_step(const float *w, size_t n, uint32_t bits, double rms)
     }
     for (int i = 0; i < 13; i++) {
         const double step = normal[bits] * (0.8 + 0.05 * i), bins = step * BINS_PER_RMS;
-        double wl = tail * (2 * half - 1), ll = (double)counts[N_BINS] * (2 * half - 1) * (2 * half - 1);
+        double wl = tail * (2 * half - 1),
+               ll = (double)counts[N_BINS] * (2 * half - 1) * (2 * half - 1);
         for (int b = 0; b < N_BINS; b++) {
             const int m = (int)((b + 0.5) / bins), level = 2 * (m < half ? m : half - 1) + 1;
             wl += (b + 0.5) * level * counts[b];
@@ -456,7 +459,8 @@ struct scratch {
     int32_t dots[ROW_CHUNK * SFFN_TILE_TOKENS], codes[ROW_CHUNK * SFFN_TILE_TOKENS];
     uint32_t rows[ROW_CHUNK];
     uint8_t masks[ROW_CHUNK];
-    int8_t q[]; /* [SFFN_TILE_TOKENS][n_inputs], and Q_SLACK; then what the step with columns needs */
+    int8_t
+        q[]; /* [SFFN_TILE_TOKENS][n_inputs], and Q_SLACK; then what the step with columns needs */
 };
 
 /* Of the step with columns. */
@@ -604,8 +608,8 @@ static void run_columns(const struct sffn_selector *s, const struct sffn_selecti
         }
     }
     if (run->later_bytes) /* a prediction of one token is counted already */
-        *run->later_bytes += (run->n_tokens - 1) * (last - first) *
-                             sffn_cascade_row_bytes(s, SFFN_CASCADE_COLUMNS);
+        *run->later_bytes +=
+            (run->n_tokens - 1) * (last - first) * sffn_cascade_row_bytes(s, SFFN_CASCADE_COLUMNS);
 }
 
 static void select_by_columns(const struct sffn_selector *s, const struct sffn_selection *run,

@@ -277,9 +277,10 @@ sffn_status sffn_selector_call(sffn_context *ctx, const struct sffn_selector *s,
     c.run.list = &list;
     c.run.expand = 1;
     const size_t scratch_bytes = sffn_select_scratch_layout(s, nth, NULL, NULL);
-    const size_t tile = bytes ? 1 : SFFN_TILE_TOKENS; /* tokens that come one by one share nothing */
-    const size_t list_bytes = nth * (sizeof(struct sffn_segment) + sizeof(uint64_t)) +
-                              s->n_rows * (sizeof(uint32_t) + 1);
+    const size_t tile =
+        bytes ? 1 : SFFN_TILE_TOKENS; /* tokens that come one by one share nothing */
+    const size_t list_bytes =
+        nth * (sizeof(struct sffn_segment) + sizeof(uint64_t)) + s->n_rows * (sizeof(uint32_t) + 1);
     status = sffn_context_reserve_scratch(ctx, scratch_bytes + list_bytes);
     if (status == SFFN_OK) {
         size_t room;

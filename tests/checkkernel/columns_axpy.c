@@ -67,7 +67,8 @@ static void check_values(struct ck *ck, sffn_columns_axpy_fn *fn, size_t n_rows,
     ck_expect(ck, ck_output_intact(out, n_rows, sizeof *out, where), "wrote beside out", n_rows,
               n_columns, 0);
     for (size_t r = 0; r < n_rows; r++) {
-        const size_t in = r % 256, byte = r / 256 * 64 + 16 * (in / 4 % 4) + 4 * (in / 16 % 4) + in % 4;
+        const size_t in = r % 256,
+                     byte = r / 256 * 64 + 16 * (in / 4 % 4) + 4 * (in / 16 % 4) + in % 4;
         int64_t exact = (int64_t)r * 1000 - 7;
         for (size_t i = 0; i < n_columns; i++)
             exact += q[i] * (codes[columns[i] * column_bytes + byte] >> in / 64 * 2 & 3);

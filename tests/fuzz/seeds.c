@@ -154,7 +154,10 @@ static void selector_of(struct buf *b, const char *kind, const char *rule, const
         g_tensor(b, "blk.0.sffn_predictor_w2.weight", 2, gate, 0, offset + matrix / 2);
     }
     b_pad(b, 32);
-    const uint64_t last = is_low_rank ? matrix * 3 / 2 : is_router ? 4 * 64 : is_cascade ? 4 * 32 : 0;
+    const uint64_t last = is_low_rank  ? matrix * 3 / 2
+                          : is_router  ? 4 * 64
+                          : is_cascade ? 4 * 32
+                                       : 0;
     for (uint64_t i = 0; i < (3 * matrix + last) / 4; i++)
         b_f32(b, (float)(i * 2654435761u >> 16 & 255) / 128 - 1);
 }
@@ -227,9 +230,10 @@ int main(int argc, char **argv)
         seed("prepare", "selectors-24", &b, 24), b_free(&b);
     static const struct {
         const char *kind, *rule, *activation;
-    } layers[] = {{"screened_gate", "none", "relu"},       {"low_rank", "top_k_h", "silu"},
-                  {"gate_svd", "block_top_k_score", "relu"}, {"sign", "statistical_h", "relu2"},
-                  {"cascade", "block_top_k_h", "relu"},      {"router", "statistical_score", "gelu_tanh"}};
+    } layers[] = {
+        {"screened_gate", "none", "relu"},         {"low_rank", "top_k_h", "silu"},
+        {"gate_svd", "block_top_k_score", "relu"}, {"sign", "statistical_h", "relu2"},
+        {"cascade", "block_top_k_h", "relu"},      {"router", "statistical_score", "gelu_tanh"}};
     for (size_t i = 0; i < sizeof(layers) / sizeof(layers[0]); i++) {
         selector_of(&b, layers[i].kind, layers[i].rule, layers[i].activation);
         seed("layer", layers[i].kind, &b, -1);

@@ -147,7 +147,8 @@ static void columns(void **state)
     (void)state;
     enum { ROWS = 4096 + 300, W = 96, N = 3 }; /* two blocks, the last of them in two groups */
     struct rng rng = rng_named("cascade columns");
-    static float weights[ROWS * W], planes[N * ROWS], all[N * ROWS], half[N * ROWS], by_hand[N * ROWS];
+    static float weights[ROWS * W], planes[N * ROWS], all[N * ROWS], half[N * ROWS],
+        by_hand[N * ROWS];
     float x[N * W], mean[W], picked[N * W];
     for (size_t i = 0; i < (size_t)ROWS * W; i++)
         weights[i] = rng_normal(&rng);
@@ -171,7 +172,8 @@ static void columns(void **state)
         float share;
         const float *x;
         float *scores;
-    } runs[] = {{2, 0, x, planes}, {0, 1, x, all}, {0, 40.0f / W, x, half}, {0, 1, picked, by_hand}};
+    } runs[] = {
+        {2, 0, x, planes}, {0, 1, x, all}, {0, 40.0f / W, x, half}, {0, 1, picked, by_hand}};
     for (size_t k = 0; k < sizeof runs / sizeof *runs; k++) {
         sffn_predictor_config config = config_of(ROWS, W, weights);
         sffn_predictor_info info = SFFN_PREDICTOR_INFO_INIT;

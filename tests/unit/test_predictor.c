@@ -671,7 +671,8 @@ static void toy_14_19_cost(void **state)
         config.rank = shapes[k].rank;
         config.w1.data = config.w2.data = zeros;
         CHECK_OK(ctx, sffn_predictor_create(ctx, &config, &predictor));
-        CHECK_WITHIN((double)sffn_predictor_weight_bytes(predictor) / (3.0 * 4 * shapes[k].d * shapes[k].f),
+        CHECK_WITHIN((double)sffn_predictor_weight_bytes(predictor) /
+                         (3.0 * 4 * shapes[k].d * shapes[k].f),
                      shapes[k].share, 1e-8, "rank %u", (unsigned)shapes[k].rank);
         sffn_predictor_destroy(predictor);
         free(zeros);
@@ -681,7 +682,8 @@ static void toy_14_19_cost(void **state)
         uint32_t n_active;
         double share;
     } cases[] = {{267, 0.4045333}, {0, 1 / 3.0}, {ROWS, 1}};
-    float *rows = calloc((size_t)W * ROWS, sizeof *rows), *ones = calloc((size_t)W * ROWS, sizeof *ones);
+    float *rows = calloc((size_t)W * ROWS, sizeof *rows),
+          *ones = calloc((size_t)W * ROWS, sizeof *ones);
     float x[W], y[W];
     for (int j = 0; j < W; j++)
         x[j] = 1;
