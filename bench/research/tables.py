@@ -70,7 +70,8 @@ class Run:
             print("+", *command, flush=True)
             done = subprocess.run([str(c) for c in command], stdout=subprocess.PIPE, check=False)
             if done.returncode != 0:
-                sys.exit(f"tables.py: {name}: exit status {done.returncode}")
+                print(f"tables.py: {name}: exit status {done.returncode}; its rows are left out", file=sys.stderr)
+                return []
             with open(path + ".part", "wb") as f:
                 f.write(done.stdout)
             os.rename(path + ".part", path)
@@ -141,8 +142,9 @@ def prepared(run, name, dtype, method, source, tokens, options):
     slug = re.sub(r"[^a-z0-9_.]+", "-", method)
     out = run.path(f"{name}-{dtype}-{slug}.gguf")
     rank = 64
-    run.sffn(f"{name}-{dtype}-{slug}-made", "prepare", source, "-o", out, *text_options(run, name, "fit", tokens), "--n-tokens", 4096, "--samples", 4096,
-             *(x.format(rank=rank) for x in options))
+    again = ("--resume",) if os.path.exists(out + ".work") else ()
+    run.sffn(f"{name}-{dtype}-{slug}-made", "prepare", source, "-o", out, *again, *text_options(run, name, "fit", tokens), "--n-tokens", 4096,
+             "--samples", 4096, *(x.format(rank=rank) for x in options))
     return out
 
 
