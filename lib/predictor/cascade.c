@@ -184,7 +184,7 @@ static int build_row(const struct build *b, uint32_t r, const float *w, uint8_t 
     if (!isfinite(squares))
         return 0;
     b->row_squares[r] = squares / (double)n;
-    if (squares > 0)
+    if (squares > 0 && c->bits) /* no bits: columns alone */
         quantise(w, n, c->bits, sqrt(squares / (double)n), u);
     else
         memset(u, 0, n);
