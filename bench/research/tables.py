@@ -238,8 +238,8 @@ def write(run):
     out = ["# Ways to select neurons, side by side\n",
            "Written by `tables.py`, which says how. \"let through\": share of the neurons whose gate row was read. \"bytes of dense\": all weights that a token",
            "reads, of those of the dense layer. Errors of y are against the dense layer of the same weights, rounding included. Times are medians of single",
-           "tokens in the running model, selection included, so that a small model's weights are partly in the caches. Fits saw other tokens than those",
-           "measured here."]
+           "tokens in the running model, selection included, so that a small model's weights are partly in the caches; single runs, which vary by up to a",
+           "third from one to the next, and more in the first ones of a group. Fits saw other tokens than those measured here."]
     for name, title, words in (("bundled", "The bundled model (d_model 512, 6 layers, ReLU)", None), ("smollm2", "SmolLM2-135M-Instruct (SwiGLU, Q4_1 read as q8_0)", SMOL)):
         methods = {**FITTED, **TRAINED, **RULES} if name == "bundled" else RULES
         lines = []
