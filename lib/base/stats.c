@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include "base/context.h"
+#include "sparseffn/ffn.h"
 #include "sparseffn/stats.h"
 
 void sffn_stats_init(struct sffn_stats *stats)
@@ -213,7 +214,15 @@ static uint64_t other_ns(const struct sffn_stats_row *row)
 }
 
 static const char *const path_names[] = {"sparse", "dense", "onednn"};
-static const char *const reason_names[] = {"asked", "plan", "no_zeros", "many_tokens"};
+/* By enum sffn_dense_reason. */
+static const char *const reason_names[] = {"not", "asked", "plan", "no_zeros", "many_tokens"};
+
+const char *sffn_dense_reason_name(int32_t reason)
+{
+    return reason >= 0 && (size_t)reason < sizeof(reason_names) / sizeof(*reason_names)
+               ? reason_names[reason]
+               : "unknown";
+}
 static const char *const stage_names[] = {"select", "gate", "up", "down", "check", "other"};
 
 static void write_json_row(struct writer *w, const struct sffn_stats_row *row)
@@ -227,7 +236,7 @@ static void write_json_row(struct writer *w, const struct sffn_stats_row *row)
             sffn_stat_get(row, (enum sffn_stat)(SFFN_STAT_CALLS_SPARSE + i)));
     put(w, "},\"dense_reasons\":{");
     for (int i = 0; i < 4; i++)
-        put(w, "%s\"%s\":%" PRIu64, i ? "," : "", reason_names[i],
+        put(w, "%s\"%s\":%" PRIu64, i ? "," : "", reason_names[1 + i],
             sffn_stat_get(row, (enum sffn_stat)(SFFN_STAT_DENSE_ASKED + i)));
     put(w,
         "},\"tokens\":%" PRIu64 ",\"widened\":%" PRIu64 ",\"neurons\":%" PRIu64 ",\"selected\":%" PRIu64
@@ -307,7 +316,7 @@ static void write_prometheus(struct writer *w, const struct sffn_stats *stats)
         {"sffn_layer_calls_total", "Forward calls by the way they went.", "path", path_names, 3,
          SFFN_STAT_CALLS_SPARSE},
         {"sffn_layer_dense_calls_total", "Forward calls that ran dense, by why.", "reason",
-         reason_names, 4, SFFN_STAT_DENSE_ASKED},
+         reason_names + 1, 4, SFFN_STAT_DENSE_ASKED},
         {"sffn_layer_widened_tokens_total",
          "Tokens whose selection exceeded max_density: the gate looked at all neurons.", NULL, NULL,
          1, SFFN_STAT_WIDENED},

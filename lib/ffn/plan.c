@@ -3,15 +3,6 @@
 #include "base/context.h"
 #include "ffn/ffn.h"
 
-static const char *const reason_names[] = {"not", "asked", "plan", "no_zeros", "many_tokens"};
-
-const char *sffn_dense_reason_name(int32_t reason)
-{
-    return reason >= 0 && (size_t)reason < sizeof(reason_names) / sizeof(*reason_names)
-               ? reason_names[reason]
-               : "unknown";
-}
-
 int32_t sffn_default_select(const struct sffn_ffn *ffn, size_t n_tokens, int32_t *dense_reason)
 {
     const int32_t select = ffn->select != SFFN_SELECT_DEFAULT ? ffn->select

@@ -1,6 +1,7 @@
 /* vec_avx2.h  What a vector is with AVX2, FMA and F16C. */
 #ifndef SFFN_VEC_AVX2_H
 #define SFFN_VEC_AVX2_H
+#include "kernels/tmpl/compress4.h"
 #include "kernels/tmpl/kernel.h"
 #include <immintrin.h>
 
@@ -229,24 +230,10 @@ KERNEL_INLINE uint64_t differing64(const void *a, const void *b)
 /* AVX2 has no compress: four lanes at a time through a table of byte shuffles. */
 KERNEL_INLINE size_t vi_store_kept(uint32_t *p, vi a, unsigned kept)
 {
-#define D0 0, 1, 2, 3
-#define D1 4, 5, 6, 7
-#define D2 8, 9, 10, 11
-#define D3 12, 13, 14, 15
-    static const uint8_t order[16][16] = {
-        { D0, D1, D2, D3 }, { D0, D1, D2, D3 }, { D1, D0, D2, D3 }, { D0, D1, D2, D3 },
-        { D2, D0, D1, D3 }, { D0, D2, D1, D3 }, { D1, D2, D0, D3 }, { D0, D1, D2, D3 },
-        { D3, D0, D1, D2 }, { D0, D3, D1, D2 }, { D1, D3, D0, D2 }, { D0, D1, D3, D2 },
-        { D2, D3, D0, D1 }, { D0, D2, D3, D1 }, { D1, D2, D3, D0 }, { D0, D1, D2, D3 },
-    };
-#undef D0
-#undef D1
-#undef D2
-#undef D3
     const unsigned low = kept & 15, high = kept >> 4;
     const size_t n_low = (size_t)_mm_popcnt_u32(low);
-    _mm_storeu_si128((__m128i *)(void *)p, _mm_shuffle_epi8(_mm256_castsi256_si128(a), load128(order[low])));
-    _mm_storeu_si128((__m128i *)(void *)(p + n_low), _mm_shuffle_epi8(_mm256_extracti128_si256(a, 1), load128(order[high])));
+    _mm_storeu_si128((__m128i *)(void *)p, _mm_shuffle_epi8(_mm256_castsi256_si128(a), load128(compress4_order[low])));
+    _mm_storeu_si128((__m128i *)(void *)(p + n_low), _mm_shuffle_epi8(_mm256_extracti128_si256(a, 1), load128(compress4_order[high])));
     return n_low + (size_t)_mm_popcnt_u32(high);
 }
 

@@ -1,6 +1,7 @@
 /* vec_neon.h  What a vector is with NEON: two registers, so that there is a lane for each of eight blocks, as with AVX2. */
 #ifndef SFFN_VEC_NEON_H
 #define SFFN_VEC_NEON_H
+#include "kernels/tmpl/compress4.h"
 #include "kernels/tmpl/kernel.h"
 #include <arm_neon.h>
 
@@ -247,24 +248,10 @@ KERNEL_INLINE uint64_t differing64(const void *a, const void *b)
 /* NEON has no compress: four lanes at a time through a table of byte shuffles. */
 KERNEL_INLINE size_t vi_store_kept(uint32_t *p, vi a, unsigned kept)
 {
-#define D0 0, 1, 2, 3
-#define D1 4, 5, 6, 7
-#define D2 8, 9, 10, 11
-#define D3 12, 13, 14, 15
-    static const uint8_t order[16][16] = {
-        { D0, D1, D2, D3 }, { D0, D1, D2, D3 }, { D1, D0, D2, D3 }, { D0, D1, D2, D3 },
-        { D2, D0, D1, D3 }, { D0, D2, D1, D3 }, { D1, D2, D0, D3 }, { D0, D1, D2, D3 },
-        { D3, D0, D1, D2 }, { D0, D3, D1, D2 }, { D1, D3, D0, D2 }, { D0, D1, D3, D2 },
-        { D2, D3, D0, D1 }, { D0, D2, D3, D1 }, { D1, D2, D3, D0 }, { D0, D1, D2, D3 },
-    };
-#undef D0
-#undef D1
-#undef D2
-#undef D3
     static const uint8_t count[16] = { 0, 1, 1, 2, 1, 2, 2, 3, 1, 2, 2, 3, 2, 3, 3, 4 };
     const unsigned low = kept & 15, high = kept >> 4;
-    vst1q_u8((uint8_t *)p, vqtbl1q_u8(vreinterpretq_u8_s32(a.v[0]), vld1q_u8(order[low])));
-    vst1q_u8((uint8_t *)(p + count[low]), vqtbl1q_u8(vreinterpretq_u8_s32(a.v[1]), vld1q_u8(order[high])));
+    vst1q_u8((uint8_t *)p, vqtbl1q_u8(vreinterpretq_u8_s32(a.v[0]), vld1q_u8(compress4_order[low])));
+    vst1q_u8((uint8_t *)(p + count[low]), vqtbl1q_u8(vreinterpretq_u8_s32(a.v[1]), vld1q_u8(compress4_order[high])));
     return (size_t)count[low] + count[high];
 }
 
