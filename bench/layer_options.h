@@ -40,7 +40,7 @@ struct layer_options {
     const char *planted;   /* NULL: random weights */
     const char *trace;     /* NULL: none */
     uint32_t bits, step_bits;
-    float margin; /* screen and cascade */
+    float margin;  /* screen and cascade */
     float columns; /* cascade */
     uint32_t rank;
     float alpha;   /* sign */

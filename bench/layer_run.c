@@ -547,28 +547,27 @@ static size_t neurons_per_piece(const struct layer_run *run)
     return run->select == SELECT_ROUTER ? EXPERT_NEURONS : 1;
 }
 
-double layer_run_gate_gbps(struct layer_run *run, const struct traffic *t)
+/* The rate at which single rows, or experts, are gathered at this density; 0 when a call gathers no bytes. */
+static double gather_gbps(struct layer_run *run, double bytes, double density)
 {
+    if (!(bytes > 0.0))
+        return 0.0;
     progress("measuring the memory");
-    const double gbps = t->gate_gathered > 0.0
-                            ? ceilings_gather_gbps(run->w->ceilings, run->n_threads,
-                                                   run->w->layer.row_bytes * neurons_per_piece(run),
-                                                   t->gate_density)
-                            : 0.0;
+    const double gbps =
+        ceilings_gather_gbps(run->w->ceilings, run->n_threads,
+                             run->w->layer.row_bytes * neurons_per_piece(run), density);
     progress(NULL);
     return gbps;
 }
 
+double layer_run_gate_gbps(struct layer_run *run, const struct traffic *t)
+{
+    return gather_gbps(run, t->gate_gathered, t->gate_density);
+}
+
 double layer_run_active_gbps(struct layer_run *run, const struct traffic *t)
 {
-    progress("measuring the memory");
-    const double gbps = t->active_gathered > 0.0
-                            ? ceilings_gather_gbps(run->w->ceilings, run->n_threads,
-                                                   run->w->layer.row_bytes * neurons_per_piece(run),
-                                                   t->active_density)
-                            : 0.0;
-    progress(NULL);
-    return gbps;
+    return gather_gbps(run, t->active_gathered, t->active_density);
 }
 
 /* ---- errors ---- */

@@ -28,11 +28,10 @@ int main(int argc, char **argv)
     static const struct {
         const char *name;
         int (*run)(int argc, char **argv);
-    } commands[] = {{"ffn", bench_ffn},         {"stages", bench_stages},
-                    {"kernels", bench_kernels}, {"scaling", bench_scaling},
-                    {"memory", bench_memory},   {"trace", bench_trace},
-                    {"compare", bench_compare}, {"plot", bench_plot},
-                    {"stats", bench_stats}};
+    } commands[] = {
+        {"ffn", bench_ffn},         {"stages", bench_stages}, {"kernels", bench_kernels},
+        {"scaling", bench_scaling}, {"memory", bench_memory}, {"trace", bench_trace},
+        {"compare", bench_compare}, {"plot", bench_plot},     {"stats", bench_stats}};
     if (sffn_abi_version() != SFFN_ABI_VERSION) {
         fprintf(stderr, "sffn-bench: libsparseffn has ABI %u, this program needs %d\n",
                 (unsigned)sffn_abi_version(), SFFN_ABI_VERSION);
