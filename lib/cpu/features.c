@@ -31,6 +31,10 @@ uint64_t sffn_cpu_from_cpuid(const struct sffn_cpuid *id)
         return 0;
     if (bit(leaf7_ebx, 5))
         cpu |= SFFN_CPU_AVX2;
+    /* Every AMD core with AVX2 but one (Excavator) is a Zen; Hygon's are Zens too. ahead.h has the measurements. */
+    if (bit(leaf7_ebx, 5) && (memcmp(id->vendor, "AuthenticAMD", 12) == 0 ||
+                              memcmp(id->vendor, "HygonGenuine", 12) == 0))
+        cpu |= SFFN_CPU_STREAMS;
     if (bit(leaf1_ecx, 12))
         cpu |= SFFN_CPU_FMA;
     if (bit(leaf1_ecx, 29))
@@ -104,6 +108,7 @@ void sffn_cpu_describe(uint64_t cpu, char *text, size_t size)
         {SFFN_CPU_AMX_INT8, "amx_int8"},
         {SFFN_CPU_AMX_BF16, "amx_bf16"},
         {SFFN_CPU_SLOW_ZMM, "slow_zmm"},
+        {SFFN_CPU_STREAMS, "streams"},
         {SFFN_CPU_NEON, "neon"},
         {SFFN_CPU_DOTPROD, "dotprod"},
         {SFFN_CPU_I8MM, "i8mm"},

@@ -18,6 +18,7 @@
 #define SFFN_CPU_AMX_INT8 (1ull << 10) /* with the kernel's permission for tile data */
 #define SFFN_CPU_AMX_BF16 (1ull << 11)
 #define SFFN_CPU_SLOW_ZMM (1ull << 12) /* tuning: 512-bit vectors lower the clock (Skylake-X, Cascade Lake) */
+#define SFFN_CPU_STREAMS (1ull << 13) /* tuning: reads one long stream best when no prefetch instruction helps (AMD Zen) */
 /* AArch64 */
 #define SFFN_CPU_NEON (1ull << 32)
 #define SFFN_CPU_DOTPROD (1ull << 33)

@@ -24,6 +24,7 @@ struct sffn_x {
     const float *d;       /* ... with value q * d ... */
     const int32_t *sum;   /* ... and sum = sum of the block's q (for q4_0's offset of 8, and unsigned byte products) */
     size_t q_stride;      /* a multiple of 32 */
+    int streams;          /* 1: SFFN_CPU_STREAMS. Changes how rows that lie together are fetched, and no result */
 };
 
 /* out[r * n_tokens + t] = dot(row rows[r], x[t]) for every token t of masks[r] (bit t; masks == NULL: all); other entries of out are
@@ -107,6 +108,7 @@ SFFN_KERNEL_ENTRY(plane_dot);
 SFFN_KERNEL_ENTRY(columns_axpy);
 
 struct sffn_kernels {
+    int streams; /* for sffn_x */
 #define SFFN_WEIGHT_OP(op) struct sffn_##op##_kernel op[SFFN_DTYPE_COUNT_];
 #include "kernels/weight_ops.inc"
 #define SFFN_PLAIN_OP(op) struct sffn_##op##_kernel op;

@@ -34,6 +34,7 @@ size_t sffn_kernels_select(struct sffn_kernels *out, uint64_t cpu, size_t max_is
 {
     size_t strongest = 0;
     *out = *isas[0].kernels; /* scalar is complete */
+    out->streams = (cpu & SFFN_CPU_STREAMS) != 0;
     for (size_t i = 1; i < N_ISAS && i <= max_isa; i++) {
         if (sffn_kernels_isa_runs_on(i, cpu)) {
             overlay(out, isas[i].kernels);

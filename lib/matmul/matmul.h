@@ -27,8 +27,8 @@ struct sffn_pack_plan {
 /* Checks a config and says what its packed rows are. `what` names the matrix in error texts. */
 sffn_status sffn_pack_plan(const sffn_context *ctx, const char *what, const sffn_matmul_config *config,
                            struct sffn_pack_plan *plan);
-/* Distance of packed rows of `bytes` bytes: whole cache lines, and no multiple of 1 KiB, at which the rows that a kernel reads side by
- * side would fall into the same cache sets. 0 on overflow. */
+/* Distance of packed rows of `bytes` bytes: whole cache lines and nothing between them, since a gap breaks the stream that reads all rows
+ * (ahead.h). 0 on overflow. */
 int sffn_row_stride(size_t bytes, size_t *stride);
 /* Writes the packed rows, `stride` bytes apart, at dst. */
 sffn_status sffn_pack(sffn_context *ctx, const sffn_matmul_config *config, const struct sffn_pack_plan *plan,

@@ -101,9 +101,7 @@ sffn_status sffn_pack_plan(const sffn_context *ctx, const char *what, const sffn
 
 int sffn_row_stride(size_t bytes, size_t *stride)
 {
-    if (!sffn_checked_round_up(bytes, 64, stride))
-        return 0;
-    return *stride % 1024 || sffn_checked_add(*stride, 64, stride);
+    return sffn_checked_round_up(bytes, 64, stride);
 }
 
 struct pack_job {

@@ -50,7 +50,7 @@ size_t sffn_x_scratch_bytes(size_t n)
 struct sffn_x sffn_x_prepare(const struct sffn_kernels *k, const float *x, size_t x_stride,
                              size_t n_tokens, size_t n, int wants_q8, void *scratch)
 {
-    struct sffn_x out = {.x = x, .x_stride = x_stride};
+    struct sffn_x out = {.x = x, .x_stride = x_stride, .streams = k->streams};
     if (!wants_q8)
         return out;
     const size_t n_blocks = n / 32;

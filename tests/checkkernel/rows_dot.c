@@ -14,6 +14,7 @@ static void draw_x(struct ck *ck, struct sffn_x *x, size_t n_tokens, size_t n, i
     const size_t odd = !quantised && ck_below(ck, 2) == 0 ? 1 : 0; /* bytes */
     const size_t last = n_tokens - 1;
     memset(x, 0, sizeof *x);
+    x->streams = (int)ck_below(ck, 2);
     x->x_stride = n + ck_below(ck, 5);
     x->q_stride = n + 32 * ck_below(ck, 3);
     if (!quantised) {
@@ -111,7 +112,8 @@ static void check_values(struct ck *ck, sffn_rows_dot_fn *fn, const struct ck_ro
                         rows->n, rows->n_listed, n_tokens, i, t, out[at], exact, bound, ref[at]);
             ck_expect(ck, ck_within(out[at], (double)ref[at], 2.0 * bound), "differs from scalar",
                       rows->n, rows->n_listed, at);
-            /* the same row and token without the others */
+            /* the same row and token without the others, fetched in the other way */
+            alone.streams = !x->streams;
             if (x->x != NULL)
                 alone.x = (const float *)(const void *)((const char *)x->x +
                                                         t * x->x_stride * sizeof(float));

@@ -74,15 +74,15 @@ static const struct machine {
       SFFN_CPU_FMA | SFFN_CPU_F16C, "scalar" },
     { "Zen 2",
       { 16, { 0x00830f10, 0, 0x7ed8320b, 0x178bfbff }, { 0, 0x219c91a9, 0x00400004, 0 }, { 0 }, "AuthenticAMD", XCR0_AVX, 0 },
-      HASWELL_BITS, "avx2" },
+      HASWELL_BITS | SFFN_CPU_STREAMS, "avx2" },
     { "Zen 4",
       { 28, { 0x00a10f11, 0x01020800, 0xfffa3203, 0x178bfbff }, { 1, 0xf1bf07ab, 0x00405fc6, 0x00000010 }, { 0x00000020, 0, 0, 0 },
         "AuthenticAMD", XCR0_AVX512, 0 },
-      ICE_LAKE_BITS | SFFN_CPU_AVX512_BF16, "avx512_vnni" },
+      ICE_LAKE_BITS | SFFN_CPU_AVX512_BF16 | SFFN_CPU_STREAMS, "avx512_vnni" },
     { "Zen 5",
       { 16, { 0x00b00f21, 0, 0x7efa320b, 0x178bfbff }, { 1, 0xf1bf97a9, 0x18405fce, 0x10000110 }, { 0x00000030, 0, 0, 0 }, "AuthenticAMD",
         XCR0_AVX512 | XCR0_PKU, 0 },
-      ICE_LAKE_BITS | SFFN_CPU_AVX512_BF16 | SFFN_CPU_AVX_VNNI, "avx512_vnni" },
+      ICE_LAKE_BITS | SFFN_CPU_AVX512_BF16 | SFFN_CPU_AVX_VNNI | SFFN_CPU_STREAMS, "avx512_vnni" },
 };
 
 enum { N_MACHINES = sizeof machines / sizeof *machines };

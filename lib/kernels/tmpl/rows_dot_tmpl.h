@@ -1,5 +1,5 @@
 /* rows_dot_tmpl.h  Body of rows_dot for f32, f16 and bf16 rows. Contract: kernels.h.
- * Parameters: ISA, WT, WT_BYTES, wt_load, wt_load_part, VF_LEN, VF_TOKENS (1 .. 4), vf_*.
+ * Parameters: ISA, WT, WT_BYTES, wt_load, wt_load_part, VF_LEN, VF_TOKENS (1 .. 4), VF_ROWS (2 or 8), vf_*.
  *
  * Each (row, token) has four accumulators, whatever the number of tokens, so its bits depend on n alone: four chains hide the latency of
  * the multiply-add. Tokens beyond VF_TOKENS find the row in the cache. Named accumulators, never arrays: SVE vectors have no
@@ -9,6 +9,12 @@
  * for a group of tokens at a time, and the accumulators wait in memory between the tiles, which changes no bit. The same serves gathered
  * rows (ahead.h, is_gather()), where the memory rate gains more than the waiting costs: on Zen 4 f32 rows of any length, 18.8 -> 20.7 GB/s,
  * and short rows of the other types, f16 of 2 KiB 13.9 -> 15.6; f16 of 8 KiB would lose, 20.6 -> 18.0.
+ *
+ * All rows for one token: on CPUs that follow one stream best (sffn_x.streams) one row after the other; f32 two at a time, one from each half,
+ * so that x, which f32 rows push out of the first-level cache, is read once for two (Zen 4 21 -> 24 GB/s). On the others VF_ROWS neighbours,
+ * where an ISA has the registers, side by side, without prefetches: Emerald Rapids, one / four threads, bf16 16 -> 19 / 46 -> 62 GB/s, f32
+ * 16 -> 20 / 50 -> 55. Neither way suits the other CPU: neighbours side by side fall from 21 to 18 on Zen 4, single rows without prefetches
+ * from 11 to 8.5 on Emerald Rapids.
  */
 #ifndef DOT_ROWS
 #define DOT_ROWS 8
@@ -75,6 +81,48 @@ KERNEL_INLINE void KERNEL(dot_tokens)(const int T, int is_first, int is_last, fl
 #undef DOT_PART
     }
 #define DOT_SUM(acc, t) *out[t] = vf_sum(vf_add(vf_add(acc##0, acc##1), vf_add(acc##2, acc##3)));
+    DOT_EACH(DOT_SUM)
+#undef DOT_SUM
+#undef DOT_EACH
+}
+
+/* R rows (2 or VF_ROWS), `distance` bytes apart, one token: for each the same sums as dot_tokens(1). out: `out_distance` floats apart. */
+KERNEL_INLINE void KERNEL(dot_abreast)(const int R, float *out, size_t out_distance, const char *row, size_t distance, const float *x,
+                                       size_t n)
+{
+    size_t i = 0;
+#define DOT_EACH(op)                                                                              \
+    op(a, 0) op(b, 1) if (R > 2)                                                                  \
+    {                                                                                             \
+        op(c, 2) op(d, 3) op(e, 4) op(f, 5) op(g, 6) op(h, 7)                                     \
+    }
+#define DOT_ZERO(acc, r) vf acc##0 = vf_zero(), acc##1 = vf_zero(), acc##2 = vf_zero(), acc##3 = vf_zero();
+    DOT_ZERO(a, 0) DOT_ZERO(b, 1) DOT_ZERO(c, 2) DOT_ZERO(d, 3) DOT_ZERO(e, 4) DOT_ZERO(f, 5) DOT_ZERO(g, 6) DOT_ZERO(h, 7)
+#undef DOT_ZERO
+    for (; i + DOT_VECTOR <= n; i += DOT_VECTOR) {
+        const vf x0 = vf_load(x + i), x1 = vf_load(x + i + VF_LEN);
+        const vf x2 = vf_load(x + i + 2 * VF_LEN), x3 = vf_load(x + i + 3 * VF_LEN);
+#define DOT_STEP(acc, r)                                                       \
+    acc##0 = vf_fma(wt_load(row + r * distance, i), x0, acc##0);               \
+    acc##1 = vf_fma(wt_load(row + r * distance, i + VF_LEN), x1, acc##1);      \
+    acc##2 = vf_fma(wt_load(row + r * distance, i + 2 * VF_LEN), x2, acc##2);  \
+    acc##3 = vf_fma(wt_load(row + r * distance, i + 3 * VF_LEN), x3, acc##3);
+        DOT_EACH(DOT_STEP)
+#undef DOT_STEP
+    }
+    for (; i + VF_LEN <= n; i += VF_LEN) {
+        const vf x0 = vf_load(x + i);
+#define DOT_REST(acc, r) acc##0 = vf_fma(wt_load(row + r * distance, i), x0, acc##0);
+        DOT_EACH(DOT_REST)
+#undef DOT_REST
+    }
+    if (i < n) {
+        const vf x1 = vf_load_part(x + i, n - i);
+#define DOT_PART(acc, r) acc##1 = vf_fma(wt_load_part(row + r * distance, i, n - i), x1, acc##1);
+        DOT_EACH(DOT_PART)
+#undef DOT_PART
+    }
+#define DOT_SUM(acc, r) out[r * out_distance] = vf_sum(vf_add(vf_add(acc##0, acc##1), vf_add(acc##2, acc##3)));
     DOT_EACH(DOT_SUM)
 #undef DOT_SUM
 #undef DOT_EACH
@@ -163,7 +211,18 @@ static void KERNEL(rows_dot)(float *out, const void *w, size_t row_bytes, const 
     };
     const size_t group = n_tokens < DOT_GROUP ? n_tokens : DOT_GROUP;
     const int may_gather = n * WT_BYTES > DOT_GATHER_BYTES && (WT_BYTES == 4 || n * WT_BYTES <= 4096);
-    for (size_t first = 0; first < n_rows; first += DOT_ROWS) {
+    size_t begin = 0;
+    if (rows == NULL && masks == NULL && n_tokens == 1) {
+        const size_t half = n_rows / 2;
+        if (x->streams && WT_BYTES == 4) {
+            for (; begin < half; begin++)
+                KERNEL(dot_abreast)(2, out + begin, half, row_at(w, row_bytes, NULL, begin), half * row_bytes, x->x, n);
+            begin = 2 * half;
+        }
+        for (; VF_ROWS > 2 && !x->streams && n_rows - begin >= VF_ROWS; begin += VF_ROWS)
+            KERNEL(dot_abreast)(VF_ROWS, out + begin, 1, row_at(w, row_bytes, NULL, begin), row_bytes, x->x, n);
+    }
+    for (size_t first = begin; first < n_rows; first += DOT_ROWS) {
         const size_t last = n_rows - first < DOT_ROWS ? n_rows : first + DOT_ROWS;
         if (n_tokens > 1 && n * n_tokens > DOT_TILE_FLOATS) {
             KERNEL(dot_tiles)(&job, first, last, group, DOT_TILE_FLOATS / group / DOT_VECTOR * DOT_VECTOR);
@@ -173,7 +232,8 @@ static void KERNEL(rows_dot)(float *out, const void *w, size_t row_bytes, const 
             for (size_t r = first; r < last; r++) {
                 const char *row = row_at(w, row_bytes, rows, r);
                 const struct ahead ahead = ahead_of(&job.plan, row, w, row_bytes, rows, r, n_rows);
-                KERNEL(dot_row)(1, 1, NULL, out + r * n_tokens, row, &ahead, x->x, x->x_stride, KERNEL(dot_mask)(&job, r), n_tokens, n);
+                KERNEL(dot_row)(1, 1, NULL, out + r * n_tokens, row, rows == NULL && x->streams ? NULL : &ahead, x->x, x->x_stride,
+                                KERNEL(dot_mask)(&job, r), n_tokens, n);
             }
         }
     }

@@ -25,7 +25,7 @@ static void columns_axpy_avx2(int32_t *out, const void *codes, size_t column_byt
                              _mm256_unpackhi_epi16(ab_hi, cd_hi)};
             if (at % 64 == 0)
                 for (size_t k = 0; k < 4; k++)
-                    _mm_prefetch(next[k] + at, _MM_HINT_T0);
+                    vf_prefetch(next[k] + at);
             for (int bits = 0; bits < 4; bits++)
                 for (size_t j = 0; j < 4; j++) {
                     int32_t *sums = out + 4 * (at & ~(size_t)63) + 64 * (size_t)bits + 16 * j + (at & 32) / 4;
