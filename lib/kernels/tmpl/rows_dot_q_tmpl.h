@@ -7,7 +7,7 @@
  *
  * Gathered rows of one token go DOT_SIDE at a time (ahead.h, is_gather()), and so do all rows for one token where the CPU does not follow a
  * single stream best and an ISA has the registers (VF_ROWS): Emerald Rapids, one thread, q4_0 13.1 -> 14.5 GB/s, q8_0 no worse. Where it does,
- * they go one by one, without prefetches.
+ * they go one by one, without prefetches. An ISA may have DOT_TOGETHER rows at a time for many tokens: dot_together_<s>(), same sums.
  */
 #define PANEL_BLOCKS 512
 #define DOT_SIDE 8
@@ -225,7 +225,16 @@ static void KERNEL(rows_dot)(float *out, const void *w, size_t row_bytes, const 
             is_dense && x->streams, is_dense && !x->streams && VF_ROWS > 2,
             ahead_plan_of(from, row_bytes, rows, n_rows, rows != NULL ? DOT_SIDE : 1, n_blocks * WT_BLOCK_BYTES),
         };
-        for (size_t first = 0; first < n_rows; first += chunk) {
+        size_t begin = 0;
+#ifdef DOT_TOGETHER
+        if (rows == NULL && masks == NULL && n_tokens >= KERNEL_JOIN2(DOT_TOGETHER_TOKENS, WT))
+            for (; n_rows - begin >= DOT_TOGETHER; begin += DOT_TOGETHER) {
+                const char *row = row_at(from, row_bytes, NULL, begin);
+                const char *next = n_rows - begin >= 2 * DOT_TOGETHER ? row + DOT_TOGETHER * row_bytes : row;
+                KERNEL(dot_together)(out + begin * n_tokens, job.add, row, row_bytes, (uintptr_t)next, x, block, n_tokens, n_blocks);
+            }
+#endif
+        for (size_t first = begin; first < n_rows; first += chunk) {
             const size_t last = n_rows - first < chunk ? n_rows : first + chunk;
             for (size_t token = 0; token < n_tokens; token += group) {
                 const size_t count = n_tokens - token < group ? n_tokens - token : group;

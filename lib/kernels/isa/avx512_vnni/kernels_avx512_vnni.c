@@ -1,6 +1,7 @@
 /* kernels_avx512_vnni.c  The integer ops with VNNI; the float ones come from avx512. */
 #define ISA avx512_vnni
 #include "kernels/isa/avx512_vnni/quants_avx512_vnni.h"
+#include "kernels/isa/avx512_vnni/dot_together.h"
 #include "kernels/wtype/wt_q8_0.h"
 #include "kernels/tmpl/instantiate_q.h"
 #define OWN_ROWS_AXPY_INT
