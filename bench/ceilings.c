@@ -22,6 +22,7 @@ struct way {
     int is_burst;   /* all lines of a later chunk at once; 0: one line of it per line read */
     unsigned lines; /* pieces are cut into chunks of at most this many lines */
     unsigned ahead; /* chunks; 0: no software prefetch */
+    unsigned side;  /* chunks read side by side, with prefetches into L2; 0: none */
 };
 
 struct result {
@@ -89,6 +90,26 @@ static void read_stream(const char *p, size_t bytes, size_t ahead_bytes)
 READ_CHUNKS(read_chunks_l1, 3)
 READ_CHUNKS(read_chunks_l2, 2)
 
+/* A line of each in turn: so hardware prefetchers take fewer of them for streams, whose ends they would run past. */
+#define READ_SIDE_BY_SIDE(name, side)                                                              \
+    static void name(const char *const *chunks, size_t n, unsigned lines, unsigned ahead)          \
+    {                                                                                              \
+        uint64_t sum = 0;                                                                          \
+        size_t i = 0;                                                                              \
+        for (; i + (side) <= n; i += (side))                                                       \
+            for (unsigned l = 0; l < lines; l++)                                                   \
+                for (size_t s = 0; s < (side); s++) {                                              \
+                    __builtin_prefetch(chunks[i + s + ahead] + l * LINE, 0, 2);                    \
+                    sum ^= load_line(chunks[i + s] + l * LINE);                                    \
+                }                                                                                  \
+        for (; i < n; i++)                                                                         \
+            for (unsigned l = 0; l < lines; l++)                                                   \
+                sum ^= load_line(chunks[i] + l * LINE);                                            \
+        atomic_fetch_xor_explicit(&sink, sum, memory_order_relaxed);                               \
+    }
+READ_SIDE_BY_SIDE(read_4_side_by_side, 4)
+READ_SIDE_BY_SIDE(read_8_side_by_side, 8)
+
 /* ---- threads ---- */
 
 struct job {
@@ -112,6 +133,10 @@ static void *run_job(void *arg)
     j->start_ns = now_ns();
     if (j->stream)
         read_stream(j->stream, j->bytes, j->ahead_bytes);
+    else if (j->way.side == 4)
+        read_4_side_by_side(j->chunks, j->n_chunks, j->way.lines, j->way.ahead);
+    else if (j->way.side == 8)
+        read_8_side_by_side(j->chunks, j->n_chunks, j->way.lines, j->way.ahead);
     else if (j->way.into_l2)
         read_chunks_l2(j->chunks, j->n_chunks, j->way.lines, j->way.ahead, j->way.is_burst);
     else
@@ -313,7 +338,10 @@ double ceilings_gather_gbps(struct ceilings *c, uint32_t n_threads, size_t piece
         return r->gbps;
     }
     r = add_result(c, n_threads, piece_bytes, density);
-    ways[n_ways++] = (struct way){0, 0, 1024, 0};
+    ways[n_ways++] = (struct way){0, 0, 1024, 0, 0};
+    for (unsigned side = 4; side <= 8; side += 4)
+        for (unsigned groups = 1; groups <= 2; groups++)
+            ways[n_ways++] = (struct way){1, 0, 256, side * groups, side};
     for (size_t l = 0; l < sizeof chunk_lines / sizeof chunk_lines[0]; l++)
         for (size_t a = 0; a < sizeof aheads / sizeof aheads[0]; a++) {
             size_t lines = chunk_lines[l] < piece_lines ? chunk_lines[l] : piece_lines;
@@ -321,9 +349,9 @@ double ceilings_gather_gbps(struct ceilings *c, uint32_t n_threads, size_t piece
                 lines * aheads[a] < 8)
                 continue; /* the same as a shorter chunk; more than 40 KiB ahead; too near */
             for (int is_burst = 0; is_burst < 2 && n_ways + 2 <= MAX_WAYS; is_burst++) {
-                ways[n_ways++] = (struct way){1, is_burst, chunk_lines[l], aheads[a]};
+                ways[n_ways++] = (struct way){1, is_burst, chunk_lines[l], aheads[a], 0};
                 if (!is_burst && aheads[a] == 2)
-                    ways[n_ways++] = (struct way){0, is_burst, chunk_lines[l], aheads[a]};
+                    ways[n_ways++] = (struct way){0, is_burst, chunk_lines[l], aheads[a], 0};
             }
         }
     for (size_t i = 0; i < n_ways; i++)
@@ -342,6 +370,9 @@ double ceilings_gather_gbps(struct ceilings *c, uint32_t n_threads, size_t piece
             r->gbps = top;
             if (w->ahead == 0)
                 snprintf(r->how, sizeof r->how, "no software prefetch");
+            else if (w->side > 0)
+                snprintf(r->how, sizeof r->how, "%u side by side into L2, %u ahead", w->side,
+                         w->ahead);
             else
                 snprintf(r->how, sizeof r->how, "%s into L%d, chunks of %zu lines, %u ahead",
                          w->is_burst ? "bursts" : "line by line", w->into_l2 ? 2 : 1,

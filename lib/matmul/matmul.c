@@ -112,17 +112,20 @@ static void dot_phase(void *arg, uint32_t phase, uint32_t ith, uint32_t nth)
                                            p->tile, p->m->n_cols, sffn_is_quantized(p->m->dtype),
                                            p->x_scratch + ith * sffn_x_scratch_bytes(p->m->n_cols));
     float *values = p->values + ith * DOT_CHUNK * SFFN_TILE_TOKENS;
-    sffn_share(sffn_list_count(&p->list), ith, nth, &first, &last);
-    struct sffn_walk walk = sffn_walk_begin(&p->list, first, last);
+    struct sffn_list list = p->list;
+    if (p->tile == 1)
+        list.masks = NULL; /* its one token needs every listed row */
+    sffn_share(sffn_list_count(&list), ith, nth, &first, &last);
+    struct sffn_walk walk = sffn_walk_begin(&list, first, last);
     while (sffn_walk_next(&walk)) {
-        if (!p->list.rows && p->tile == 1) { /* dense decode: straight into out */
-            sffn_rows_dot(p->k, p->m, &p->list, walk.start, walk.n, &x, 1,
+        if (!list.rows && p->tile == 1) { /* dense decode: straight into out */
+            sffn_rows_dot(p->k, p->m, &list, walk.start, walk.n, &x, 1,
                           p->out + p->token * p->out_stride + walk.start);
             continue;
         }
         for (size_t done = 0; done < walk.n; done += DOT_CHUNK) {
             const size_t n = walk.n - done < DOT_CHUNK ? walk.n - done : DOT_CHUNK;
-            sffn_rows_dot(p->k, p->m, &p->list, walk.start + done, n, &x, p->tile, values);
+            sffn_rows_dot(p->k, p->m, &list, walk.start + done, n, &x, p->tile, values);
             scatter(p, walk.start + done, n, values);
         }
     }

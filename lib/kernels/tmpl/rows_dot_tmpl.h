@@ -7,8 +7,11 @@
  *
  * When the inputs of all tokens are more than the first-level cache holds, DOT_ROWS rows go through one tile of columns after the other,
  * for a group of tokens at a time, and the accumulators wait in memory between the tiles, which changes no bit. The same serves gathered
- * rows (ahead.h, is_gather()), where the memory rate gains more than the waiting costs: on Zen 4 f32 rows of any length, 18.8 -> 20.7 GB/s,
- * and short rows of the other types, f16 of 2 KiB 13.9 -> 15.6; f16 of 8 KiB would lose, 20.6 -> 18.0.
+ * rows of several tokens, and of one where VF_ROWS is 2 (ahead.h, is_gather()): on Zen 4 f32 rows of any length, 18.8 -> 20.7 GB/s, and short
+ * rows of the other types, f16 of 2 KiB 13.9 -> 15.6; f16 of 8 KiB would lose, 20.6 -> 18.0.
+ *
+ * Listed rows of one token go VF_ROWS at a time, their accumulators in registers as far as they reach (a mask of 10.7 % on Zen 4, 4 rows / 8 rows:
+ * f32 x1.15 / x1.22, bf16 x1.0 / x1.08).
  *
  * All rows for one token: on CPUs that follow one stream best (sffn_x.streams) one row after the other; f32 two at a time, one from each half,
  * so that x, which f32 rows push out of the first-level cache, is read once for two (Zen 4 21 -> 24 GB/s). On the others VF_ROWS neighbours,
@@ -86,15 +89,18 @@ KERNEL_INLINE void KERNEL(dot_tokens)(const int T, int is_first, int is_last, fl
 #undef DOT_EACH
 }
 
-/* R rows (2 or VF_ROWS), `distance` bytes apart, one token: for each the same sums as dot_tokens(1). out: `out_distance` floats apart. */
-KERNEL_INLINE void KERNEL(dot_abreast)(const int R, float *out, size_t out_distance, const char *row, size_t distance, const float *x,
+/* R rows (2 or VF_ROWS) side by side, one token: for each the same sums as dot_tokens(1). ahead: NULL, or what to fetch for each. */
+KERNEL_INLINE void KERNEL(dot_abreast)(const int R, float *const *out, const char *const *row, const struct ahead *ahead, const float *x,
                                        size_t n)
 {
     size_t i = 0;
-#define DOT_EACH(op)                                                                              \
-    op(a, 0) op(b, 1) if (R > 2)                                                                  \
-    {                                                                                             \
-        op(c, 2) op(d, 3) op(e, 4) op(f, 5) op(g, 6) op(h, 7)                                     \
+#define DOT_EACH(op)                                \
+    op(a, 0) op(b, 1) if (R > 2)                    \
+    {                                               \
+        op(c, 2) op(d, 3)                           \
+    }                                               \
+    if (R > 4) {                                    \
+        op(e, 4) op(f, 5) op(g, 6) op(h, 7)         \
     }
 #define DOT_ZERO(acc, r) vf acc##0 = vf_zero(), acc##1 = vf_zero(), acc##2 = vf_zero(), acc##3 = vf_zero();
     DOT_ZERO(a, 0) DOT_ZERO(b, 1) DOT_ZERO(c, 2) DOT_ZERO(d, 3) DOT_ZERO(e, 4) DOT_ZERO(f, 5) DOT_ZERO(g, 6) DOT_ZERO(h, 7)
@@ -102,27 +108,29 @@ KERNEL_INLINE void KERNEL(dot_abreast)(const int R, float *out, size_t out_dista
     for (; i + DOT_VECTOR <= n; i += DOT_VECTOR) {
         const vf x0 = vf_load(x + i), x1 = vf_load(x + i + VF_LEN);
         const vf x2 = vf_load(x + i + 2 * VF_LEN), x3 = vf_load(x + i + 3 * VF_LEN);
-#define DOT_STEP(acc, r)                                                       \
-    acc##0 = vf_fma(wt_load(row + r * distance, i), x0, acc##0);               \
-    acc##1 = vf_fma(wt_load(row + r * distance, i + VF_LEN), x1, acc##1);      \
-    acc##2 = vf_fma(wt_load(row + r * distance, i + 2 * VF_LEN), x2, acc##2);  \
-    acc##3 = vf_fma(wt_load(row + r * distance, i + 3 * VF_LEN), x3, acc##3);
+#define DOT_STEP(acc, r)                                                \
+    acc##0 = vf_fma(wt_load(row[r], i), x0, acc##0);                    \
+    acc##1 = vf_fma(wt_load(row[r], i + VF_LEN), x1, acc##1);           \
+    acc##2 = vf_fma(wt_load(row[r], i + 2 * VF_LEN), x2, acc##2);       \
+    acc##3 = vf_fma(wt_load(row[r], i + 3 * VF_LEN), x3, acc##3);       \
+    if (ahead != NULL)                                                  \
+        ahead_fetch(ahead + r, i * WT_BYTES, DOT_VECTOR * WT_BYTES);
         DOT_EACH(DOT_STEP)
 #undef DOT_STEP
     }
     for (; i + VF_LEN <= n; i += VF_LEN) {
         const vf x0 = vf_load(x + i);
-#define DOT_REST(acc, r) acc##0 = vf_fma(wt_load(row + r * distance, i), x0, acc##0);
+#define DOT_REST(acc, r) acc##0 = vf_fma(wt_load(row[r], i), x0, acc##0);
         DOT_EACH(DOT_REST)
 #undef DOT_REST
     }
     if (i < n) {
         const vf x1 = vf_load_part(x + i, n - i);
-#define DOT_PART(acc, r) acc##1 = vf_fma(wt_load_part(row + r * distance, i, n - i), x1, acc##1);
+#define DOT_PART(acc, r) acc##1 = vf_fma(wt_load_part(row[r], i, n - i), x1, acc##1);
         DOT_EACH(DOT_PART)
 #undef DOT_PART
     }
-#define DOT_SUM(acc, r) out[r * out_distance] = vf_sum(vf_add(vf_add(acc##0, acc##1), vf_add(acc##2, acc##3)));
+#define DOT_SUM(acc, r) *out[r] = vf_sum(vf_add(vf_add(acc##0, acc##1), vf_add(acc##2, acc##3)));
     DOT_EACH(DOT_SUM)
 #undef DOT_SUM
 #undef DOT_EACH
@@ -203,25 +211,53 @@ static void KERNEL(dot_tiles)(const struct KERNEL(dot_job) *job, size_t first, s
     }
 }
 
+/* Rows of one token that are better read side by side; the others are left. Returns the first row that is. */
+static size_t KERNEL(dot_one_token)(const struct KERNEL(dot_job) *job)
+{
+    const int streams = job->x->streams;
+    const char *row[VF_ROWS];
+    float *out[VF_ROWS];
+    struct ahead ahead[VF_ROWS];
+    size_t first = 0;
+    if (job->rows == NULL && streams && WT_BYTES == 4) {
+        const size_t half = job->n_rows / 2;
+        for (; first < half; first++) {
+            for (size_t r = 0; r < 2; r++) {
+                row[r] = row_at(job->w, job->row_bytes, NULL, first + r * half);
+                out[r] = job->out + first + r * half;
+            }
+            KERNEL(dot_abreast)(2, out, row, NULL, job->x->x, job->n);
+        }
+        return 2 * half;
+    }
+    if (VF_ROWS > 2 && (job->rows != NULL || !streams)) {
+        for (; job->n_rows - first >= VF_ROWS; first += VF_ROWS) {
+            for (size_t r = 0; r < VF_ROWS; r++) {
+                row[r] = row_at(job->w, job->row_bytes, job->rows, first + r);
+                out[r] = job->out + first + r;
+                ahead[r] = ahead_of(&job->plan, row[r], job->w, job->row_bytes, job->rows, first + r, job->n_rows);
+            }
+            if (job->rows == NULL)
+                KERNEL(dot_abreast)(VF_ROWS, out, row, NULL, job->x->x, job->n);
+            else
+                KERNEL(dot_abreast)(VF_ROWS, out, row, ahead, job->x->x, job->n);
+        }
+    }
+    return first;
+}
+
 static void KERNEL(rows_dot)(float *out, const void *w, size_t row_bytes, const uint32_t *rows, const uint8_t *masks, size_t n_rows,
                              const struct sffn_x *x, size_t n_tokens, size_t n)
 {
     const struct KERNEL(dot_job) job = {
-        out, w, row_bytes, rows, masks, n_rows, x, n_tokens, n, ahead_plan_of(w, row_bytes, rows, n_rows, 1, n * WT_BYTES),
+        out, w, row_bytes, rows, masks, n_rows, x, n_tokens, n,
+        ahead_plan_of(w, row_bytes, rows, n_rows, rows != NULL && masks == NULL && n_tokens == 1 ? VF_ROWS : 1, n * WT_BYTES),
     };
     const size_t group = n_tokens < DOT_GROUP ? n_tokens : DOT_GROUP;
     const int may_gather = n * WT_BYTES > DOT_GATHER_BYTES && (WT_BYTES == 4 || n * WT_BYTES <= 4096);
     size_t begin = 0;
-    if (rows == NULL && masks == NULL && n_tokens == 1) {
-        const size_t half = n_rows / 2;
-        if (x->streams && WT_BYTES == 4) {
-            for (; begin < half; begin++)
-                KERNEL(dot_abreast)(2, out + begin, half, row_at(w, row_bytes, NULL, begin), half * row_bytes, x->x, n);
-            begin = 2 * half;
-        }
-        for (; VF_ROWS > 2 && !x->streams && n_rows - begin >= VF_ROWS; begin += VF_ROWS)
-            KERNEL(dot_abreast)(VF_ROWS, out + begin, 1, row_at(w, row_bytes, NULL, begin), row_bytes, x->x, n);
-    }
+    if (masks == NULL && n_tokens == 1)
+        begin = KERNEL(dot_one_token)(&job);
     for (size_t first = begin; first < n_rows; first += DOT_ROWS) {
         const size_t last = n_rows - first < DOT_ROWS ? n_rows : first + DOT_ROWS;
         if (n_tokens > 1 && n * n_tokens > DOT_TILE_FLOATS) {

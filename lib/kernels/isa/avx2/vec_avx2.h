@@ -10,6 +10,7 @@ typedef __m256i vi;
 #define VF_LEN 8
 #define VF_TOKENS 2  /* 2 x 4 accumulators and 4 weights of 16 registers */
 #define VF_ROWS 2
+#define AXPY_ROWS 4  /* side by side */
 #define AXPY_STEP 32 /* elements between two rounds of prefetching */
 
 #define vf_prefetch(address) _mm_prefetch((const char *)(address), _MM_HINT_T1) /* ahead.h says why the second level */

@@ -9,6 +9,7 @@ typedef __m512i vi;
 #define VF_LEN 16
 #define VF_TOKENS 4  /* 4 x 4 accumulators and 4 weights of 32 registers */
 #define VF_ROWS 8    /* 8 x 4 accumulators are all of them, and waiting for memory hides what is spilled */
+#define AXPY_ROWS 8  /* side by side */
 #define AXPY_STEP 64 /* elements between two rounds of prefetching */
 
 #define vf_prefetch(address) _mm_prefetch((const char *)(address), _MM_HINT_T1) /* ahead.h says why the second level */

@@ -14,6 +14,7 @@ typedef struct {
 #define VF_LEN 8
 #define VF_TOKENS 2  /* 2 x 4 accumulators and 4 weights, of two registers each; 32 are there */
 #define VF_ROWS 2
+#define AXPY_ROWS 4  /* side by side */
 #define AXPY_STEP 32 /* elements between two rounds of prefetching */
 
 #define vf_prefetch(address) __builtin_prefetch((const void *)(address), 0, 2) /* ahead.h says why the second level */
