@@ -175,7 +175,7 @@ static void print_json_row(const struct rows *rows, const struct layer_run *run,
     const struct layer *l = &run->w->layer;
     sffn_context_info info = SFFN_CONTEXT_INFO_INIT;
     struct json j;
-    char name[320], layer[32] = "";
+    char name[320], layer[32] = "", options[64] = "";
     const char *planted = o->planted ? "real rows and inputs, rotated to this shape"
                           : o->trace ? "recorded masks"
                           : run->select == SELECT_ROUTER
@@ -184,9 +184,12 @@ static void print_json_row(const struct rows *rows, const struct layer_run *run,
     sffn_context_get_info(run->ctx, &info);
     if (o->trace)
         snprintf(layer, sizeof layer, " layer %u", run->trace_layer);
-    snprintf(name, sizeof name, "%s %s %s %s density %.4g tokens %zu threads %u%s %s; %s%s",
+    if (run->select == SELECT_CASCADE && o->columns > 0)
+        snprintf(options, sizeof options, " columns %.3g bits %u", (double)o->columns,
+                 (unsigned)o->bits);
+    snprintf(name, sizeof name, "%s %s %s %s%s density %.4g tokens %zu threads %u%s %s; %s%s",
              o->command + strlen("sffn-bench "), o->shape, sffn_dtype_name(l->dtype),
-             select_names[run->select], run->density, run->n_tokens, run->n_threads, layer,
+             select_names[run->select], options, run->density, run->n_tokens, run->n_threads, layer,
              o->is_warm ? "warm" : "cold", o->planted ? "" : "random bell-shaped weights, ",
              planted);
     json_begin(&j);

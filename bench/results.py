@@ -4,6 +4,7 @@ import glob
 import json
 import math
 import os
+import re
 import sys
 
 HEAD = """# Results
@@ -47,13 +48,19 @@ def table(columns, rows):
         print("| " + " | ".join(line[i] for i in used) + " |")
 
 
+def selection(row):
+    """With what differs from the defaults, which only the name holds."""
+    options = re.search(r" cascade (columns \S+) bits (\d)", row.get("name", ""))
+    return row["select"] + (f", {options[1]}, {options[2]} bits" if options else "")
+
+
 def get(key, form=None, unit=""):
     if form is None:
         return lambda row: "" if row.get(key) is None else row[key]
     return lambda row: number(row.get(key), form, unit)
 
 
-FFN = [("weights", get("dtype")), ("selection", get("select")), ("active", get("density", ".3f")), ("tokens", get("n_tokens")), ("threads", get("n_threads")),
+FFN = [("weights", get("dtype")), ("selection", selection), ("active", get("density", ".3f")), ("tokens", get("n_tokens")), ("threads", get("n_threads")),
        ("layer", get("trace_layer")), ("ms", ms), ("±", spread), ("min", lambda r: ms(r, "min_ns")), ("max", lambda r: ms(r, "max_ns")),
        ("MB read", lambda r: number(r["touched_bytes"] * 1e-6, ".1f")), ("GB/s", get("effective_gbps", ".1f")), ("memory GB/s", get("stream_gbps", ".1f")),
        ("limit", get("limit_fraction", ".2f")), ("gather", get("gather_fraction", ".2f")), ("own dense", get("speedup_vs_dense", ".2f", "x")),
@@ -131,6 +138,9 @@ def main():
     if len(sys.argv) != 2 or not os.path.isdir(sys.argv[1]):
         sys.exit("usage: bench/results.py FOLDER")
     print(HEAD, end="")
+    if os.path.exists(os.path.join(sys.argv[1], "goals.md")):  # written by hand
+        with open(os.path.join(sys.argv[1], "goals.md"), encoding="utf-8") as f:
+            print("\n" + f.read(), end="")
     for folder in sorted(glob.glob(os.path.join(sys.argv[1], "*", ""))):
         if glob.glob(os.path.join(folder, "*.jsonl")):
             write_machine(folder.rstrip("/"))

@@ -51,7 +51,8 @@ typedef struct sffn_context_config {
     const char *max_isa;         /**< NULL: best this CPU runs. Else a row of the ISA table, "scalar", "avx2", "avx512", "avx512_vnni", on AArch64 "neon", "dotprod", as a cap */
     int32_t huge_pages;          /**< enum sffn_huge_pages */
     int32_t bind_threads;        /**< 1: own pool threads are bound to one core each (hwloc or OS). Default 0 */
-    uint32_t spin_us;            /**< how long idle pool threads and barriers spin before they sleep, microseconds, at most 1000000. Default 50 */
+    uint32_t spin_us;            /**< how long idle pool threads spin before they sleep, microseconds, at most 1000000. Default 50. Threads that wait for others
+                                      within a call stay awake 20 times as long again, but give way (sched_yield) to whoever wants to run. 0: sleep at once */
     int32_t collect_stats;       /**< 1: forward measures the time of its stages, and counts by layer (stats.h). Default 0 */
     int32_t use_onednn;          /**< 1: long prompts (sffn_ffn_config.dense_tokens) go through oneDNN where built in and found. It brings its own
                                       OpenMP threads into the process, so the default is 0: our own dense path. Not found: the log has a warning, and

@@ -3,6 +3,7 @@
 #include <errno.h>
 #include <limits.h>
 #include <pthread.h>
+#include <sched.h>
 #include <signal.h>
 #include <stddef.h>
 #include <time.h>
@@ -11,9 +12,11 @@
 #include <linux/futex.h>
 #include <sys/syscall.h>
 #include <unistd.h>
-#else
-#include <sched.h>
 #endif
+
+/* Whoever waits at a barrier is needed again within the call, and waking threads costs more than they wait: so long, in units of spin_ns,
+ * they stay awake there. Idle threads sleep after spin_ns. */
+#define BARRIER_YIELDS 20u
 
 uint64_t sffn_now_ns(void)
 {
@@ -50,19 +53,24 @@ static void wake_all(atomic_uint *word)
 #endif
 }
 
-/* Spins shortly, because phases of a decode step are microseconds apart, then sleeps: with more threads than cores a spinning
- * waiter takes the core from the thread it waits for. */
-static void signal_wait(struct sffn_signal *signal, unsigned value, uint64_t spin_ns)
+/* Spins shortly, because phases of a decode step are microseconds apart; then, for yield_ns, lets others run between two looks, because
+ * with more threads than cores a spinning waiter takes the core from the thread it waits for; then sleeps. */
+static void signal_wait(struct sffn_signal *signal, unsigned value, uint64_t spin_ns,
+                        uint64_t yield_ns)
 {
     if (spin_ns > 0) {
         const uint64_t start = sffn_now_ns();
+        uint64_t waited = 0;
         do {
             for (int i = 0; i < 64; i++) {
                 if (atomic_load_explicit(&signal->value, memory_order_acquire) != value)
                     return;
                 cpu_relax();
             }
-        } while (sffn_now_ns() - start < spin_ns);
+            if (waited >= spin_ns)
+                sched_yield();
+            waited = sffn_now_ns() - start;
+        } while (waited < spin_ns + yield_ns);
     }
     /* Sequentially consistent on both sides: either the sleeper sees the new value, or the setter sees the sleeper. */
     atomic_fetch_add(&signal->sleepers, 1);
@@ -94,7 +102,7 @@ void sffn_barrier_wait(struct sffn_barrier *barrier)
         atomic_store_explicit(&barrier->arrived, 0, memory_order_relaxed);
         signal_set(&barrier->round, round + 1);
     } else {
-        signal_wait(&barrier->round, round, barrier->spin_ns);
+        signal_wait(&barrier->round, round, barrier->spin_ns, BARRIER_YIELDS * barrier->spin_ns);
     }
 }
 
@@ -137,7 +145,7 @@ static void *worker_main(void *arg)
     if (pool->bind)
         pool->bind(worker->index);
     for (unsigned seen = 0;; seen++) {
-        signal_wait(&pool->job, seen, pool->spin_ns);
+        signal_wait(&pool->job, seen, pool->spin_ns, 0);
         if (pool->is_stopping)
             return NULL;
         run_phases(pool, worker->index);

@@ -11,7 +11,8 @@ struct sffn_signal {
     atomic_uint sleepers;
 };
 
-/* All `n` threads that call sffn_barrier_wait() leave it together. Waiters spin for spin_ns, then sleep in the kernel. */
+/* All `n` threads that call sffn_barrier_wait() leave it together. Waiters spin for spin_ns, then let other threads run for some time, then sleep
+ * in the kernel. */
 struct sffn_barrier {
     atomic_uint arrived;
     struct sffn_signal round;

@@ -105,7 +105,7 @@ class Context(Object):
         max_isa: cap, a name of ``isas()``: "scalar", "avx2", ...; None: the best this CPU runs.
         huge_pages: "auto" or "off", for packed weights.
         bind_threads: bind the pool's threads to one core each.
-        spin_us: how long idle pool threads spin before they sleep, microseconds.
+        spin_us: how long idle pool threads spin before they sleep, microseconds; within a call they stay awake longer (context.h).
         collect_stats: measure the time of the stages of FFN.forward (``FFNStats.*_ns``), and count by layer: see stats().
         stats_recall_every: with collect_stats, check every n-th token's selection against the whole gate; 0: never.
         use_onednn: long prompts go through oneDNN where built in and found. It brings OpenMP threads of its own.
