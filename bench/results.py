@@ -100,9 +100,57 @@ def machine_words(folder):
     return words
 
 
+def part_rows(folder, part):
+    return [row for path in sorted(glob.glob(os.path.join(folder, part + "-*.jsonl"))) for row in lines(path)]
+
+
+def fractions(rows, key):
+    """The values of a key by number of threads: 0.81, 0.77 (2)."""
+    by_threads = {row["n_threads"]: row[key] for row in rows}
+    return ", ".join(f"{by_threads[n]:.2f}" + (f" ({n})" if n > 1 else "") for n in sorted(by_threads))
+
+
+def write_goals(folder):
+    """What a machine's rows say of the goals, a line for each type of weights. Peers of `compare` took turns with ours; a predicted time
+    is held against the fastest peer's median of that other run."""
+    scaling, selections = part_rows(folder, "scaling"), part_rows(folder, "selections")
+    stages, compare = part_rows(folder, "stages"), part_rows(folder, "compare")
+    shape = "llama2-7b"
+    cells = []
+    for dtype in ("f32", "f16", "bf16", "q8_0", "q4_0"):
+        ours = [row for row in selections + scaling if row["shape"] == shape and row["dtype"] == dtype and abs(row["density"] - 0.107) < 1e-3]
+        dense = [row for row in ours if row["select"] == "dense"]
+        if not dense:
+            continue
+        mask = [row for row in ours if row["select"] == "oracle"]
+        gate = [row for row in ours + part_rows(folder, "ffn") if row["select"] == "gate" and row["dtype"] == dtype and abs(row["density"] - 0.107) < 1e-3
+                and row["shape"] == shape]
+        stage = [row for row in stages if (row["dtype"], row["select"], row["stage"]) == (dtype, "gate", "gate")]
+        peers = [row for row in compare if row["layer_dtype"] == dtype and row["peer"] != "sffn"]
+        def fastest(n_tokens, n_threads, key):
+            return min((row[key] for row in peers if (row["n_tokens"], row["n_threads"]) == (n_tokens, n_threads) and row.get(key)), default=None)
+        predicted = min((row for row in selections if "real rows" in row["name"] and row["dtype"] == dtype and row["select"] in ("screen", "cascade")),
+                        key=lambda row: row["median_ns"], default=None)
+        peer_ns = fastest(1, 1, "median_ns")
+        batches = [(n, fastest(n, 1, "sffn_select_speedup")) for n in (2, 4, 8)]
+        cells.append((dtype, fractions(dense, "limit_fraction"), fractions(stage, "limit_fraction"), fractions(mask, "gather_fraction"),
+                      fractions(mask, "limit_fraction"), fractions(gate, "speedup_vs_dense"),
+                      ", ".join(f"{fastest(1, n, 'sffn_select_speedup'):.1f}" + (f" ({n})" if n > 1 else "")
+                                for n in (1, 2) if fastest(1, n, "sffn_select_speedup")),
+                      f"{peer_ns / predicted['median_ns']:.1f} ({selection(predicted)}, error {predicted['relative_error']:.1e})" if predicted and peer_ns else "",
+                      ", ".join(f"{x:.1f} ({n})" for n, x in batches if x)))
+    if cells:
+        print("\nOne token unless said otherwise; in brackets the number of threads, in the last column of tokens. \"/ dense\" and \"/ peers\": how many times faster than "
+              "the own dense\npath and than the fastest dense layer of another library.")
+        titles = ("weights", "dense: limit", "gate stage: limit", "mask of 10.7 %: gather", "mask: limit", "gate-first / dense", "gate-first / peers",
+                  "predicted / peers", "gate-first / peers, tokens")
+        table([(title, lambda line, i=i: line[i]) for i, title in enumerate(titles)], cells)
+
+
 def write_machine(folder):
     words = machine_words(folder)
     print(f"\n## {words[0]}\n\n{'; '.join(words[1:])}.")
+    write_goals(folder)
     base = os.path.relpath(folder, os.path.join(folder, "..", ".."))
     for part, title, columns in PARTS:
         for path in sorted(glob.glob(os.path.join(folder, part + ".jsonl")) + glob.glob(os.path.join(folder, part + "-*.jsonl"))):
