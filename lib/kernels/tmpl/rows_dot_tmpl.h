@@ -14,8 +14,9 @@
  * f32 x1.15 / x1.22, bf16 x1.0 / x1.08).
  *
  * All rows for one token: on CPUs that follow one stream best (sffn_x.streams) one row after the other; f32 two at a time, one from each half,
- * so that x, which f32 rows push out of the first-level cache, is read once for two (Zen 4 21 -> 24 GB/s). On the others VF_ROWS neighbours,
- * where an ISA has the registers, side by side, without prefetches: Emerald Rapids, one / four threads, bf16 16 -> 19 / 46 -> 62 GB/s, f32
+ * so that x, which f32 rows push out of the first-level cache, is read once for two, and without prefetches (Zen 4 21 -> 24 GB/s). f16 and
+ * bf16 keep the prefetches: without them 26 instead of 22 GB/s where x lies well, but 13 to 15 where its pages do not. On the others VF_ROWS
+ * neighbours, where an ISA has the registers, side by side, without prefetches: Emerald Rapids, one / four threads, bf16 16 -> 19 / 46 -> 62 GB/s, f32
  * 16 -> 20 / 50 -> 55. Neither way suits the other CPU: neighbours side by side fall from 21 to 18 on Zen 4, single rows without prefetches
  * from 11 to 8.5 on Emerald Rapids.
  */
@@ -268,8 +269,7 @@ static void KERNEL(rows_dot)(float *out, const void *w, size_t row_bytes, const 
             for (size_t r = first; r < last; r++) {
                 const char *row = row_at(w, row_bytes, rows, r);
                 const struct ahead ahead = ahead_of(&job.plan, row, w, row_bytes, rows, r, n_rows);
-                KERNEL(dot_row)(1, 1, NULL, out + r * n_tokens, row, rows == NULL && x->streams ? NULL : &ahead, x->x, x->x_stride,
-                                KERNEL(dot_mask)(&job, r), n_tokens, n);
+                KERNEL(dot_row)(1, 1, NULL, out + r * n_tokens, row, &ahead, x->x, x->x_stride, KERNEL(dot_mask)(&job, r), n_tokens, n);
             }
         }
     }
