@@ -256,7 +256,7 @@ def write(run):
                              f"{r['relative_error']:.4f} | {r['touched_bytes'] / r['weight_bytes']:.3f} | {r['median_ns'] / 1e6:.2f} | {number(r.get('speedup_vs_dense'), 2)}x |")
     if lines:
         out += ["\n## A layer of LLaMA2-7B's shape\n",
-                "`sffn-bench ffn --planted`: real gate and up rows and inputs of the bundled model's layer 3, combined and rotated to 4096 x 11008. One thread, cold weights. sign and",
+                "`sffn-bench ffn --planted`: real gate and up rows and inputs of the bundled model's layer 3, combined and rotated to 4096 x 11008. One thread, cold weights (times of commit 74667a7; bench/RESULTS.md has newer ones). sign and",
                 "low_rank (the gate's SVD of rank 512 in q8_0) have the threshold that 0.99 of the active neurons of these inputs pass.\n",
                 "| weights | selection | active | let through | recall | error against float64 | bytes of dense | ms | against own dense |", "|" + "---|" * 9, *lines]
     with open(os.path.join(HERE, "TABLES.md"), "w", encoding="utf-8") as f:
