@@ -7,7 +7,7 @@
  *
  * Gathered rows of one token go DOT_SIDE at a time (ahead.h, is_gather()), and so do all rows for one token where the CPU does not follow a
  * single stream best and an ISA has the registers (VF_ROWS): Emerald Rapids, one thread, q4_0 13.1 -> 14.5 GB/s, q8_0 no worse. Where it does,
- * they go one by one, without prefetches. An ISA may have DOT_TOGETHER rows at a time for many tokens: dot_together_<s>(), same sums.
+ * they go one by one (without prefetches q8_0 gains a fifth in most processes, and loses two fifths in some: ahead.h). An ISA may have DOT_TOGETHER rows at a time for many tokens: dot_together_<s>(), same sums.
  */
 #define PANEL_BLOCKS 512
 #define DOT_SIDE 8
@@ -116,7 +116,7 @@ struct KERNEL(dot_job) {
     const uint32_t *rows;
     const uint8_t *masks;
     size_t n_rows, n_tokens, n_blocks, stride;
-    int is_stream, is_abreast; /* all rows for one token, in the two ways that CPUs like (rows_dot_tmpl.h) */
+    int is_abreast; /* all rows for one token, in the way that some CPUs like (rows_dot_tmpl.h) */
     struct ahead_plan plan;
 };
 
@@ -177,12 +177,6 @@ static void KERNEL(dot_panel)(const struct KERNEL(dot_job) *job, const struct KE
                               size_t count)
 {
     size_t r = first;
-    if (job->is_stream) {
-        const uint8_t only = 0;
-        for (; r < last; r++)
-            KERNEL(dot_row)(1, job->out + r, job->add, row_at(job->w, job->row_bytes, NULL, r), NULL, panel, &only, job->n_blocks, 0);
-        return;
-    }
     while (r < last) {
         if (last - r >= DOT_SIDE && (job->is_abreast || is_gather(job->rows, r, DOT_SIDE))) {
             float *out[DOT_SIDE];
@@ -222,7 +216,7 @@ static void KERNEL(rows_dot)(float *out, const void *w, size_t row_bytes, const 
         const char *const from = (const char *)w + block * WT_BLOCK_BYTES;
         const struct KERNEL(dot_job) job = {
             out, block != 0, from, row_bytes, rows, masks, n_rows, n_tokens, n_blocks, stride,
-            is_dense && x->streams, is_dense && !x->streams && VF_ROWS > 2,
+            is_dense && !x->streams && VF_ROWS > 2,
             ahead_plan_of(from, row_bytes, rows, n_rows, rows != NULL ? DOT_SIDE : 1, n_blocks * WT_BLOCK_BYTES),
         };
         size_t begin = 0;
