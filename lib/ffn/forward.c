@@ -46,15 +46,6 @@ static struct sffn_list every_row(struct worker *w, float *values)
     return list;
 }
 
-/* A list as the next stage reads it: with one token every listed row is its row, and masks need no reading. */
-static struct sffn_list as_input(const struct worker *w, const struct sffn_list *list)
-{
-    struct sffn_list in = *list;
-    if (w->tile == 1)
-        in.masks = NULL;
-    return in;
-}
-
 /* The neurons that the gate has to look at. */
 static struct sffn_list selected_rows(struct worker *w)
 {
@@ -62,7 +53,7 @@ static struct sffn_list selected_rows(struct worker *w)
     const sffn_active_set *set = call->args.active;
     if (call->select == SFFN_SELECT_GATE)
         return every_row(w, NULL);
-    struct sffn_list list = as_input(w, &w->w.selected);
+    struct sffn_list list = sffn_list_input(&w->w.selected, w->tile);
     if (call->select == SFFN_SELECT_ACTIVE && w->tile == 1 &&
         sffn_active_set_block_size(set) == 1) {
         /* The caller's own list serves as it is: nobody writes to an input list. */
@@ -283,7 +274,7 @@ static void run_import(struct worker *w)
 static void run_up(struct worker *w)
 {
     const struct sffn_ffn *ffn = w->ffn;
-    const struct sffn_list list = as_input(w, &w->w.active);
+    const struct sffn_list list = sffn_list_input(&w->w.active, w->tile);
     const struct sffn_x x = prepare_x(w, &ffn->up);
     float *u = w->w.values + w->ith * 2 * SFFN_CHUNK * SFFN_TILE_TOKENS;
     size_t first, last;
@@ -444,8 +435,8 @@ static void export_active(struct worker *w)
 static void run_down(struct worker *w)
 {
     export_active(w);
-    const struct sffn_list list =
-        w->call->is_dense ? every_row(w, w->w.nonzero.values) : as_input(w, &w->w.nonzero);
+    const struct sffn_list list = w->call->is_dense ? every_row(w, w->w.nonzero.values)
+                                                    : sffn_list_input(&w->w.nonzero, w->tile);
     sffn_axpy_accumulate(w->k, &w->ffn->down, &list, w->tile, &w->w.axpy, w->ith, w->nth);
 }
 

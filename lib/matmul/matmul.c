@@ -112,9 +112,7 @@ static void dot_phase(void *arg, uint32_t phase, uint32_t ith, uint32_t nth)
                                            p->tile, p->m->n_cols, sffn_is_quantized(p->m->dtype),
                                            p->x_scratch + ith * sffn_x_scratch_bytes(p->m->n_cols));
     float *values = p->values + ith * DOT_CHUNK * SFFN_TILE_TOKENS;
-    struct sffn_list list = p->list;
-    if (p->tile == 1)
-        list.masks = NULL; /* its one token needs every listed row */
+    const struct sffn_list list = sffn_list_input(&p->list, p->tile);
     sffn_share(sffn_list_count(&list), ith, nth, &first, &last);
     struct sffn_walk walk = sffn_walk_begin(&list, first, last);
     while (sffn_walk_next(&walk)) {

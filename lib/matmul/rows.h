@@ -36,6 +36,14 @@ static inline struct sffn_walk sffn_walk_begin(const struct sffn_list *list, siz
 }
 int sffn_walk_next(struct sffn_walk *walk);
 size_t sffn_list_count(const struct sffn_list *list);
+/* A list as the next stage reads it: with one token every listed row is its row, and masks need no reading. */
+static inline struct sffn_list sffn_list_input(const struct sffn_list *list, size_t n_tokens)
+{
+    struct sffn_list in = *list;
+    if (n_tokens == 1)
+        in.masks = NULL;
+    return in;
+}
 
 /* Thread ith's share [*first, *last) of n entries. */
 void sffn_share(size_t n, uint32_t ith, uint32_t nth, size_t *first, size_t *last);

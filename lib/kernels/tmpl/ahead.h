@@ -10,9 +10,9 @@
  * Rows that lie together and are read one after the other are left to the hardware on CPUs that follow such a stream at the memory's rate
  * (SFFN_CPU_STREAMS), but only f32's: prefetches there compete with it (gate of 11008 x 4096 for one token on Zen 4, with and without: f32
  * 17 -> 24 GB/s of 28 to 30 that a plain sum of the same bytes reads). The other types would gain, too (q8_0 22 -> 27, bf16 22 -> 26), while x
- * lies well; where its small pages do not, they fall to 11 to 15, so they keep theirs until x is copied into a huge page. What else such a stream needs is that nothing breaks it:
- * a gap of one line between two rows cost as much again, which is why packed rows have none. Side by side, and with several tokens, the
- * prefetches pay for contiguous rows too, and Emerald Rapids wants them with single rows as well (q8_0 12.5 GB/s, without them 8.5).
+ * lies well; where its small pages do not, they fall to 11 to 15, so they keep theirs until x is copied into a huge page. What else such a
+ * stream needs is that nothing breaks it: a gap of one line between two rows cost as much again, which is why packed rows have none. Side by
+ * side, and with several tokens, the prefetches pay for contiguous rows too, and Emerald Rapids wants them with single rows as well (q8_0 12.5 GB/s, without them 8.5).
  */
 #ifndef SFFN_TMPL_AHEAD_H
 #define SFFN_TMPL_AHEAD_H

@@ -7,7 +7,8 @@
  *
  * Gathered rows of one token go DOT_SIDE at a time (ahead.h, is_gather()), and so do all rows for one token where the CPU does not follow a
  * single stream best and an ISA has the registers (VF_ROWS): Emerald Rapids, one thread, q4_0 13.1 -> 14.5 GB/s, q8_0 no worse. Where it does,
- * they go one by one (without prefetches q8_0 gains a fifth in most processes, and loses two fifths in some: ahead.h). An ISA may have DOT_TOGETHER rows at a time for many tokens: dot_together_<s>(), same sums.
+ * they go one by one (without prefetches q8_0 gains a fifth in most processes, and loses two fifths in some: ahead.h). An ISA may have
+ * DOT_TOGETHER rows at a time for many tokens: dot_together_<s>(), same sums.
  */
 #define PANEL_BLOCKS 512
 #define DOT_SIDE 8

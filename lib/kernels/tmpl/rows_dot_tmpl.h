@@ -16,8 +16,8 @@
  * All rows for one token: on CPUs that follow one stream best (sffn_x.streams) one row after the other; f32 two at a time, one from each half,
  * so that x, which f32 rows push out of the first-level cache, is read once for two, and without prefetches (Zen 4 21 -> 24 GB/s). f16 and
  * bf16 keep the prefetches: without them 26 instead of 22 GB/s where x lies well, but 13 to 15 where its pages do not. On the others VF_ROWS
- * neighbours, where an ISA has the registers, side by side, without prefetches: Emerald Rapids, one / four threads, bf16 16 -> 19 / 46 -> 62 GB/s, f32
- * 16 -> 20 / 50 -> 55. Neither way suits the other CPU: neighbours side by side fall from 21 to 18 on Zen 4, single rows without prefetches
+ * neighbours, where an ISA has the registers, side by side, without prefetches: Emerald Rapids, one / four threads, bf16 16 -> 19 / 46 -> 62
+ * GB/s, f32 16 -> 20 / 50 -> 55. Neither way suits the other CPU: neighbours side by side fall from 21 to 18 on Zen 4, single rows without prefetches
  * from 11 to 8.5 on Emerald Rapids.
  */
 #ifndef DOT_ROWS
@@ -250,9 +250,10 @@ static size_t KERNEL(dot_one_token)(const struct KERNEL(dot_job) *job)
 static void KERNEL(rows_dot)(float *out, const void *w, size_t row_bytes, const uint32_t *rows, const uint8_t *masks, size_t n_rows,
                              const struct sffn_x *x, size_t n_tokens, size_t n)
 {
+    const int is_abreast = VF_ROWS > 2 && rows != NULL && masks == NULL && n_tokens == 1;
     const struct KERNEL(dot_job) job = {
         out, w, row_bytes, rows, masks, n_rows, x, n_tokens, n,
-        ahead_plan_of(w, row_bytes, rows, n_rows, rows != NULL && masks == NULL && n_tokens == 1 ? VF_ROWS : 1, n * WT_BYTES),
+        ahead_plan_of(w, row_bytes, rows, n_rows, is_abreast ? VF_ROWS : 1, n * WT_BYTES),
     };
     const size_t group = n_tokens < DOT_GROUP ? n_tokens : DOT_GROUP;
     const int may_gather = n * WT_BYTES > DOT_GATHER_BYTES && (WT_BYTES == 4 || n * WT_BYTES <= 4096);
