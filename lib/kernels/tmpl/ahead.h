@@ -7,12 +7,12 @@
  * too short and 64 KiB too long for single rows; rows read side by side gain from having the whole next group fetched. Every line of a row
  * has to be named once: what is left out waits for memory.
  *
- * Rows that lie together and are read one after the other are left to the hardware on CPUs that follow such a stream at the memory's rate
- * (SFFN_CPU_STREAMS), but only f32's: prefetches there compete with it (gate of 11008 x 4096 for one token on Zen 4, with and without: f32
- * 17 -> 24 GB/s of 28 to 30 that a plain sum of the same bytes reads). The other types would gain, too (q8_0 22 -> 27, bf16 22 -> 26), while x
- * lies well; where its small pages do not, they fall to 11 to 15, so they keep theirs until x is copied into a huge page. What else such a
- * stream needs is that nothing breaks it: a gap of one line between two rows cost as much again, which is why packed rows have none. Side by
- * side, and with several tokens, the prefetches pay for contiguous rows too, and Emerald Rapids wants them with single rows as well (q8_0 12.5 GB/s, without them 8.5).
+ * Rows that lie together need none of this on CPUs that follow one or two streams at the memory's rate (SFFN_CPU_STREAMS), while x stays in
+ * the first-level cache: prefetches compete with the stream (11008 rows for one token on Zen 4, with and without: q8_0 of 4096 24 -> 29 GB/s, bf16
+ * of 2048 22 -> 31). Where x does not stay, the hardware takes it for another stream and halves the first (q8_0 of 13824 27 -> 18 without prefetches,
+ * bf16 of 8192 21 -> 13; an x of 16 KiB is now and then one, now and then the other). Nothing may break the stream: a gap of one line between
+ * two rows cost a third, which is why packed rows have none. Side by side, and with several tokens, prefetches pay for contiguous rows, too, and
+ * Emerald Rapids wants them with single rows as well (q8_0 12.5 GB/s, without them 8.5).
  */
 #ifndef SFFN_TMPL_AHEAD_H
 #define SFFN_TMPL_AHEAD_H
@@ -20,6 +20,7 @@
 
 #define PREFETCH_BYTES 16384u      /* at least so far ahead */
 #define PREFETCH_MOST_BYTES 65536u /* rows side by side: at most so far */
+#define STREAM_X_BYTES 14336u      /* is_left_to_hardware() */
 
 /* The same for all rows of a call: in the first `split` bytes of a row fetch what is `distance` bytes further in it, then the start of the
  * row that is `rows` places further in the list. */
@@ -71,6 +72,20 @@ KERNEL_INLINE struct ahead ahead_of(const struct ahead_plan *plan, const char *r
 KERNEL_INLINE int is_gather(const uint32_t *rows, size_t r, size_t side)
 {
     return rows != NULL && (rows[r + side - 1] < rows[r] || rows[r + side - 1] - rows[r] >= 2 * side);
+}
+
+/* Whether rows that lie together are read without prefetches: where the hardware follows such a stream at the memory's rate, and x, of x_bytes,
+ * stays in the first-level cache beside it. */
+KERNEL_INLINE int is_left_to_hardware(const struct sffn_x *x, size_t x_bytes)
+{
+    return x->streams && x_bytes <= STREAM_X_BYTES;
+}
+
+/* The lines of `bytes` (a constant) bytes, when called for one such piece after the other. */
+KERNEL_INLINE void fetch_lines(uintptr_t at, size_t bytes)
+{
+    for (size_t k = 0; k < bytes; k += 64)
+        vf_prefetch(at + k);
 }
 
 /* Fetches the lines that belong to `bytes` (a constant) bytes at offset: each line of a row once. */

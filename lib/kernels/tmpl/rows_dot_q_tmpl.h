@@ -7,8 +7,8 @@
  *
  * Gathered rows of one token go DOT_SIDE at a time (ahead.h, is_gather()), and so do all rows for one token where the CPU does not follow a
  * single stream best and an ISA has the registers (VF_ROWS): Emerald Rapids, one thread, q4_0 13.1 -> 14.5 GB/s, q8_0 no worse. Where it does,
- * they go one by one (without prefetches q8_0 gains a fifth in most processes, and loses two fifths in some: ahead.h). An ISA may have
- * DOT_TOGETHER rows at a time for many tokens: dot_together_<s>(), same sums.
+ * they go one by one, without prefetches unless the panel is large (is_left_to_hardware()). An ISA may have DOT_TOGETHER rows at a time for many
+ * tokens: dot_together_<s>(), same sums.
  */
 #define PANEL_BLOCKS 512
 #define DOT_SIDE 8
@@ -117,7 +117,7 @@ struct KERNEL(dot_job) {
     const uint32_t *rows;
     const uint8_t *masks;
     size_t n_rows, n_tokens, n_blocks, stride;
-    int is_abreast; /* all rows for one token, in the way that some CPUs like (rows_dot_tmpl.h) */
+    int is_plain, is_abreast; /* all rows for one token: without prefetches, side by side */
     struct ahead_plan plan;
 };
 
@@ -139,7 +139,7 @@ static void KERNEL(dot_one)(const struct KERNEL(dot_job) *job, const struct KERN
 {
     const char *row = row_at(job->w, job->row_bytes, job->rows, r);
     const struct ahead ahead = ahead_of(&job->plan, row, job->w, job->row_bytes, job->rows, r, job->n_rows);
-    const struct ahead *fetch = token == 0 ? &ahead : NULL;
+    const struct ahead *fetch = token == 0 && !job->is_plain ? &ahead : NULL;
     float *out = job->out + r * job->n_tokens + token;
     struct row_tokens t;
     row_tokens_of(&t, (job->masks != NULL ? (unsigned)job->masks[r] : 0xffu) >> token, count);
@@ -217,7 +217,7 @@ static void KERNEL(rows_dot)(float *out, const void *w, size_t row_bytes, const 
         const char *const from = (const char *)w + block * WT_BLOCK_BYTES;
         const struct KERNEL(dot_job) job = {
             out, block != 0, from, row_bytes, rows, masks, n_rows, n_tokens, n_blocks, stride,
-            is_dense && !x->streams && VF_ROWS > 2,
+            is_dense && is_left_to_hardware(x, stride * (32 + sizeof(float) + sizeof(int32_t))), is_dense && !x->streams && VF_ROWS == 8,
             ahead_plan_of(from, row_bytes, rows, n_rows, rows != NULL ? DOT_SIDE : 1, n_blocks * WT_BLOCK_BYTES),
         };
         size_t begin = 0;

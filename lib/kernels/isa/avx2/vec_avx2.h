@@ -8,8 +8,8 @@
 typedef __m256 vf;
 typedef __m256i vi;
 #define VF_LEN 8
-#define VF_TOKENS 2  /* 2 x 4 accumulators and 4 weights of 16 registers */
-#define VF_ROWS 2
+#define VF_ROWS 4    /* side by side for one token */
+#define VF_TOKENS 2  /* for two rows at a time: 2 x 2 pairs of accumulators, 4 weights and x of 16 registers */
 #define AXPY_ROWS 4  /* side by side */
 #define AXPY_STEP 32 /* elements between two rounds of prefetching */
 

@@ -7,8 +7,8 @@
 typedef __m512 vf;
 typedef __m512i vi;
 #define VF_LEN 16
-#define VF_TOKENS 4  /* 4 x 4 accumulators and 4 weights of 32 registers */
-#define VF_ROWS 8    /* 8 x 4 accumulators are all of them, and waiting for memory hides what is spilled */
+#define VF_ROWS 8    /* side by side for one token */
+#define VF_TOKENS 4  /* for two rows at a time: 2 x 4 pairs of accumulators, 4 weights and x of 32 registers */
 #define AXPY_ROWS 8  /* side by side */
 #define AXPY_STEP 64 /* elements between two rounds of prefetching */
 
