@@ -378,9 +378,9 @@ static void run_dense_h(struct worker *w)
     const struct sffn_ffn *ffn = w->ffn;
     const struct sffn_list list = every_row(w, w->w.nonzero.values);
     const struct sffn_x x = prepare_x(w, &ffn->gate);
-    /* One scratch for quantised x per thread: x is the same for both matrices unless only one of them is quantised. */
-    const struct sffn_x x_up =
-        ffn->is_gated && sffn_is_quantized(ffn->up.dtype) ? prepare_x(w, &ffn->up) : x;
+    const int is_same = !ffn->is_gated ||
+                        sffn_is_quantized(ffn->up.dtype) == sffn_is_quantized(ffn->gate.dtype);
+    const struct sffn_x x_up = is_same ? x : prepare_x(w, &ffn->up);
     float *g = w->w.values + w->ith * 2 * SFFN_CHUNK * SFFN_TILE_TOKENS,
           *u = g + SFFN_CHUNK * SFFN_TILE_TOKENS;
     size_t first, last;

@@ -10,7 +10,7 @@
  * they go one by one, without prefetches unless the panel is large (is_left_to_hardware()). An ISA may have DOT_TOGETHER rows at a time for many
  * tokens: dot_together_<s>(), same sums.
  */
-#define PANEL_BLOCKS 512
+#define PANEL_BLOCKS 1024
 #define DOT_SIDE 8
 
 struct KERNEL(panel) {

@@ -29,13 +29,14 @@
 #define DOT_IS_SHORT (VF_LEN * WT_BYTES < 32) /* a vector of weights */
 #endif
 
-/* n columns of R rows and T tokens, constants with R * T <= 8: cell c is row c % R and token c / R. state[c] holds its two accumulators
- * between tiles; out is written with the last one. Fetched meanwhile: `ahead` for each row, or if NULL, what lies `next` bytes further, or if 0,
+/* n columns of R rows and T tokens, constants with R * T <= 8: cell c is row c % R and token c / R, or for pairs (T = 1) row c with an x of its
+ * own. state[c] holds its two accumulators between tiles; out is written with the last one. Fetched meanwhile: `ahead` for each row, or if NULL, what lies `next` bytes further, or if 0,
  * nothing. */
-KERNEL_INLINE void KERNEL(dot_cells)(const int R, const int T, int is_first, int is_last, float *const *state, float *const *out,
+KERNEL_INLINE void KERNEL(dot_cells)(const int R, const int T, const int pairs, int is_first, int is_last, float *const *state, float *const *out,
                                      const char *const *row, const struct ahead *ahead, size_t next, const float *const *x, size_t n)
 {
     size_t i = 0;
+#define DOT_X(cell) (pairs ? (cell) : (cell) / R)
 #define DOT_EACH(op)                                     \
     op(a, 0)                                             \
     if (R * T > 1) { op(b, 1) }                          \
@@ -63,8 +64,8 @@ KERNEL_INLINE void KERNEL(dot_cells)(const int R, const int T, int is_first, int
                 fetch_lines((uintptr_t)row[r] + next + i * WT_BYTES, DOT_VECTOR * WT_BYTES);
         }
 #define DOT_STEP(acc, cell)                                                                                 \
-    acc##0 = vf_fma(wt_load(row[cell % R], at), vf_load(x[cell / R] + at), acc##0);                         \
-    acc##1 = vf_fma(wt_load(row[cell % R], at + VF_LEN), vf_load(x[cell / R] + at + VF_LEN), acc##1);
+    acc##0 = vf_fma(wt_load(row[cell % R], at), vf_load(x[DOT_X(cell)] + at), acc##0);                         \
+    acc##1 = vf_fma(wt_load(row[cell % R], at + VF_LEN), vf_load(x[DOT_X(cell)] + at + VF_LEN), acc##1);
         for (size_t at = i; at < i + DOT_VECTOR; at += 2 * VF_LEN) {
             DOT_EACH(DOT_STEP)
         }
@@ -79,13 +80,13 @@ KERNEL_INLINE void KERNEL(dot_cells)(const int R, const int T, int is_first, int
         return;
     }
     for (; i + VF_LEN <= n; i += VF_LEN) {
-#define DOT_REST(acc, cell) acc##0 = vf_fma(wt_load(row[cell % R], i), vf_load(x[cell / R] + i), acc##0);
+#define DOT_REST(acc, cell) acc##0 = vf_fma(wt_load(row[cell % R], i), vf_load(x[DOT_X(cell)] + i), acc##0);
         DOT_EACH(DOT_REST)
 #undef DOT_REST
     }
     if (i < n) {
 #define DOT_PART(acc, cell) \
-    acc##1 = vf_fma(wt_load_part(row[cell % R], i, n - i), vf_load_part(x[cell / R] + i, n - i), acc##1);
+    acc##1 = vf_fma(wt_load_part(row[cell % R], i, n - i), vf_load_part(x[DOT_X(cell)] + i, n - i), acc##1);
         DOT_EACH(DOT_PART)
 #undef DOT_PART
     }
@@ -93,6 +94,7 @@ KERNEL_INLINE void KERNEL(dot_cells)(const int R, const int T, int is_first, int
     DOT_EACH(DOT_SUM)
 #undef DOT_SUM
 #undef DOT_EACH
+#undef DOT_X
 }
 
 /* The tokens of one row and tile, VF_TOKENS at a time. state: [n_tokens][2 * VF_LEN]. */
@@ -114,18 +116,18 @@ KERNEL_INLINE void KERNEL(dot_row)(int is_first, int is_last, float *state, floa
         }
         switch (count) {
         case 1:
-            KERNEL(dot_cells)(1, 1, is_first, is_last, states, outs, &row, fetch, 0, xs, n);
+            KERNEL(dot_cells)(1, 1, 0, is_first, is_last, states, outs, &row, fetch, 0, xs, n);
             break;
 #if VF_TOKENS > 2
         case 3:
-            KERNEL(dot_cells)(1, 3, is_first, is_last, states, outs, &row, fetch, 0, xs, n);
+            KERNEL(dot_cells)(1, 3, 0, is_first, is_last, states, outs, &row, fetch, 0, xs, n);
             break;
         case 4:
-            KERNEL(dot_cells)(1, 4, is_first, is_last, states, outs, &row, fetch, 0, xs, n);
+            KERNEL(dot_cells)(1, 4, 0, is_first, is_last, states, outs, &row, fetch, 0, xs, n);
             break;
 #endif
         default:
-            KERNEL(dot_cells)(1, 2, is_first, is_last, states, outs, &row, fetch, 0, xs, n);
+            KERNEL(dot_cells)(1, 2, 0, is_first, is_last, states, outs, &row, fetch, 0, xs, n);
             break;
         }
     }
@@ -162,7 +164,7 @@ KERNEL_INLINE void KERNEL(dot_pair)(const int T, int is_first, int is_last, floa
         }
         xs[t] = x + (size_t)t * x_stride;
     }
-    KERNEL(dot_cells)(2, T, is_first, is_last, states, outs, row, ahead, 0, xs, n);
+    KERNEL(dot_cells)(2, T, 0, is_first, is_last, states, outs, row, ahead, 0, xs, n);
 }
 
 /* Rows [first, last), DOT_ROWS at most, through tiles of `tile` columns. */
@@ -215,6 +217,54 @@ static void KERNEL(dot_tiles)(const struct KERNEL(dot_job) *job, size_t first, s
     }
 }
 
+#if VF_ROWS > 1
+/* Rows with a token each, waiting to be VF_ROWS. */
+struct KERNEL(dot_pairs) {
+    size_t n;
+    const char *row[VF_ROWS];
+    const float *x[VF_ROWS];
+    float *out[VF_ROWS];
+    struct ahead ahead[VF_ROWS];
+};
+
+static void KERNEL(dot_flush)(const struct KERNEL(dot_job) *job, struct KERNEL(dot_pairs) *p)
+{
+    if (p->n == VF_ROWS)
+        KERNEL(dot_cells)(VF_ROWS, 1, 1, 1, 1, p->out, p->out, p->row, p->ahead, 0, p->x, job->n);
+    else
+        for (size_t i = 0; i < p->n; i++)
+            KERNEL(dot_cells)(1, 1, 0, 1, 1, p->out + i, p->out + i, p->row + i, p->ahead + i, 0, p->x + i, job->n);
+    p->n = 0;
+}
+
+/* Rows [first, last) of several tokens, of which each row has few: every row with every token of its own, unless there are too many. */
+static int KERNEL(dot_few_tokens)(const struct KERNEL(dot_job) *job, size_t first, size_t last, struct KERNEL(dot_pairs) *p)
+{
+    size_t n = 0;
+    for (size_t r = first; r < last; r++)
+        for (unsigned mask = job->masks[r]; mask != 0; mask &= mask - 1u)
+            n++;
+    if (n > 2 * (last - first))
+        return 0;
+    for (size_t r = first; r < last; r++) {
+        const char *row = row_at(job->w, job->row_bytes, job->rows, r);
+        struct ahead ahead = ahead_of(&job->plan, row, job->w, job->row_bytes, job->rows, r, job->n_rows);
+        for (size_t t = 0; t < job->n_tokens; t++) {
+            if ((job->masks[r] >> t & 1u) == 0)
+                continue;
+            p->row[p->n] = row;
+            p->x[p->n] = job->x->x + t * job->x->x_stride;
+            p->out[p->n] = job->out + r * job->n_tokens + t;
+            p->ahead[p->n] = ahead;
+            if (++p->n == VF_ROWS)
+                KERNEL(dot_flush)(job, p);
+            ahead.near = ahead.far = (uintptr_t)row; /* once is enough */
+        }
+    }
+    return 1;
+}
+#endif
+
 /* Rows of one token that are better not read one by one with prefetches; returns the first row that is left for that. */
 static size_t KERNEL(dot_one_token)(const struct KERNEL(dot_job) *job)
 {
@@ -224,7 +274,7 @@ static size_t KERNEL(dot_one_token)(const struct KERNEL(dot_job) *job)
         for (; first < half; first++) {
             const char *const row[2] = { row_at(job->w, job->row_bytes, NULL, first), row_at(job->w, job->row_bytes, NULL, first + half) };
             float *const out[2] = { job->out + first, job->out + first + half };
-            KERNEL(dot_cells)(2, 1, 1, 1, out, out, row, NULL, 0, &job->x->x, job->n);
+            KERNEL(dot_cells)(2, 1, 0, 1, 1, out, out, row, NULL, 0, &job->x->x, job->n);
         }
         return 2 * half;
     }
@@ -240,11 +290,11 @@ static size_t KERNEL(dot_one_token)(const struct KERNEL(dot_job) *job)
             ahead[r] = ahead_of(&job->plan, row[r], job->w, job->row_bytes, job->rows, first + r, job->n_rows);
         }
         if (job->rows != NULL)
-            KERNEL(dot_cells)(VF_ROWS, 1, 1, 1, out, out, row, ahead, 0, &job->x->x, job->n);
+            KERNEL(dot_cells)(VF_ROWS, 1, 0, 1, 1, out, out, row, ahead, 0, &job->x->x, job->n);
         else if (job->x->streams)
-            KERNEL(dot_cells)(VF_ROWS, 1, 1, 1, out, out, row, NULL, VF_ROWS * job->row_bytes, &job->x->x, job->n);
+            KERNEL(dot_cells)(VF_ROWS, 1, 0, 1, 1, out, out, row, NULL, VF_ROWS * job->row_bytes, &job->x->x, job->n);
         else
-            KERNEL(dot_cells)(VF_ROWS, 1, 1, 1, out, out, row, NULL, 0, &job->x->x, job->n);
+            KERNEL(dot_cells)(VF_ROWS, 1, 0, 1, 1, out, out, row, NULL, 0, &job->x->x, job->n);
     }
     return first;
 }
@@ -252,7 +302,7 @@ static size_t KERNEL(dot_one_token)(const struct KERNEL(dot_job) *job)
 static void KERNEL(rows_dot)(float *out, const void *w, size_t row_bytes, const uint32_t *rows, const uint8_t *masks, size_t n_rows,
                              const struct sffn_x *x, size_t n_tokens, size_t n)
 {
-    const int is_abreast = VF_ROWS > 1 && rows != NULL && masks == NULL && n_tokens == 1;
+    const int is_abreast = VF_ROWS > 1 && rows != NULL && (masks != NULL || n_tokens == 1);
     const struct KERNEL(dot_job) job = {
         out, w, row_bytes, rows, masks, n_rows, x, n_tokens, n,
         ahead_plan_of(w, row_bytes, rows, n_rows, is_abreast ? VF_ROWS : 1, n * WT_BYTES),
@@ -260,10 +310,18 @@ static void KERNEL(rows_dot)(float *out, const void *w, size_t row_bytes, const 
     const size_t group = n_tokens < VF_TOKENS ? n_tokens : VF_TOKENS;
     const int may_gather = n * WT_BYTES > DOT_GATHER_BYTES && (WT_BYTES == 4 || n * WT_BYTES <= 4096);
     size_t begin = 0;
+#if VF_ROWS > 1
+    struct KERNEL(dot_pairs) pairs;
+    pairs.n = 0;
+#endif
     if (masks == NULL && n_tokens == 1)
         begin = KERNEL(dot_one_token)(&job);
     for (size_t first = begin; first < n_rows; first += DOT_ROWS) {
         const size_t last = n_rows - first < DOT_ROWS ? n_rows : first + DOT_ROWS;
+#if VF_ROWS > 1
+        if (n_tokens > 1 && masks != NULL && KERNEL(dot_few_tokens)(&job, first, last, &pairs))
+            continue;
+#endif
         if (n_tokens > 1) {
             KERNEL(dot_tiles)(&job, first, last, group, DOT_TILE_FLOATS / group / DOT_VECTOR * DOT_VECTOR);
         } else if (may_gather && last - first == DOT_ROWS && is_gather(rows, first, DOT_ROWS)) {
@@ -276,4 +334,7 @@ static void KERNEL(rows_dot)(float *out, const void *w, size_t row_bytes, const 
             }
         }
     }
+#if VF_ROWS > 1
+    KERNEL(dot_flush)(&job, &pairs);
+#endif
 }
