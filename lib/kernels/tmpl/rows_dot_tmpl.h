@@ -6,10 +6,11 @@
  * tokens, so that what is loaded is used twice (4 tokens, bf16 on Zen 4, two rows instead of one: 13.8 -> 17 GB/s). Tokens beyond VF_TOKENS
  * find the row in the cache. Named accumulators, never arrays: SVE vectors have no compile-time size.
  *
- * When the inputs of all tokens are more than the first-level cache holds, DOT_ROWS rows go through one tile of columns after the other,
- * for a group of tokens at a time, and the accumulators wait in memory between the tiles, which changes no bit. The same serves gathered
- * rows of several tokens, and of one where VF_ROWS is 1 (ahead.h, is_gather()): on Zen 4 f32 rows of any length, 18.8 -> 20.7 GB/s, and short
- * rows of the other types, f16 of 2 KiB 13.9 -> 15.6; f16 of 8 KiB would lose, 20.6 -> 18.0.
+ * Several tokens: DOT_ROWS rows go through one tile of columns after the other, for VF_TOKENS tokens at a time, so that their inputs stay in the
+ * first-level cache, and the accumulators wait in memory between the tiles, which changes no bit. Where each row has only one or two tokens
+ * (masks), VF_ROWS (row, token) pairs go side by side instead, each with its own input (8 tokens of 10.7 % each, bf16 on Zen 4: 10.7 -> 18 GB/s).
+ * Tiles serve gathered rows of one token, too, where VF_ROWS is 1 (ahead.h, is_gather()): on Zen 4 f32 rows of any length, 18.8 -> 20.7 GB/s, and
+ * short rows of the other types, f16 of 2 KiB 13.9 -> 15.6; f16 of 8 KiB would lose, 20.6 -> 18.0.
  *
  * Listed rows of one token go VF_ROWS at a time, their accumulators in registers as far as they reach (a mask of 10.7 % on Zen 4, 4 rows / 8 rows:
  * f32 x1.15 / x1.22, bf16 x1.0 / x1.08).
@@ -30,7 +31,7 @@
 #endif
 
 /* n columns of R rows and T tokens, constants with R * T <= 8: cell c is row c % R and token c / R, or for pairs (T = 1) row c with an x of its
- * own. state[c] holds its two accumulators between tiles; out is written with the last one. Fetched meanwhile: `ahead` for each row, or if NULL, what lies `next` bytes further, or if 0,
+ * own. state[c] holds its two accumulators between tiles, and is not used with a single one; out is written with the last one. Fetched meanwhile: `ahead` for each row, or if NULL, what lies `next` bytes further, or if 0,
  * nothing. */
 KERNEL_INLINE void KERNEL(dot_cells)(const int R, const int T, const int pairs, int is_first, int is_last, float *const *state, float *const *out,
                                      const char *const *row, const struct ahead *ahead, size_t next, const float *const *x, size_t n)
