@@ -31,8 +31,8 @@
 #endif
 
 /* n columns of R rows and T tokens, constants with R * T <= 8: cell c is row c % R and token c / R, or for pairs (T = 1) row c with an x of its
- * own. state[c] holds its two accumulators between tiles, and is not used with a single one; out is written with the last one. Fetched meanwhile: `ahead` for each row, or if NULL, what lies `next` bytes further, or if 0,
- * nothing. */
+ * own. state[c] holds its two accumulators between tiles, and is not used with a single one; out is written with the last one. Fetched
+ * meanwhile: `ahead` for each row, or if NULL, what lies `next` bytes further, or if 0, nothing. */
 KERNEL_INLINE void KERNEL(dot_cells)(const int R, const int T, const int pairs, int is_first, int is_last, float *const *state, float *const *out,
                                      const char *const *row, const struct ahead *ahead, size_t next, const float *const *x, size_t n)
 {
