@@ -2,6 +2,7 @@
  * weight type. */
 #include <math.h>
 #include <stdio.h>
+#include <stdlib.h>
 
 #include "check.h"
 #include "layer.h"
@@ -64,18 +65,25 @@ static void scene_free(struct scene *scene)
     layer_free(&scene->layer);
 }
 
-/* One call with everything asked for. */
-static struct result run(struct scene *scene, int32_t select, const sffn_active_set *active)
+/* One call with everything asked for; rows of x lie x_stride floats apart. */
+static struct result run_x(struct scene *scene, int32_t select, const sffn_active_set *active,
+                           const float *x, size_t x_stride)
 {
     struct result result;
     if (!scene->ffn)
         scene->ffn = layer_create(ctx, &scene->layer);
     sffn_ffn_args args =
-        result_args(&result, &scene->layer.memory, ctx, &scene->layer, scene->x, scene->n_tokens);
+        result_args(&result, &scene->layer.memory, ctx, &scene->layer, x, scene->n_tokens);
+    args.x_stride = x_stride;
     args.select = select;
     args.active = active;
     CHECK_OK(ctx, sffn_ffn_forward(ctx, scene->ffn, &args));
     return result;
+}
+
+static struct result run(struct scene *scene, int32_t select, const sffn_active_set *active)
+{
+    return run_x(scene, select, active, scene->x, scene->spec.d_model);
 }
 
 static size_t n_y(const struct scene *scene)
@@ -523,6 +531,42 @@ static void storage_and_layout_change_no_bit(void **state)
     }
 }
 
+/* Inputs on cache lines are read where they lie, others from copies; types may differ between gate and up. */
+static void place_of_x_changes_no_bit(void **state)
+{
+    static const size_t shifts[] = {0, 4, 16, 32, 61}; /* bytes past a cache line */
+    ROUNDS(scene, state, 20)
+    {
+        if (scene.spec.is_gated && !is_quantised(scene.type) && scene.spec.d_model % 32 == 0 &&
+            rng_below(&scene.rng, 2))
+            scene.spec.up_type = SFFN_Q8_0;
+        scene_make(&scene);
+        const size_t d = scene.spec.d_model, n = scene.n_tokens, room = 16 * (d / 16 + 2);
+        struct result gate = run(&scene, SFFN_SELECT_GATE, NULL),
+                      dense = run(&scene, SFFN_SELECT_DENSE, NULL);
+        unsigned char *memory = aligned_alloc(64, (n + 1) * room * sizeof(float));
+        CHECK(memory != NULL);
+        for (size_t k = 0; k < 10; k++) {
+            const size_t stride = k % 2 ? 16 * ((d + 15) / 16) : d + rng_below(&scene.rng, 16);
+            unsigned char *x = memory + shifts[k / 2];
+            for (size_t t = 0; t < n; t++)
+                memcpy(x + t * stride * sizeof(float),
+                       (const unsigned char *)scene.x + t * d * sizeof(float), d * sizeof(float));
+            struct result other =
+                run_x(&scene, SFFN_SELECT_GATE, NULL, (const float *)(const void *)x, stride);
+            CHECK_BITS(other.y, gate.y, n_y(&scene), "gate, stride %zu, way %zu", stride, k);
+            CHECK_BITS(other.h, gate.h, n_h(&scene), "h, stride %zu, way %zu", stride, k);
+            result_free(&other);
+            other = run_x(&scene, SFFN_SELECT_DENSE, NULL, (const float *)(const void *)x, stride);
+            CHECK_BITS(other.y, dense.y, n_y(&scene), "dense, stride %zu, way %zu", stride, k);
+            result_free(&other);
+        }
+        free(memory);
+        result_free(&gate);
+        result_free(&dense);
+    }
+}
+
 /* The stages called one by one equal the whole call bit for bit. */
 static void stages_equal_forward(void **state)
 {
@@ -603,6 +647,7 @@ int main(void)
         TEST(batches_equal_single_calls),
         TEST(permuted_neurons),
         TEST(storage_and_layout_change_no_bit),
+        TEST(place_of_x_changes_no_bit),
         TEST(stages_equal_forward),
         TEST(optional_outputs),
     };
