@@ -291,6 +291,14 @@ void sffn_ffn_destroy(sffn_ffn *ffn)
     sffn_mem_free(ctx, ffn, sizeof(*ffn));
 }
 
+/* Of the larger of both paths: they never run at the same time. */
+static size_t scratch_bytes(const sffn_context *ctx, const sffn_ffn *ffn, uint32_t n_threads)
+{
+    const size_t sparse = sffn_workspace_layout(ffn, n_threads, NULL, NULL);
+    const size_t dense = sffn_dense_onednn_scratch_bytes(ctx, ffn);
+    return dense > sparse ? dense : sparse;
+}
+
 sffn_status sffn_ffn_reserve_threads(sffn_context *ctx, const sffn_ffn *ffn, uint32_t max_threads)
 {
     if (!ctx || !ffn)
@@ -300,9 +308,7 @@ sffn_status sffn_ffn_reserve_threads(sffn_context *ctx, const sffn_ffn *ffn, uin
                          (unsigned)max_threads, SFFN_MAX_THREADS);
     sffn_status status = sffn_context_enter(ctx);
     if (status == SFFN_OK) {
-        const size_t sparse = sffn_workspace_layout(ffn, max_threads, NULL, NULL);
-        const size_t dense = sffn_dense_onednn_scratch_bytes(ctx, ffn);
-        status = sffn_context_reserve_scratch(ctx, dense > sparse ? dense : sparse);
+        status = sffn_context_reserve_scratch(ctx, scratch_bytes(ctx, ffn, max_threads));
         sffn_context_leave(ctx);
     }
     if (status == SFFN_OK && sffn_context_stats(ctx))
@@ -318,7 +324,7 @@ sffn_status sffn_ffn_reserve(sffn_context *ctx, const sffn_ffn *ffn)
 
 size_t sffn_ffn_query_scratch(const sffn_context *ctx, const sffn_ffn *ffn)
 {
-    return ctx && ffn ? sffn_workspace_layout(ffn, sffn_context_n_threads(ctx), NULL, NULL) : 0;
+    return ctx && ffn ? scratch_bytes(ctx, ffn, sffn_context_n_threads(ctx)) : 0;
 }
 
 sffn_status sffn_ffn_get_info(const sffn_ffn *ffn, sffn_ffn_info *info)
