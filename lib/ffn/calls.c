@@ -9,12 +9,14 @@ struct run {
     const struct sffn_call *call;
     void *scratch;
     int collects_stats;
+    int may_take; /* in the first phase, too */
 };
 
 static void run_phase(void *arg, uint32_t phase, uint32_t ith, uint32_t nth)
 {
     const struct run *run = arg;
-    sffn_call_run_phase(run->k, run->call, run->scratch, phase, ith, nth, run->collects_stats);
+    sffn_call_run_phase(run->k, run->call, run->scratch, run->may_take, phase, ith, nth,
+                        run->collects_stats);
 }
 
 /* The scratch for nth threads, or an error that says how to get it. */
@@ -34,7 +36,7 @@ static sffn_status find_scratch(const sffn_context *ctx, const struct sffn_ffn *
 
 sffn_status sffn_call_run(sffn_context *ctx, const struct sffn_call *call)
 {
-    struct run run = {sffn_context_kernels(ctx), call, NULL, sffn_context_collects_stats(ctx)};
+    struct run run = {sffn_context_kernels(ctx), call, NULL, sffn_context_collects_stats(ctx), 1};
     sffn_status status = sffn_context_enter(ctx);
     if (status != SFFN_OK)
         return status;
@@ -42,6 +44,7 @@ sffn_status sffn_call_run(sffn_context *ctx, const struct sffn_call *call)
     if (status == SFFN_OK) {
         size_t bytes;
         sffn_context_scratch(ctx, &bytes);
+        sffn_call_begin(call, run.scratch, sffn_context_n_threads(ctx));
         if (!call->is_dense || !sffn_dense_onednn_forward(ctx, call, run.scratch, bytes))
             sffn_context_run_phases(ctx, call->n_stages * call->n_tiles, run_phase, &run);
     }

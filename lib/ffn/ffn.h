@@ -95,8 +95,15 @@ struct sffn_counters { /* of one thread, one cache line apart */
     uint64_t check_ns, sampled_tokens, sampled_true, sampled_selected, sampled_hits;
 };
 
+/* How many pieces of a thread's share have been taken, on a cache line of its own. */
+struct sffn_turn {
+    _Alignas(64) atomic_uint taken;
+};
+
 /* Scratch of one call, laid out for nth threads. */
 struct sffn_workspace {
+    struct sffn_turn *turns;        /* [2][nth], of even and odd phases */
+    uint32_t n_pieces;              /* of each thread's share; active and nonzero have a segment for each */
     struct sffn_counters *counters; /* [nth] */
     uint8_t *x;                     /* [nth][x_bytes]: quantised x */
     struct sffn_select_scratch select;
@@ -109,6 +116,7 @@ struct sffn_workspace {
     struct sffn_axpy_scratch axpy;
     size_t x_bytes, n_cuts, cut_scratch_words;
 };
+#define SFFN_PIECE_BYTES 131072 /* of the gate, at least, in a piece of a thread's share: long enough for the hardware to follow */
 #define SFFN_CHUNK 256 /* rows multiplied before they are decided */
 
 /* What a call wants besides the public arguments: stages run alone. */
@@ -142,8 +150,10 @@ sffn_status sffn_call_plan(const sffn_context *ctx, const struct sffn_ffn *ffn, 
                            struct sffn_call *call);
 /* Appends what a rule that looks at all neurons needs, if the layer has one; returns how many stages there are now. */
 uint32_t sffn_plan_rule(const struct sffn_ffn *ffn, enum sffn_stage *stages, uint32_t n);
-/* The whole pipeline: forward.c. `scratch` holds sffn_workspace_layout() bytes. */
-void sffn_call_run_phase(const struct sffn_kernels *k, const struct sffn_call *call, void *scratch, uint32_t phase,
+/* Before the first phase, by one thread, when may_take is wanted there. */
+void sffn_call_begin(const struct sffn_call *call, void *scratch, uint32_t nth);
+/* The whole pipeline: forward.c. `scratch` holds sffn_workspace_layout() bytes. may_take: sffn_call_begin() was called. */
+void sffn_call_run_phase(const struct sffn_kernels *k, const struct sffn_call *call, void *scratch, int may_take, uint32_t phase,
                          uint32_t ith, uint32_t nth, int collects_stats);
 /* Runs all phases on the context's threads. */
 sffn_status sffn_call_run(sffn_context *ctx, const struct sffn_call *call);

@@ -1,9 +1,9 @@
 /* forward.c  The pipeline: x -> selected -> active -> h -> y. Read this first.
  *
  * A call is a list of stages per tile of up to 8 tokens. Every thread runs every stage on its share, and the caller of
- * sffn_call_run_phase() puts a barrier between stages, never inside one. Lists hand the work over: each thread appends to its own
- * segment, and the next stage deals out the concatenation evenly again. Nothing is decided by who was faster, so the lists, and with
- * them every bit of y, do not depend on the number of threads.
+ * sffn_call_run_phase() puts a barrier between stages, never inside one. Lists hand the work over: a share is cut into pieces, each with a
+ * segment of its own, and the next stage deals out the concatenation evenly again. Threads that are early take pieces of the others, but what
+ * is in a piece and where it goes is fixed, so the lists, and with them every bit of y, do not depend on the number of threads.
  */
 #include <math.h>
 #include <string.h>
@@ -19,6 +19,7 @@ struct worker {
     struct sffn_workspace w;
     size_t token, tile; /* first token of the tile, and how many */
     uint32_t ith, nth;
+    struct sffn_turn *turns; /* [nth]: of this phase; NULL: every thread keeps to its share */
     struct sffn_counters *counters;
     const float *weights; /* [tile] rows: of the experts of a mixture; NULL: none */
     size_t weights_stride;
@@ -108,17 +109,27 @@ static void run_select(struct worker *w, uint32_t step)
     s->steps[step](s, &run);
 }
 
-/* Appends to a thread's own segment of a list. */
+/* This thread's share is one piece; its other segments stay empty. */
+static uint32_t only_segment(const struct worker *w, struct sffn_list *list)
+{
+    const uint32_t first = w->ith * w->w.n_pieces;
+    const struct sffn_segment none = {0, 0};
+    for (uint32_t i = 1; i < w->w.n_pieces; i++)
+        list->segments[first + i] = none;
+    return first;
+}
+
+/* Appends to one segment of a list. */
 struct appender {
     struct sffn_list *list;
     struct sffn_segment *segment;
     size_t n_tokens;
 };
 
-static struct appender append_to(struct sffn_list *list, uint32_t ith, size_t start,
+static struct appender append_to(struct sffn_list *list, uint32_t segment, size_t start,
                                  size_t n_tokens)
 {
-    struct appender a = {list, &list->segments[ith], n_tokens};
+    struct appender a = {list, &list->segments[segment], n_tokens};
     a.segment->start = start;
     a.segment->n = 0;
     return a;
@@ -130,6 +141,70 @@ static inline void append(struct appender *a, uint32_t row, unsigned mask, const
     a->list->rows[pos] = row;
     a->list->masks[pos] = (uint8_t)mask;
     memcpy(a->list->values + pos * a->n_tokens, values, a->n_tokens * sizeof(float));
+}
+
+/* The rows of a stage, SFFN_CHUNK at most at a time. They come in pieces: each thread takes those of its share, then what others have left of
+ * theirs, so that none waits long for the slowest. Which thread did a piece is nowhere to be seen: it appends to the piece's own segment. */
+struct chunks {
+    const struct sffn_list *list;
+    struct sffn_list *made; /* NULL: no list is made */
+    uint32_t per_thread;    /* pieces */
+    uint32_t owner,
+        taken; /* whose piece it is: how many threads further; of this thread's own, when nobody takes others' */
+    struct sffn_walk walk;
+    size_t passed;       /* of walk's stretch */
+    struct appender out; /* to the piece's segment */
+    size_t start, n;     /* the chunk's positions in the list */
+    size_t n_made;       /* rows appended, when all is done */
+};
+
+static struct chunks chunks_of(const struct worker *w, const struct sffn_list *list,
+                               struct sffn_list *made, const struct sffn_matmul *m)
+{
+    const size_t bytes = sffn_list_count(list) * m->row_bytes,
+                 least = (size_t)w->nth * w->w.n_pieces * (SFFN_PIECE_BYTES / 2);
+    struct chunks c = {.list = list, .made = made, .per_thread = bytes < least ? 1 : w->w.n_pieces};
+    if (made && c.per_thread == 1)
+        only_segment(w, made);
+    return c;
+}
+
+/* Takes the next piece, 0: there is none. */
+static int next_piece(const struct worker *w, struct chunks *c)
+{
+    const int is_shared = w->turns && c->per_thread > 1;
+    for (; c->owner < (is_shared ? w->nth : 1); c->owner++) {
+        const uint32_t owner = (w->ith + c->owner) % w->nth;
+        const uint32_t i =
+            is_shared ? atomic_fetch_add_explicit(&w->turns[owner].taken, 1, memory_order_relaxed)
+                      : c->taken++;
+        if (i >= c->per_thread)
+            continue;
+        size_t first, last;
+        sffn_share(sffn_list_count(c->list), owner * c->per_thread + i, w->nth * c->per_thread,
+                   &first, &last);
+        c->walk = sffn_walk_begin(c->list, first, last);
+        if (c->made)
+            c->out = append_to(c->made, owner * w->w.n_pieces + i, first, w->tile);
+        return 1;
+    }
+    return 0;
+}
+
+static int next_chunk(const struct worker *w, struct chunks *c)
+{
+    while (c->passed == c->walk.n) {
+        c->passed = 0;
+        if (c->walk.list && sffn_walk_next(&c->walk))
+            break;
+        c->n_made += c->walk.list && c->made ? c->out.segment->n : 0;
+        if (!next_piece(w, c))
+            return 0;
+    }
+    c->start = c->walk.start + c->passed;
+    c->n = c->walk.n - c->passed < SFFN_CHUNK ? c->walk.n - c->passed : SFFN_CHUNK;
+    c->passed += c->n;
+    return 1;
 }
 
 /* h times the weight of its expert. */
@@ -186,57 +261,48 @@ static void run_gate(struct worker *w)
     const int waits = waits_for_rule(w, SFFN_ON_S);
     if (w->ith == 0 && w->call->select != SFFN_SELECT_GATE && !list.rows)
         w->counters->widened += w->tile;
-    size_t first, last;
-    sffn_share(sffn_list_count(&list), w->ith, w->nth, &first, &last);
-    struct appender out =
-        append_to(ffn->is_gated ? &w->w.active : &w->w.nonzero, w->ith, first, w->tile);
-    struct sffn_walk walk = sffn_walk_begin(&list, first, last);
-    while (sffn_walk_next(&walk)) {
-        w->counters->selected_rows += walk.n;
-        for (size_t done = 0; done < walk.n; done += SFFN_CHUNK) {
-            const size_t start = walk.start + done,
-                         n = walk.n - done < SFFN_CHUNK ? walk.n - done : SFFN_CHUNK;
-            sffn_rows_dot(w->k, &ffn->gate, &list, start, n, &x, w->tile, g);
-            if (is_simple) {
-                w->counters->selected += n;
-                keep_above_threshold(w, &out, list.rows ? list.rows + start : NULL, start, g, n,
-                                     threshold, keep_equal);
-                continue;
-            }
-            for (size_t i = 0; i < n; i++) {
-                const uint32_t row = list.rows ? list.rows[start + i] : (uint32_t)(start + i);
-                const unsigned wanted = list.masks ? list.masks[start + i] : (1u << w->tile) - 1;
-                float s[SFFN_TILE_TOKENS] = {0};
-                unsigned kept = 0;
-                for (size_t t = 0; t < w->tile; t++) {
-                    if (!(wanted >> t & 1))
-                        continue;
-                    w->counters->selected++;
-                    const float v = sffn_activate(
-                        ffn, g[i * w->tile + t] + (ffn->gate_bias ? ffn->gate_bias[row] : 0.0f));
-                    const float h = ffn->is_gated ? 0 : weigh(w, row, t, v);
-                    if (sffn_gate_drops(ffn, row, v) ||
-                        (!ffn->is_gated && sffn_h_drops(ffn, row, h)))
-                        continue;
-                    kept |= 1u << t;
-                    if (waits) {
-                        s[t] = v;
-                        w->w.rule_values[t * ffn->d_ff + row] =
-                            fabsf(ffn->rule_on == SFFN_ON_S ? v : h);
-                        continue;
-                    }
-                    s[t] = ffn->is_gated ? v : note_h(w, row, t, h);
-                    w->counters->active++;
-                    if (w->call->s_out)
-                        w->call->s_out[(w->token + t) * ffn->d_ff + row] = v;
+    struct chunks c = chunks_of(w, &list, ffn->is_gated ? &w->w.active : &w->w.nonzero, &ffn->gate);
+    while (next_chunk(w, &c)) {
+        w->counters->selected_rows += c.n;
+        sffn_rows_dot(w->k, &ffn->gate, &list, c.start, c.n, &x, w->tile, g);
+        if (is_simple) {
+            w->counters->selected += c.n;
+            keep_above_threshold(w, &c.out, list.rows ? list.rows + c.start : NULL, c.start, g, c.n,
+                                 threshold, keep_equal);
+            continue;
+        }
+        for (size_t i = 0; i < c.n; i++) {
+            const uint32_t row = list.rows ? list.rows[c.start + i] : (uint32_t)(c.start + i);
+            const unsigned wanted = list.masks ? list.masks[c.start + i] : (1u << w->tile) - 1;
+            float s[SFFN_TILE_TOKENS] = {0};
+            unsigned kept = 0;
+            for (size_t t = 0; t < w->tile; t++) {
+                if (!(wanted >> t & 1))
+                    continue;
+                w->counters->selected++;
+                const float v = sffn_activate(
+                    ffn, g[i * w->tile + t] + (ffn->gate_bias ? ffn->gate_bias[row] : 0.0f));
+                const float h = ffn->is_gated ? 0 : weigh(w, row, t, v);
+                if (sffn_gate_drops(ffn, row, v) || (!ffn->is_gated && sffn_h_drops(ffn, row, h)))
+                    continue;
+                kept |= 1u << t;
+                if (waits) {
+                    s[t] = v;
+                    w->w.rule_values[t * ffn->d_ff + row] =
+                        fabsf(ffn->rule_on == SFFN_ON_S ? v : h);
+                    continue;
                 }
-                if (kept)
-                    append(&out, row, kept, s);
+                s[t] = ffn->is_gated ? v : note_h(w, row, t, h);
+                w->counters->active++;
+                if (w->call->s_out)
+                    w->call->s_out[(w->token + t) * ffn->d_ff + row] = v;
             }
+            if (kept)
+                append(&c.out, row, kept, s);
         }
     }
     if (!waits)
-        w->counters->active_rows += out.segment->n;
+        w->counters->active_rows += c.n_made;
 }
 
 /* the caller's set and s -> active (nonzero for ungated layers) */
@@ -244,20 +310,23 @@ static void run_import(struct worker *w)
 {
     const struct sffn_ffn *ffn = w->ffn;
     struct sffn_list *list = ffn->is_gated ? &w->w.active : &w->w.nonzero;
+    const uint32_t only = only_segment(w, list);
     if (w->call->args.active) {
-        sffn_list_from_set(w->call->args.active, w->token, w->tile, ffn->d_ff, list, w->ith,
+        struct sffn_list own = *list; /* whose segment [ith] is this thread's only one */
+        own.segments = list->segments + only - w->ith;
+        sffn_list_from_set(w->call->args.active, w->token, w->tile, ffn->d_ff, &own, w->ith,
                            w->nth);
     } else {
         size_t first, last;
         sffn_share(ffn->d_ff, w->ith, w->nth, &first, &last);
-        list->segments[w->ith].start = first;
-        list->segments[w->ith].n = last - first;
+        list->segments[only].start = first;
+        list->segments[only].n = last - first;
         for (size_t row = first; row < last; row++) {
             list->rows[row] = (uint32_t)row;
             list->masks[row] = (uint8_t)((1u << w->tile) - 1);
         }
     }
-    const struct sffn_segment s = list->segments[w->ith];
+    const struct sffn_segment s = list->segments[only];
     for (size_t pos = s.start; pos < s.start + s.n; pos++) {
         for (size_t t = 0; t < w->tile; t++) {
             if (!(list->masks[pos] >> t & 1))
@@ -277,46 +346,39 @@ static void run_up(struct worker *w)
     const struct sffn_list list = sffn_list_input(&w->w.active, w->tile);
     const struct sffn_x x = prepare_x(w, &ffn->up);
     float *u = w->w.values + w->ith * 2 * SFFN_CHUNK * SFFN_TILE_TOKENS;
-    size_t first, last;
-    sffn_share(sffn_list_count(&list), w->ith, w->nth, &first, &last);
     const int waits = waits_for_rule(w, SFFN_ON_H);
-    struct appender out = append_to(&w->w.nonzero, w->ith, first, w->tile);
-    struct sffn_walk walk = sffn_walk_begin(&list, first, last);
-    while (sffn_walk_next(&walk)) {
-        for (size_t done = 0; done < walk.n; done += SFFN_CHUNK) {
-            const size_t start = walk.start + done,
-                         n = walk.n - done < SFFN_CHUNK ? walk.n - done : SFFN_CHUNK;
-            sffn_rows_dot(w->k, &ffn->up, &list, start, n, &x, w->tile, u);
-            for (size_t i = 0; i < n; i++) {
-                const uint32_t row = list.rows[start + i];
-                const unsigned wanted = list.masks ? list.masks[start + i] : 1u;
-                float h[SFFN_TILE_TOKENS] = {0};
-                unsigned kept = 0;
-                for (size_t t = 0; t < w->tile; t++) {
-                    if (!(wanted >> t & 1))
-                        continue;
-                    const float v =
-                        weigh(w, row, t,
-                              sffn_make_h(ffn, row, list.values[(start + i) * w->tile + t],
-                                          u[i * w->tile + t]));
-                    if (sffn_h_drops(ffn, row, v))
-                        continue;
-                    kept |= 1u << t;
-                    if (waits) {
-                        h[t] = v;
-                        w->w.rule_values[t * ffn->d_ff + row] = fabsf(v);
-                        continue;
-                    }
-                    h[t] = note_h(w, row, t, v);
-                    w->counters->nonzero++;
+    struct chunks c = chunks_of(w, &list, &w->w.nonzero, &ffn->up);
+    while (next_chunk(w, &c)) {
+        sffn_rows_dot(w->k, &ffn->up, &list, c.start, c.n, &x, w->tile, u);
+        for (size_t i = 0; i < c.n; i++) {
+            const uint32_t row = list.rows[c.start + i];
+            const unsigned wanted = list.masks ? list.masks[c.start + i] : 1u;
+            float h[SFFN_TILE_TOKENS] = {0};
+            unsigned kept = 0;
+            for (size_t t = 0; t < w->tile; t++) {
+                if (!(wanted >> t & 1))
+                    continue;
+                const float v =
+                    weigh(w, row, t,
+                          sffn_make_h(ffn, row, list.values[(c.start + i) * w->tile + t],
+                                      u[i * w->tile + t]));
+                if (sffn_h_drops(ffn, row, v))
+                    continue;
+                kept |= 1u << t;
+                if (waits) {
+                    h[t] = v;
+                    w->w.rule_values[t * ffn->d_ff + row] = fabsf(v);
+                    continue;
                 }
-                if (kept)
-                    append(&out, row, kept, h);
+                h[t] = note_h(w, row, t, v);
+                w->counters->nonzero++;
             }
+            if (kept)
+                append(&c.out, row, kept, h);
         }
     }
     if (!waits)
-        w->counters->nonzero_rows += out.segment->n;
+        w->counters->nonzero_rows += c.n_made;
 }
 
 /* all |s| or |h| of a token -> where the rule cuts them. The cuts are shared out: finding one is too short to be divided. */
@@ -342,34 +404,39 @@ static void run_keep(struct worker *w)
     const size_t stretch = sffn_value_rule_stretch(&ffn->value_rule, ffn->d_ff);
     const int is_h = !ffn->is_gated || ffn->rule_on == SFFN_ON_H;
     struct sffn_list *list = is_h ? &w->w.nonzero : &w->w.active;
-    const struct sffn_segment before = list->segments[w->ith];
-    struct appender out = append_to(list, w->ith, before.start, w->tile);
-    uint64_t n_kept = 0;
-    for (size_t pos = before.start; pos < before.start + before.n; pos++) {
-        const uint32_t row = list->rows[pos];
-        const unsigned wanted = list->masks[pos];
-        float values[SFFN_TILE_TOKENS] = {0};
-        unsigned kept = 0;
-        for (size_t t = 0; t < w->tile; t++) {
-            if (!(wanted >> t & 1))
-                continue;
-            const float v = list->values[pos * w->tile + t];
-            const float h = ffn->is_gated ? v : weigh(w, row, t, v);
-            if (!sffn_value_rule_keeps(&ffn->value_rule, w->w.cuts[t * w->w.n_cuts + row / stretch],
-                                       row, fabsf(ffn->rule_on == SFFN_ON_S ? v : h)))
-                continue;
-            values[t] = is_h ? note_h(w, row, t, h) : v;
-            kept |= 1u << t;
-            n_kept++;
-            if (w->call->s_out)
-                w->call->s_out[(w->token + t) * ffn->d_ff + row] = v;
+    uint64_t n_kept = 0, n_rows = 0;
+    for (uint32_t i = 0; i < w->w.n_pieces; i++) {
+        const uint32_t segment = w->ith * w->w.n_pieces + i;
+        const struct sffn_segment before = list->segments[segment];
+        struct appender out = append_to(list, segment, before.start, w->tile);
+        for (size_t pos = before.start; pos < before.start + before.n; pos++) {
+            const uint32_t row = list->rows[pos];
+            const unsigned wanted = list->masks[pos];
+            float values[SFFN_TILE_TOKENS] = {0};
+            unsigned kept = 0;
+            for (size_t t = 0; t < w->tile; t++) {
+                if (!(wanted >> t & 1))
+                    continue;
+                const float v = list->values[pos * w->tile + t];
+                const float h = ffn->is_gated ? v : weigh(w, row, t, v);
+                if (!sffn_value_rule_keeps(&ffn->value_rule,
+                                           w->w.cuts[t * w->w.n_cuts + row / stretch], row,
+                                           fabsf(ffn->rule_on == SFFN_ON_S ? v : h)))
+                    continue;
+                values[t] = is_h ? note_h(w, row, t, h) : v;
+                kept |= 1u << t;
+                n_kept++;
+                if (w->call->s_out)
+                    w->call->s_out[(w->token + t) * ffn->d_ff + row] = v;
+            }
+            if (kept)
+                append(&out, row, kept, values);
         }
-        if (kept)
-            append(&out, row, kept, values);
+        n_rows += out.segment->n;
     }
     const int is_active = !ffn->is_gated || ffn->rule_on == SFFN_ON_S;
     *(is_active ? &w->counters->active : &w->counters->nonzero) += n_kept;
-    *(is_active ? &w->counters->active_rows : &w->counters->nonzero_rows) += out.segment->n;
+    *(is_active ? &w->counters->active_rows : &w->counters->nonzero_rows) += n_rows;
 }
 
 /* everything -> h, without lists; the post-gate rule is not applied */
@@ -378,20 +445,20 @@ static void run_dense_h(struct worker *w)
     const struct sffn_ffn *ffn = w->ffn;
     const struct sffn_list list = every_row(w, w->w.nonzero.values);
     const struct sffn_x x = prepare_x(w, &ffn->gate);
-    const int is_same = !ffn->is_gated ||
-                        sffn_is_quantized(ffn->up.dtype) == sffn_is_quantized(ffn->gate.dtype);
+    const int is_same =
+        !ffn->is_gated || sffn_is_quantized(ffn->up.dtype) == sffn_is_quantized(ffn->gate.dtype);
     const struct sffn_x x_up = is_same ? x : prepare_x(w, &ffn->up);
     float *g = w->w.values + w->ith * 2 * SFFN_CHUNK * SFFN_TILE_TOKENS,
           *u = g + SFFN_CHUNK * SFFN_TILE_TOKENS;
-    size_t first, last;
-    sffn_share(ffn->d_ff, w->ith, w->nth, &first, &last);
-    for (size_t start = first; start < last; start += SFFN_CHUNK) {
-        const size_t n = last - start < SFFN_CHUNK ? last - start : SFFN_CHUNK;
-        sffn_rows_dot(w->k, &ffn->gate, &list, start, n, &x, w->tile, g);
+    struct chunks c = chunks_of(w, &list, NULL, &ffn->gate);
+    uint64_t n_rows = 0;
+    while (next_chunk(w, &c)) {
+        n_rows += c.n;
+        sffn_rows_dot(w->k, &ffn->gate, &list, c.start, c.n, &x, w->tile, g);
         if (ffn->is_gated)
-            sffn_rows_dot(w->k, &ffn->up, &list, start, n, &x_up, w->tile, u);
-        for (size_t i = 0; i < n; i++) {
-            const uint32_t row = (uint32_t)(start + i);
+            sffn_rows_dot(w->k, &ffn->up, &list, c.start, c.n, &x_up, w->tile, u);
+        for (size_t i = 0; i < c.n; i++) {
+            const uint32_t row = (uint32_t)(c.start + i);
             for (size_t t = 0; t < w->tile; t++) {
                 const float s = sffn_activate(
                     ffn, g[i * w->tile + t] + (ffn->gate_bias ? ffn->gate_bias[row] : 0.0f));
@@ -400,7 +467,7 @@ static void run_dense_h(struct worker *w)
             }
         }
     }
-    const uint64_t n_rows = last - first, n = n_rows * w->tile;
+    const uint64_t n = n_rows * w->tile;
     w->counters->selected += n;
     w->counters->active += n;
     w->counters->nonzero += n;
@@ -612,11 +679,23 @@ static void run_stage(struct worker *w, uint32_t stage)
     }
 }
 
+void sffn_call_begin(const struct sffn_call *call, void *scratch, uint32_t nth)
+{
+    struct sffn_workspace w;
+    sffn_workspace_layout(call->ffn, nth, &w, scratch);
+    for (uint32_t i = 0; i < nth; i++)
+        atomic_store_explicit(&w.turns[i].taken, 0, memory_order_relaxed);
+}
+
 void sffn_call_run_phase(const struct sffn_kernels *k, const struct sffn_call *call, void *scratch,
-                         uint32_t phase, uint32_t ith, uint32_t nth, int collects_stats)
+                         int may_take, uint32_t phase, uint32_t ith, uint32_t nth,
+                         int collects_stats)
 {
     struct worker w = {.k = k, .call = call, .ffn = call->ffn, .ith = ith, .nth = nth};
     sffn_workspace_layout(call->ffn, nth, &w.w, scratch);
+    /* Everybody is past the phase before this one, whose turns are those of the next. */
+    w.turns = phase > 0 || may_take ? w.w.turns + phase % 2 * nth : NULL;
+    atomic_store_explicit(&w.w.turns[(phase + 1) % 2 * nth + ith].taken, 0, memory_order_relaxed);
     const uint32_t tile = phase / call->n_stages, stage = phase % call->n_stages;
     w.token = (size_t)tile * SFFN_TILE_TOKENS;
     w.tile = call->args.n_tokens - w.token < SFFN_TILE_TOKENS ? call->args.n_tokens - w.token

@@ -179,6 +179,10 @@ size_t sffn_workspace_layout(const struct sffn_ffn *ffn, uint32_t nth, struct sf
             w->field = (void *)(p + used);                                                         \
         used += ((size_t)(count) * (size) + 63) & ~(size_t)63;                                     \
     } while (0)
+    const uint64_t share = (uint64_t)ffn->d_ff * ffn->gate.row_bytes / nth / SFFN_PIECE_BYTES;
+    const uint32_t n_pieces = nth == 1 || share < 2 ? 1 : share > 4 ? 4 : (uint32_t)share;
+    const size_t n_segments = (size_t)nth * n_pieces;
+    TAKE(turns, 2 * (size_t)nth, sizeof(struct sffn_turn));
     TAKE(counters, nth, sizeof(struct sffn_counters));
     TAKE(x, nth, x_bytes);
     TAKE(values, nth, 2 * SFFN_CHUNK * SFFN_TILE_TOKENS * sizeof(float));
@@ -188,11 +192,11 @@ size_t sffn_workspace_layout(const struct sffn_ffn *ffn, uint32_t nth, struct sf
     TAKE(active.rows, ffn->d_ff, sizeof(uint32_t));
     TAKE(active.masks, ffn->d_ff, 1);
     TAKE(active.values, ffn->d_ff, SFFN_TILE_TOKENS * sizeof(float));
-    TAKE(active.segments, nth, sizeof(struct sffn_segment));
+    TAKE(active.segments, n_segments, sizeof(struct sffn_segment));
     TAKE(nonzero.rows, ffn->d_ff, sizeof(uint32_t));
     TAKE(nonzero.masks, ffn->d_ff, 1);
     TAKE(nonzero.values, ffn->d_ff, SFFN_TILE_TOKENS * sizeof(float));
-    TAKE(nonzero.segments, nth, sizeof(struct sffn_segment));
+    TAKE(nonzero.segments, n_segments, sizeof(struct sffn_segment));
     size_t n_cuts = 0;
     if (sffn_rule_decides_later(ffn)) {
         const size_t stretch = sffn_value_rule_stretch(&ffn->value_rule, ffn->d_ff);
@@ -212,7 +216,9 @@ size_t sffn_workspace_layout(const struct sffn_ffn *ffn, uint32_t nth, struct sf
                                      nth, base ? &w->axpy : NULL, base ? p + used : NULL);
     if (base) {
         w->selected.values = NULL;
-        w->selected.n_segments = w->active.n_segments = w->nonzero.n_segments = nth;
+        w->selected.n_segments = nth;
+        w->active.n_segments = w->nonzero.n_segments = (uint32_t)n_segments;
+        w->n_pieces = n_pieces;
         w->x_bytes = x_bytes;
         w->n_cuts = n_cuts;
     }

@@ -33,20 +33,25 @@ struct way {
     const char *name;
     int32_t select;
     size_t n_tokens;
+    int is_large; /* threads take pieces of each other's shares */
 };
 static const struct way ways[] = {
-    {"gate 1 token", SFFN_SELECT_GATE, 1},
-    {"gate 8 tokens", SFFN_SELECT_GATE, 8},
-    {"gate 20 tokens", SFFN_SELECT_GATE, 20},
-    {"dense 1 token", SFFN_SELECT_DENSE, 1},
-    {"dense 9 tokens", SFFN_SELECT_DENSE, 9},
-    {"active 1 token", SFFN_SELECT_ACTIVE, 1},
-    {"active 5 tokens", SFFN_SELECT_ACTIVE, 5},
-    {"active 20 tokens", SFFN_SELECT_ACTIVE, 20},
-    {"router 1 token", SFFN_SELECT_ROUTER, 1},
-    {"router 20 tokens", SFFN_SELECT_ROUTER, 20},
-    {"predictor 1 token", SFFN_SELECT_PREDICTOR, 1},
-    {"predictor 20 tokens", SFFN_SELECT_PREDICTOR, 20},
+    {"gate 1 token", SFFN_SELECT_GATE, 1, 0},
+    {"gate 8 tokens", SFFN_SELECT_GATE, 8, 0},
+    {"gate 20 tokens", SFFN_SELECT_GATE, 20, 0},
+    {"dense 1 token", SFFN_SELECT_DENSE, 1, 0},
+    {"dense 9 tokens", SFFN_SELECT_DENSE, 9, 0},
+    {"active 1 token", SFFN_SELECT_ACTIVE, 1, 0},
+    {"active 5 tokens", SFFN_SELECT_ACTIVE, 5, 0},
+    {"active 20 tokens", SFFN_SELECT_ACTIVE, 20, 0},
+    {"router 1 token", SFFN_SELECT_ROUTER, 1, 0},
+    {"router 20 tokens", SFFN_SELECT_ROUTER, 20, 0},
+    {"predictor 1 token", SFFN_SELECT_PREDICTOR, 1, 0},
+    {"predictor 20 tokens", SFFN_SELECT_PREDICTOR, 20, 0},
+    {"gate 1 token, large", SFFN_SELECT_GATE, 1, 1},
+    {"gate 3 tokens, large", SFFN_SELECT_GATE, 3, 1},
+    {"dense 2 tokens, large", SFFN_SELECT_DENSE, 2, 1},
+    {"active 1 token, large", SFFN_SELECT_ACTIVE, 1, 1},
 };
 
 static void scene_make(struct scene *scene, int32_t type, const struct way *way, const char *name)
@@ -57,7 +62,7 @@ static void scene_make(struct scene *scene, int32_t type, const struct way *way,
     spec.d_model = is_quantised(type) ? 256 : 203;
     if (way->select == SFFN_SELECT_PREDICTOR)
         spec.d_model = 256;
-    spec.d_ff = 17 * 32;
+    spec.d_ff = way->is_large ? 140 * 32 : 17 * 32;
     spec.has_bias = 1;
     spec.rule = SFFN_RULE_ABS_H;
     spec.rule_threshold = 0.05f;
