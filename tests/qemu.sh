@@ -47,7 +47,7 @@ for pair in Nehalem:scalar Haswell:avx2; do
     SFFN_TEST_STRIDE=3 run "$cpu" "random matrices" "$build/tests/property/test_matmul_random"
     SFFN_TEST_STRIDE=2 run "$cpu" invariants "$build/tests/property/test_invariants"
     SFFN_TEST_STRIDE=2 run "$cpu" selectors "$build/tests/property/test_selectors"
-    SFFN_TEST_STRIDE=4 run "$cpu" threads "$build/tests/property/test_threads"
+    SFFN_TEST_STRIDE=8 run "$cpu" threads "$build/tests/property/test_threads"
     run "$cpu" toys "$build/tests/unit/test_toys"
     run "$cpu" contexts "$build/tests/unit/test_context"
 done

@@ -1,8 +1,8 @@
 /* rows.h  Products of a matrix with the listed rows, shared by sffn_matmul and sffn_ffn. Nothing here allocates or waits.
  *
  * Tokens are processed in tiles of up to SFFN_TILE_TOKENS. A list names rows in ascending order, with one mask bit per token of the
- * tile and, where a stage produced them, values [position][n_tokens]. Threads append to their own segments, so the concatenation of
- * the segments is the same list whatever the number of threads. */
+ * tile and, where a stage produced them, values [position][n_tokens]. Every share of the rows, or piece of one, has its own segment,
+ * so the concatenation of the segments is the same list whatever the number of threads. */
 #ifndef SFFN_ROWS_H
 #define SFFN_ROWS_H
 #include "active_set/active_set.h"

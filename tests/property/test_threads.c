@@ -62,7 +62,7 @@ static void scene_make(struct scene *scene, int32_t type, const struct way *way,
     spec.d_model = is_quantised(type) ? 256 : 203;
     if (way->select == SFFN_SELECT_PREDICTOR)
         spec.d_model = 256;
-    spec.d_ff = way->is_large ? 140 * 32 : 17 * 32;
+    spec.d_ff = way->is_large ? 70 * 32 : 17 * 32;
     spec.has_bias = 1;
     spec.rule = SFFN_RULE_ABS_H;
     spec.rule_threshold = 0.05f;
