@@ -148,9 +148,10 @@ static inline void append(struct appender *a, uint32_t row, unsigned mask, const
 struct chunks {
     const struct sffn_list *list;
     struct sffn_list *made; /* NULL: no list is made */
+    size_t n_rows;          /* of list */
     uint32_t per_thread;    /* pieces */
-    uint32_t owner,
-        taken; /* whose piece it is: how many threads further; of this thread's own, when nobody takes others' */
+    uint32_t owner;         /* whose piece it is: how many threads further */
+    uint32_t taken;         /* of this thread's own, when nobody takes others' */
     struct sffn_walk walk;
     size_t passed;       /* of walk's stretch */
     struct appender out; /* to the piece's segment */
@@ -161,9 +162,12 @@ struct chunks {
 static struct chunks chunks_of(const struct worker *w, const struct sffn_list *list,
                                struct sffn_list *made, const struct sffn_matmul *m)
 {
-    const size_t bytes = sffn_list_count(list) * m->row_bytes,
+    const size_t n_rows = sffn_list_count(list),
                  least = (size_t)w->nth * w->w.n_pieces * (SFFN_PIECE_BYTES / 2);
-    struct chunks c = {.list = list, .made = made, .per_thread = bytes < least ? 1 : w->w.n_pieces};
+    struct chunks c = {.list = list,
+                       .made = made,
+                       .n_rows = n_rows,
+                       .per_thread = n_rows * m->row_bytes < least ? 1 : w->w.n_pieces};
     if (made && c.per_thread == 1)
         only_segment(w, made);
     return c;
@@ -181,8 +185,7 @@ static int next_piece(const struct worker *w, struct chunks *c)
         if (i >= c->per_thread)
             continue;
         size_t first, last;
-        sffn_share(sffn_list_count(c->list), owner * c->per_thread + i, w->nth * c->per_thread,
-                   &first, &last);
+        sffn_share(c->n_rows, owner * c->per_thread + i, w->nth * c->per_thread, &first, &last);
         c->walk = sffn_walk_begin(c->list, first, last);
         if (c->made)
             c->out = append_to(c->made, owner * w->w.n_pieces + i, first, w->tile);

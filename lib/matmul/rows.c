@@ -432,7 +432,8 @@ void sffn_list_from_set(const sffn_active_set *set, size_t token, size_t n_token
     for (size_t t = 0; t < n_tokens; t++) {
         const uint32_t *blocks = sffn_active_set_indices(set, token + t);
         const size_t n = sffn_active_set_count(set, token + t);
-        for (size_t i = sffn_lower_bound(blocks, n, (uint32_t)first); i < n && blocks[i] < last; i++)
+        for (size_t i = sffn_lower_bound(blocks, n, (uint32_t)first); i < n && blocks[i] < last;
+             i++)
             for (uint32_t r = 0; r < block_size; r++)
                 masks[(blocks[i] - first) * block_size + r] |= (uint8_t)(1u << t);
     }

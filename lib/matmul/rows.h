@@ -14,9 +14,9 @@ struct sffn_segment {
 };
 
 struct sffn_list {
-    uint32_t *rows;  /* NULL: row r is at position r */
-    uint8_t *masks;  /* NULL: every token needs every row */
-    float *values;   /* [position][n_tokens], or NULL */
+    uint32_t *rows; /* NULL: row r is at position r */
+    uint8_t *masks; /* NULL: every token needs every row */
+    float *values;  /* [position][n_tokens], or NULL */
     struct sffn_segment *segments;
     uint32_t n_segments;
 };
@@ -29,7 +29,8 @@ struct sffn_walk {
     uint32_t segment;
     size_t start, n; /* the current stretch */
 };
-static inline struct sffn_walk sffn_walk_begin(const struct sffn_list *list, size_t first, size_t last)
+static inline struct sffn_walk sffn_walk_begin(const struct sffn_list *list, size_t first,
+                                               size_t last)
 {
     struct sffn_walk w = {list, first, last, 0, 0, 0, 0};
     return w;
@@ -51,12 +52,13 @@ void sffn_share(size_t n, uint32_t ith, uint32_t nth, size_t *first, size_t *las
 /* x of a tile for sffn_rows_dot(): quantised into scratch (sffn_x_scratch_bytes) when the weights want that, else as it is, or on cache lines of
  * its own there. Quantised and not, it may lie in one scratch at the same time. */
 size_t sffn_x_scratch_bytes(size_t n);
-struct sffn_x sffn_x_prepare(const struct sffn_kernels *k, const float *x, size_t x_stride, size_t n_tokens, size_t n,
-                             int wants_q8, void *scratch);
+struct sffn_x sffn_x_prepare(const struct sffn_kernels *k, const float *x, size_t x_stride,
+                             size_t n_tokens, size_t n, int wants_q8, void *scratch);
 
 /* out[i * n_tokens + t] = dot of the i-th row of [start, start + n) with x[t], for the tokens in its mask. */
-void sffn_rows_dot(const struct sffn_kernels *k, const struct sffn_matmul *m, const struct sffn_list *list, size_t start,
-                   size_t n, const struct sffn_x *x, size_t n_tokens, float *out);
+void sffn_rows_dot(const struct sffn_kernels *k, const struct sffn_matmul *m,
+                   const struct sffn_list *list, size_t start, size_t n, const struct sffn_x *x,
+                   size_t n_tokens, float *out);
 
 /* ---- y = sum of h * row, in two phases with a barrier between them ----
  *
@@ -67,31 +69,34 @@ void sffn_rows_dot(const struct sffn_kernels *k, const struct sffn_matmul *m, co
 #define SFFN_PARTITIONS 16
 
 struct sffn_axpy_scratch {
-    float *partial;   /* [n_tokens][SFFN_PARTITIONS][n_cols] */
-    int32_t *acc;     /* [nth][n_tokens][n_cols] */
-    int64_t *sum;     /* [nth][n_tokens][n_cols]: what acc had to hand over before it could overflow */
-    uint32_t *has_sum;/* [nth]: 0: nothing was handed over */
-    float *gather_h;  /* [nth][SFFN_GATHER_ROWS] */
+    float *partial; /* [n_tokens][SFFN_PARTITIONS][n_cols] */
+    int32_t *acc;   /* [nth][n_tokens][n_cols] */
+    int64_t *sum; /* [nth][n_tokens][n_cols]: what acc had to hand over before it could overflow */
+    uint32_t *has_sum; /* [nth]: 0: nothing was handed over */
+    float *gather_h;   /* [nth][SFFN_GATHER_ROWS] */
     uint32_t *gather_rows;
-    int8_t *hq;       /* lossless blocks: [nth][n_blocks of a partition][32], with d and sum */
+    int8_t *hq; /* lossless blocks: [nth][n_blocks of a partition][32], with d and sum */
     float *hq_d;
     int32_t *hq_sum;
-    float *h_max;     /* [nth][SFFN_TILE_TOKENS]: the largest |h * row scale| a thread saw; NaN or infinite when one was */
+    float *
+        h_max; /* [nth][SFFN_TILE_TOKENS]: the largest |h * row scale| a thread saw; NaN or infinite when one was */
 };
 #define SFFN_GATHER_ROWS 1024
 
 /* Rows handled for all tokens of a tile before the next ones. When every token needs them all, they stay in the second-level cache; when each needs
  * some, few are needed twice, and long lists, of which the kernels fetch each row ahead, count for more (8 tokens of 10.7 % each, q8_0 on
  * Zen 4: 1.25 times as fast with 2 MiB as with 512 KiB). */
-static inline size_t sffn_gather_rows(const struct sffn_matmul *m, const struct sffn_list *list, size_t n_tokens)
+static inline size_t sffn_gather_rows(const struct sffn_matmul *m, const struct sffn_list *list,
+                                      size_t n_tokens)
 {
     const size_t fit = (list->masks ? 2097152u : 524288u) / (m->stride + 1);
     return n_tokens == 1 || fit > SFFN_GATHER_ROWS ? SFFN_GATHER_ROWS : fit < 64 ? 64 : fit;
 }
 
 /* Bytes of scratch for a matrix of this shape; with base, also fills *s. All sizes are multiples of 64. */
-size_t sffn_axpy_scratch_layout(int32_t dtype, uint32_t block_size, uint32_t n_rows, uint32_t n_cols, uint32_t nth,
-                                struct sffn_axpy_scratch *s, void *base);
+size_t sffn_axpy_scratch_layout(int32_t dtype, uint32_t block_size, uint32_t n_rows,
+                                uint32_t n_cols, uint32_t nth, struct sffn_axpy_scratch *s,
+                                void *base);
 /* max(a, b) in which NaN wins. */
 static inline float sffn_max_nan(float a, float b)
 {
@@ -107,11 +112,13 @@ static inline float sffn_axpy_note(const struct sffn_matmul *m, uint32_t row, fl
     *h_max = sffn_max_nan(*h_max, v < 0 ? -v : v);
     return m->row_scale_max[row] == 0 ? 0 : h;
 }
-void sffn_axpy_accumulate(const struct sffn_kernels *k, const struct sffn_matmul *m, const struct sffn_list *list,
-                          size_t n_tokens, const struct sffn_axpy_scratch *s, uint32_t ith, uint32_t nth);
+void sffn_axpy_accumulate(const struct sffn_kernels *k, const struct sffn_matmul *m,
+                          const struct sffn_list *list, size_t n_tokens,
+                          const struct sffn_axpy_scratch *s, uint32_t ith, uint32_t nth);
 /* y[t] = bias + the sum; bias NULL: none. */
-void sffn_axpy_reduce(const struct sffn_matmul *m, size_t n_tokens, const struct sffn_axpy_scratch *s,
-                      const float *bias, float *y, size_t y_stride, uint32_t ith, uint32_t nth);
+void sffn_axpy_reduce(const struct sffn_matmul *m, size_t n_tokens,
+                      const struct sffn_axpy_scratch *s, const float *bias, float *y,
+                      size_t y_stride, uint32_t ith, uint32_t nth);
 
 /* The first position of ascending v[0 .. n-1] whose value is >= key, or n. */
 size_t sffn_lower_bound(const uint32_t *v, size_t n, uint32_t key);
