@@ -72,11 +72,12 @@ typedef void sffn_plane_dot_fn(int32_t *out, const void *w, size_t row_bytes, co
 
 /* Codes of 2 bits, by columns: a matrix of which only some columns are read. n_rows is a multiple of 256; a group of 256 rows takes 64 bytes of a
  * column: bits 2 b and 2 b + 1 of byte 16 l + 4 j + i of the group are the code of its row 64 b + 16 j + 4 l + i (b, l, j, i in 0 .. 3).
- *     out[r] += sum of q[i] * code of row r in column columns[i], i in [0, n_columns)     exact in int32
- * Column c starts at codes + c * column_bytes. q lies in [-127, 127], n_columns is a multiple of 8: whoever has fewer repeats a column with q = 0.
- * Identical on every ISA. */
+ *     out[r] = sum of q[i] * code of row r in column columns[i], i in [0, n_columns)     exact in int32
+ * Column c starts at codes + c * column_bytes. q lies in [-127, 127], n_columns is a multiple of 16 and at most SFFN_COLUMNS_MAX: whoever has fewer
+ * repeats a column with q = 0. Identical on every ISA. */
 #define SFFN_COLUMNS_ROWS 256u
-#define SFFN_COLUMNS_STEP 8u
+#define SFFN_COLUMNS_STEP 16u
+#define SFFN_COLUMNS_MAX  (1u << 16)
 typedef void sffn_columns_axpy_fn(int32_t *out, const void *codes, size_t column_bytes, const uint32_t *columns, const int8_t *q, size_t n_columns,
                                   size_t n_rows);
 

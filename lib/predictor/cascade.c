@@ -270,6 +270,10 @@ static sffn_status check_config(sffn_context *ctx, const sffn_predictor_config *
         return sffn_fail(ctx, SFFN_ERR_SHAPE,
                          "cascade: d_model is %u; expected a multiple of 32 up to %u",
                          (unsigned)config->d_model, SFFN_PLANE_INPUTS_MAX);
+    if ((double)config->column_share * config->d_model > SFFN_COLUMNS_MAX)
+        return sffn_fail(ctx, SFFN_ERR_SHAPE,
+                         "cascade: column_share is %g of d_model %u; expected at most %u columns",
+                         (double)config->column_share, (unsigned)config->d_model, SFFN_COLUMNS_MAX);
     for (uint32_t j = 0; config->input_mean && j < config->d_model; j++)
         if (!isfinite(config->input_mean[j]))
             return sffn_fail(ctx, SFFN_ERR_INVALID_ARGUMENT,
@@ -593,18 +597,23 @@ static void run_columns(const struct sffn_selector *s, const struct sffn_selecti
                     read = x[t].norm > rest ? x[t].norm * x[t].norm - rest * rest : 0,
                     doubt = s->scorer.margin * column_factor[c->n_steps == 0] *
                             sqrtf(read + c->code_rounding * c->code_rounding * unread);
-        const int64_t all_odd = ((1 << COLUMN_BITS) - 1) * (int64_t)picked[t].sum;
+        const int32_t all_odd = ((1 << COLUMN_BITS) - 1) * picked[t].sum; /* SFFN_COLUMNS_MAX: fits */
         sffn_columns_sums(run->k, c->codes, s->n_rows, s->n_inputs, &picked[t], (uint32_t)first,
                           (uint32_t)last, own->sums);
-        for (size_t row = first; row < last; row++) {
+        for (size_t row = first, n; row < last; row += n) {
             const struct plane_row *r = &c->code_rows[row];
-            const int64_t level = 2 * (int64_t)own->sums[row - first] - all_odd;
-            const float score = r->base + from_bf16(r->scale) * (x[t].scale * (float)level);
+            float score[ROW_CHUNK], upper[ROW_CHUNK];
+            n = last - row < ROW_CHUNK ? last - row : ROW_CHUNK;
+            for (size_t i = 0; i < n; i++) { /* plain, so that compilers can use vectors */
+                const int32_t level = 2 * own->sums[row - first + i] - all_odd;
+                score[i] = r[i].base + from_bf16(r[i].scale) * (x[t].scale * (float)level);
+                upper[i] = score[i] + doubt * from_bf16(r[i].error);
+            }
             if (run->scores)
-                run->scores[t * run->scores_stride + row] = score;
-            own->masks[row - first] |=
-                (uint8_t)(sffn_score_passes(&s->scorer, row, score + doubt * from_bf16(r->error), 0)
-                          << t);
+                memcpy(run->scores + t * run->scores_stride + row, score, n * sizeof(*score));
+            for (size_t i = 0; i < n; i++)
+                own->masks[row - first + i] |=
+                    (uint8_t)(sffn_score_passes(&s->scorer, row + i, upper[i], 0) << t);
         }
     }
     if (run->later_bytes) /* a prediction of one token is counted already */

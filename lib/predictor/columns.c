@@ -76,7 +76,6 @@ void sffn_columns_sums(const struct sffn_kernels *k, const uint8_t *codes, uint3
                        uint32_t last, int32_t *sums)
 {
     const size_t n = groups(last - first) * GROUP;
-    memset(sums, 0, n * sizeof(*sums));
     k->columns_axpy.fn(sums,
                        codes + block_offset(n_inputs, first) + first % BLOCK / GROUP * (GROUP / 4),
                        column_bytes(n_rows, first), picked->columns, picked->q, picked->n, n);

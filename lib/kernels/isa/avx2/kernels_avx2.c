@@ -9,6 +9,7 @@
 #include "kernels/isa/avx2/plane_dot_avx2.h"
 #include "kernels/tmpl/plane_dot_tmpl.h"
 #include "kernels/isa/avx2/columns_axpy_avx2.h"
+#include "kernels/tmpl/columns_axpy_tmpl.h"
 
 const struct sffn_kernels sffn_kernels_avx2 = {
     .rows_dot = {

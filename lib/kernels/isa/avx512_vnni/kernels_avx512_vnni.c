@@ -11,6 +11,7 @@
 #include "kernels/isa/avx512_vnni/plane_dot_avx512_vnni.h"
 #include "kernels/tmpl/plane_dot_tmpl.h"
 #include "kernels/isa/avx512_vnni/columns_axpy_avx512_vnni.h"
+#include "kernels/tmpl/columns_axpy_tmpl.h"
 
 const struct sffn_kernels sffn_kernels_avx512_vnni = {
     .rows_dot = {

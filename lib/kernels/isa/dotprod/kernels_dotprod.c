@@ -8,6 +8,8 @@
 #include "kernels/tmpl/instantiate_q.h"
 #include "kernels/isa/neon/plane_dot_neon.h"
 #include "kernels/tmpl/plane_dot_tmpl.h"
+#include "kernels/isa/neon/columns_axpy_neon.h"
+#include "kernels/tmpl/columns_axpy_tmpl.h"
 
 const struct sffn_kernels sffn_kernels_dotprod = {
     .rows_dot = {
@@ -19,4 +21,5 @@ const struct sffn_kernels sffn_kernels_dotprod = {
         [SFFN_Q4_0] = KERNEL_ENTRY(blocks_axpy_q4_0_dotprod),
     },
     .plane_dot = KERNEL_ENTRY(plane_dot_dotprod),
+    .columns_axpy = KERNEL_ENTRY(columns_axpy_dotprod),
 };

@@ -8,6 +8,8 @@
 #include "kernels/tmpl/instantiate_q.h"
 #include "kernels/isa/neon/plane_dot_neon.h"
 #include "kernels/tmpl/plane_dot_tmpl.h"
+#include "kernels/isa/neon/columns_axpy_neon.h"
+#include "kernels/tmpl/columns_axpy_tmpl.h"
 
 const struct sffn_kernels sffn_kernels_neon = {
     .rows_dot = {
@@ -35,4 +37,5 @@ const struct sffn_kernels sffn_kernels_neon = {
     .pack_signs = KERNEL_ENTRY(pack_signs_neon),
     .count_signs = KERNEL_ENTRY(count_signs_neon),
     .plane_dot = KERNEL_ENTRY(plane_dot_neon),
+    .columns_axpy = KERNEL_ENTRY(columns_axpy_neon),
 };

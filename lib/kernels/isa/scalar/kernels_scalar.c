@@ -222,6 +222,7 @@ static void plane_dot_scalar(int32_t *out, const void *w, size_t row_bytes, cons
 static void columns_axpy_scalar(int32_t *out, const void *codes, size_t column_bytes, const uint32_t *columns, const int8_t *q,
                                 size_t n_columns, size_t n_rows)
 {
+    memset(out, 0, n_rows * sizeof *out);
     for (size_t i = 0; i < n_columns; i++) {
         const unsigned char *column = (const unsigned char *)codes + columns[i] * column_bytes;
         for (size_t at = 0; at < n_rows / 4; at++) {
