@@ -540,7 +540,7 @@ int cmd_prepare(int argc, char **argv)
          "what a target drops by, see below; default cett", 0, 0},
         {"--plan", 0, ARG_CHOICE, &q.plan, "auto|dense|gate|predictor|router", "who decides which neurons run; default auto: per layer the fastest on\n"
          "this machine within the error", 0, 0},
-        {"--predictor", 0, ARG_LIST, &q.predictor_texts, "SEL", "a predictor to consider, see below; may be given several times;\ndefault screen, for q4_0 cascade,bits=0,columns=0.5, where a layer\nallows it", 0, 0},
+        {"--predictor", 0, ARG_LIST, &q.predictor_texts, "SEL", "a predictor to consider, see below; may be given several times;\ndefault screen (not for a q4_0 gate) and\ncascade,bits=0,columns=0.5, where a layer allows them", 0, 0},
         {"--experts", 0, ARG_UINT, &q.expert_size, "N", "also consider experts of N neurons and a router for them: the same\nas --predictor router,size=N", 1, 65536},
         {"--max-error", 0, ARG_NUMBER, &q.max_error, "X", "relative error of y that a selection may add; default 0.01", 0, 1},
         {"--resume", 0, ARG_FLAG, &q.is_resumed, NULL, "go on with what an interrupted run left in OUT.gguf.work", 0, 0},

@@ -330,12 +330,14 @@ static struct candidate *add_candidate(struct prepared_layer *out, const char *n
     return c;
 }
 
-/* Whether a predictor can help this layer at all, when nobody insists on it. A copy in 4 bits costs as much as a q4_0 gate. */
+/* Whether a predictor can help this layer at all, when nobody insists on it. A screen, 4 bits, costs as much as a q4_0 gate; a cascade's rows
+ * are whole blocks of 32. */
 static int is_worth_trying(const struct selection *predictor, const sffn_ffn_config *config)
 {
     int32_t gate = config->gate.data != NULL ? config->gate.dtype : config->up.dtype;
-    return (gate == SFFN_Q4_0) == (strcmp(predictor->kind, "cascade") == 0) &&
-           config->activation != SFFN_ACT_SILU && config->activation != SFFN_ACT_GELU_ERF &&
+    int is_possible = strcmp(predictor->kind, "cascade") == 0 ? config->d_model % 32 == 0
+                                                              : gate != SFFN_Q4_0;
+    return is_possible && config->activation != SFFN_ACT_SILU && config->activation != SFFN_ACT_GELU_ERF &&
            config->activation != SFFN_ACT_GELU_TANH;
 }
 

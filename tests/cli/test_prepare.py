@@ -36,15 +36,16 @@ class Prepare(Case):
             self.assertIn(key, got)
         self.assertEqual(len(got["layers"]), 2)
         for layer in got["layers"]:
-            self.assertEqual([c["select"] for c in layer["candidates"]], ["dense", "gate", "screen"])
+            self.assertEqual([c["select"] for c in layer["candidates"]], ["dense", "gate", "screen", "cascade,bits=0,columns=0.5"])
             self.assertEqual([c["select"] for c in layer["candidates"] if c["is_chosen"]], [layer["plan"]])
             for candidate in layer["candidates"]:
                 for key in ("predicted_density", "recall", "relative_error", "bytes", "ns"):
                     self.assertGreaterEqual(candidate[key], 0)
                 self.assertTrue(candidate["relative_error"] <= 0.01 or not candidate["is_chosen"])
-            dense, gate, screen = layer["candidates"]
+            dense, gate, screen, cascade = layer["candidates"]
             self.assertEqual((dense["relative_error"], gate["relative_error"], gate["recall"]), (0, 0, 1))
             self.assertLess(screen["bytes"], gate["bytes"])
+            self.assertLess(cascade["bytes"], gate["bytes"])
         self.assertFalse(os.path.exists(self.path("out.gguf.work")))
 
     def test_plans(self):
