@@ -14,6 +14,8 @@
 #define MAX_THREADS 512u
 #define MAX_AHEAD   16u
 #define MAX_RESULTS 256u
+#define STREAM_WAYS 4u
+#define RECENT      8u /* passes of a stream in each way that the median is taken of: two measurements */
 
 /* Prefetch by software how, and how far ahead. Which is best differs: the lines that a core can have on their way into L1 limit a gather to
  * 64 bytes * buffers / latency (10 GB/s on a Zen 4 with 185 ns), into L2 there are more; hardware prefetchers help only long pieces. */
@@ -30,6 +32,8 @@ struct result {
     size_t piece_bytes; /* 0: streaming */
     double density, gbps;
     char how[96];
+    double recent[STREAM_WAYS][RECENT]; /* GB/s of passes, 0: none yet */
+    size_t n_passes;                    /* of each way */
 };
 
 struct ceilings {
@@ -194,7 +198,7 @@ static struct result *add_result(struct ceilings *c, uint32_t n_threads, size_t 
                                  double density)
 {
     struct result *r = &c->results[c->n_results < MAX_RESULTS ? c->n_results++ : MAX_RESULTS - 1];
-    *r = (struct result){n_threads, piece_bytes, density, 0.0, ""};
+    *r = (struct result){.n_threads = n_threads, .piece_bytes = piece_bytes, .density = density};
     return r;
 }
 
@@ -259,18 +263,40 @@ static double stream_once(struct ceilings *c, uint32_t n_threads, size_t ahead_b
 
 double ceilings_stream_gbps(struct ceilings *c, uint32_t n_threads)
 {
-    static const size_t aheads[] = {0, 1024, 2048, 4096};
+    static const size_t aheads[STREAM_WAYS] = {0, 1024, 2048, 4096};
     if (n_threads < 1 || n_threads > MAX_THREADS)
         return 0.0;
     struct result *r = find_result(c, n_threads, 0, 1.0);
     if (!r)
         r = add_result(c, n_threads, 0, 1.0);
-    for (int repeat = 0; repeat < 4; repeat++)
-        for (size_t i = 0; i < sizeof aheads / sizeof aheads[0]; i++) {
+    for (size_t repeat = 0; repeat < RECENT / 2; repeat++, r->n_passes++)
+        for (size_t i = 0; i < STREAM_WAYS; i++) {
             double gbps = stream_once(c, n_threads, aheads[i]);
             r->gbps = gbps > r->gbps ? gbps : r->gbps;
+            r->recent[i][r->n_passes % RECENT] = gbps;
         }
     return r->gbps;
+}
+
+static int by_size(const void *a, const void *b)
+{
+    const double x = *(const double *)a, y = *(const double *)b;
+    return (x > y) - (x < y);
+}
+
+double ceilings_stream_median_gbps(struct ceilings *c, uint32_t n_threads)
+{
+    const struct result *r = find_result(c, n_threads, 0, 1.0);
+    const size_t n = !r ? 0 : r->n_passes < RECENT ? r->n_passes : RECENT;
+    double best = 0.0;
+    for (size_t i = 0; n > 0 && i < STREAM_WAYS; i++) {
+        double sorted[RECENT];
+        memcpy(sorted, r->recent[i], n * sizeof *sorted);
+        qsort(sorted, n, sizeof *sorted, by_size);
+        const double median = (sorted[(n - 1) / 2] + sorted[n / 2]) / 2.0;
+        best = median > best ? median : best;
+    }
+    return best;
 }
 
 /* ---- gathering ---- */

@@ -18,6 +18,9 @@ uint64_t ceilings_huge_bytes(const struct ceilings *c);
 /* GB/s (1e9 bytes) of n_threads threads reading one long share each: best of several repeats of several prefetch distances.
  * Measured again at each call; the best ever seen for this thread count is returned. 0 when threads can't be had. */
 double ceilings_stream_gbps(struct ceilings *c, uint32_t n_threads);
+/* What the median pass of the best prefetch distance reached in the last two of those calls, before and after a row: a row's time is a median, too,
+ * of the same minutes. 0 before the first call. */
+double ceilings_stream_median_gbps(struct ceilings *c, uint32_t n_threads);
 /* GB/s of reading a random share `density` of all pieces of piece_bytes, in order of address, cold, each thread one contiguous range:
  * best of several repeats of several ways to prefetch. Results are remembered: a second call with the same arguments measures nothing. */
 double ceilings_gather_gbps(struct ceilings *c, uint32_t n_threads, size_t piece_bytes,

@@ -61,7 +61,7 @@ struct row {
     struct summary own, dense;
     struct traffic traffic;
     struct errors errors;
-    double stream_gbps, gather_gbps, ideal_ns, speedup_vs_first;
+    double stream_gbps, stream_median_gbps, gather_gbps, ideal_ns, speedup_vs_first;
 };
 
 /* ---- measuring ---- */
@@ -116,6 +116,7 @@ static int measure_row(struct layer_run *run, struct row *row)
     progress("measuring the memory");
     row->stream_gbps =
         ceilings_stream_gbps(ceilings, run->n_threads); /* the best of before and after */
+    row->stream_median_gbps = ceilings_stream_median_gbps(ceilings, run->n_threads);
     const double gather_ns = time_at(t->gate_gathered, layer_run_gate_gbps(run, t)) +
                              time_at(t->active_gathered, layer_run_active_gbps(run, t));
     row->gather_gbps =
@@ -175,7 +176,7 @@ static void print_json_row(const struct rows *rows, const struct layer_run *run,
     const struct layer *l = &run->w->layer;
     sffn_context_info info = SFFN_CONTEXT_INFO_INIT;
     struct json j;
-    char name[320], layer[32] = "", options[64] = "";
+    char name[320], layer[32] = "", options[64];
     const char *planted = o->planted ? "real rows and inputs, rotated to this shape"
                           : o->trace ? "recorded masks"
                           : run->select == SELECT_ROUTER
@@ -184,9 +185,7 @@ static void print_json_row(const struct rows *rows, const struct layer_run *run,
     sffn_context_get_info(run->ctx, &info);
     if (o->trace)
         snprintf(layer, sizeof layer, " layer %u", run->trace_layer);
-    if (run->select == SELECT_CASCADE && o->columns > 0)
-        snprintf(options, sizeof options, " columns %.3g bits %u", (double)o->columns,
-                 (unsigned)o->bits);
+    layer_run_options(run, options, sizeof options);
     snprintf(name, sizeof name, "%s %s %s %s%s density %.4g tokens %zu threads %u%s %s; %s%s",
              o->command + strlen("sffn-bench "), o->shape, sffn_dtype_name(l->dtype),
              select_names[run->select], options, run->density, run->n_tokens, run->n_threads, layer,
@@ -210,8 +209,11 @@ static void print_json_row(const struct rows *rows, const struct layer_run *run,
     json_uint(&j, "touched_bytes", (uint64_t)(r->traffic.touched + 0.5));
     json_number(&j, "effective_gbps", r->traffic.touched / r->own.median);
     json_number(&j, "stream_gbps", r->stream_gbps);
+    json_number(&j, "stream_median_gbps", r->stream_median_gbps);
     json_number(&j, "gather_gbps", r->gather_gbps);
     json_number(&j, "limit_fraction", r->traffic.touched / r->stream_gbps / r->own.median);
+    json_number(&j, "median_limit_fraction",
+                r->traffic.touched / r->stream_median_gbps / r->own.median);
     json_number(&j, "gather_fraction", r->ideal_ns / r->own.median);
     json_number(&j, "speedup_vs_dense", r->dense.median / r->own.median);
     json_number(&j, "speedup_vs_onednn", rows->peer->median_ns / r->own.median);

@@ -560,6 +560,14 @@ static double gather_gbps(struct layer_run *run, double bytes, double density)
     return gbps;
 }
 
+void layer_run_options(const struct layer_run *run, char *text, size_t size)
+{
+    const struct layer_options *o = run->w->o;
+    text[0] = '\0';
+    if (run->select == SELECT_CASCADE && o->columns > 0)
+        snprintf(text, size, " columns %.3g bits %u", (double)o->columns, (unsigned)o->bits);
+}
+
 double layer_run_gate_gbps(struct layer_run *run, const struct traffic *t)
 {
     return gather_gbps(run, t->gate_gathered, t->gate_density);

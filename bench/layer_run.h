@@ -54,6 +54,9 @@ void layer_run_destroy(struct layer_run *run);
 /* An error line about the library's last failure; returns 0. */
 int layer_run_fail(const struct layer_run *run, const char *what, sffn_status status);
 
+/* What differs from a selection's defaults, as part of a row's name: " columns 0.5 bits 0", or "". */
+void layer_run_options(const struct layer_run *run, char *text, size_t size);
+
 /* Of the context that made the objects, with the weights' huge pages counted. */
 void layer_run_info(const struct layer_run *run, sffn_context_info *info);
 

@@ -11,7 +11,8 @@ HEAD = """# Results
 
 Written by `bench/results.py` from the JSON lines in `bench/results`; `bench/run` measures and writes again. [README.md](README.md) says what the columns mean and
 how the figures are taken. Medians; "±" is half the 95 % confidence interval of the median, and an interval beyond 5 % is marked with !. "limit" is what the memory
-would take at its streaming rate for the bytes that the call reads, divided by the time: 1 is the best possible. "gather" is the same with the measured rate of
+would take at its streaming rate (the best pass of the run) for the bytes that the call reads, divided by the time: 1 is the best possible. "of median" is the same
+with the median pass of the stream just before and after the row, a median against a median. "gather" is the same with the measured rate of
 gathering pieces of that size for the gathered bytes. "error" is |y - y64| / |y64| against the whole layer in float64 from the same packed weights.
 """
 
@@ -63,19 +64,19 @@ def get(key, form=None, unit=""):
 FFN = [("weights", get("dtype")), ("selection", selection), ("active", get("density", ".3f")), ("tokens", get("n_tokens")), ("threads", get("n_threads")),
        ("layer", get("trace_layer")), ("ms", ms), ("±", spread), ("min", lambda r: ms(r, "min_ns")), ("max", lambda r: ms(r, "max_ns")),
        ("MB read", lambda r: number(r["touched_bytes"] * 1e-6, ".1f")), ("GB/s", get("effective_gbps", ".1f")), ("memory GB/s", get("stream_gbps", ".1f")),
-       ("limit", get("limit_fraction", ".2f")), ("gather", get("gather_fraction", ".2f")), ("own dense", get("speedup_vs_dense", ".2f", "x")),
+       ("limit", get("limit_fraction", ".2f")), ("of median", get("median_limit_fraction", ".2f")), ("gather", get("gather_fraction", ".2f")), ("own dense", get("speedup_vs_dense", ".2f", "x")),
        ("oneDNN", get("speedup_vs_onednn", ".2f", "x")), ("against first", get("speedup_vs_first", ".2f", "x")), ("recall", get("recall", ".3f")),
        ("error", get("relative_error", ".1e"))]
-STAGES = [("weights", get("dtype")), ("selection", get("select")), ("threads", get("n_threads")), ("stage", get("stage")),
+STAGES = [("weights", get("dtype")), ("selection", selection), ("threads", get("n_threads")), ("stage", get("stage")),
           ("µs", lambda r: number(r["median_ns"] * 1e-3, ".1f")), ("±", spread), ("share", lambda r: number(100 * r["share"], ".0f", " %")),
           ("MB read", lambda r: number(r["touched_bytes"] * 1e-6 or None, ".2f")), ("GB/s", get("effective_gbps", ".1f")), ("limit", get("limit_fraction", ".2f")),
-          ("gather", get("gather_fraction", ".2f")), ("GFLOP/s", get("gflops", ".0f")), ("error of the layer", get("relative_error", ".1e"))]
+          ("of median", get("median_limit_fraction", ".2f")), ("gather", get("gather_fraction", ".2f")), ("GFLOP/s", get("gflops", ".0f")), ("error of the layer", get("relative_error", ".1e"))]
 KERNELS = [("kernel", get("name")), ("ISA", get("isa")), ("from", get("from")), ("µs", lambda r: number(r["median_ns"] * 1e-3, ".2f")), ("±", spread),
            ("GB/s", get("effective_gbps", ".1f")), ("GFLOP/s", get("gflops", ".1f")), ("limit", get("limit_fraction", ".2f")),
            ("against scalar", get("speedup_vs_scalar", ".1f", "x")), ("error", get("relative_error", ".1e"))]
 COMPARE = [("ours", get("layer_dtype")), ("library", get("peer")), ("weights", get("dtype")), ("selection", get("select")), ("tokens", get("n_tokens")),
            ("threads", get("n_threads")), ("ms", ms), ("±", spread), ("min", lambda r: ms(r, "min_ns")), ("max", lambda r: ms(r, "max_ns")),
-           ("GB/s", get("effective_gbps", ".1f")), ("limit", get("limit_fraction", ".2f")),
+           ("GB/s", get("effective_gbps", ".1f")), ("limit", get("limit_fraction", ".2f")), ("of median", get("median_limit_fraction", ".2f")),
            ("time / our dense", get("sffn_dense_speedup", ".2f", "x")), ("time / our selection", get("sffn_select_speedup", ".2f", "x")),
            ("error", get("relative_error", ".1e")), ("version, implementation", lambda r: f"{r['version']}, {r['how']}".strip(", "))]
 MEMORY = [("what", get("kind")), ("pages", get("pages")), ("threads", get("n_threads")), ("piece", lambda r: r["piece_bytes"] or ""),
@@ -106,7 +107,7 @@ def part_rows(folder, part):
 
 def fractions(rows, key):
     """The values of a key by number of threads: 0.81, 0.77 (2)."""
-    by_threads = {row["n_threads"]: row[key] for row in rows}
+    by_threads = {row["n_threads"]: row[key] for row in rows if row.get(key)}
     return ", ".join(f"{by_threads[n]:.2f}" + (f" ({n})" if n > 1 else "") for n in sorted(by_threads))
 
 
@@ -133,7 +134,8 @@ def write_goals(folder):
                         key=lambda row: row["median_ns"], default=None)
         peer_ns = fastest(1, 1, "median_ns")
         batches = [(n, fastest(n, 1, "sffn_select_speedup")) for n in (2, 4, 8)]
-        cells.append((dtype, fractions(dense, "limit_fraction"), fractions(stage, "limit_fraction"), fractions(mask, "gather_fraction"),
+        cells.append((dtype, fractions(dense, "limit_fraction"), fractions(dense, "median_limit_fraction"), fractions(stage, "limit_fraction"),
+                      fractions(stage, "median_limit_fraction"), fractions(mask, "gather_fraction"),
                       fractions(mask, "limit_fraction"), fractions(gate, "speedup_vs_dense"),
                       ", ".join(f"{fastest(1, n, 'sffn_select_speedup'):.1f}" + (f" ({n})" if n > 1 else "")
                                 for n in (1, 2) if fastest(1, n, "sffn_select_speedup")),
@@ -142,7 +144,7 @@ def write_goals(folder):
     if cells:
         print("\nOne token unless said otherwise; in brackets the number of threads, in the last column of tokens. \"/ dense\" and \"/ peers\": how many times faster than "
               "the own dense\npath and than the fastest dense layer of another library.")
-        titles = ("weights", "dense: limit", "gate stage: limit", "mask of 10.7 %: gather", "mask: limit", "gate-first / dense", "gate-first / peers",
+        titles = ("weights", "dense: limit", "of median", "gate stage: limit", "of median", "mask of 10.7 %: gather", "mask: limit", "gate-first / dense", "gate-first / peers",
                   "predicted / peers", "gate-first / peers, tokens")
         table([(title, lambda line, i=i: line[i]) for i, title in enumerate(titles)], cells)
 

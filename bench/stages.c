@@ -149,6 +149,8 @@ static void print_stage(const struct stages *s, const struct layer_run *run,
     const double gather_gbps = r->gathered_bytes > 0.0 ? r->gather_gbps : (double)NAN,
                  gather_ns = r->gathered_bytes > 0.0 ? r->gathered_bytes / r->gather_gbps : 0.0,
                  ideal_ns = (r->bytes - r->gathered_bytes) / stream_gbps + gather_ns,
+                 stream_median_gbps =
+                     ceilings_stream_median_gbps(run->w->ceilings, run->n_threads),
                  ns = r->bytes > 0.0 ? r->time.median : (double)NAN;
     if (!o->as_json) {
         printf("%-8s %-5s %7.4f %6zu %7u %-8s %10.4f %10.4f %10.4f", select_names[run->select],
@@ -169,11 +171,13 @@ static void print_stage(const struct stages *s, const struct layer_run *run,
     }
     sffn_context_info info = SFFN_CONTEXT_INFO_INIT;
     struct json j;
-    char name[192];
+    char name[256], options[64];
     sffn_context_get_info(run->ctx, &info);
-    snprintf(name, sizeof name, "stages %s %s %s %s density %.4g tokens %zu threads %u %s", r->name,
-             o->shape, sffn_dtype_name(l->dtype), select_names[run->select], run->density,
-             run->n_tokens, run->n_threads, o->is_warm ? "warm" : "cold");
+    layer_run_options(run, options, sizeof options);
+    snprintf(name, sizeof name, "stages %s %s %s %s%s density %.4g tokens %zu threads %u %s%s",
+             r->name, o->shape, sffn_dtype_name(l->dtype), select_names[run->select], options,
+             run->density, run->n_tokens, run->n_threads, o->is_warm ? "warm" : "cold",
+             o->planted ? "; real rows and inputs, rotated to this shape" : "");
     json_begin(&j);
     json_string(&j, "name", name);
     json_string(&j, "stage", r->name);
@@ -191,8 +195,10 @@ static void print_stage(const struct stages *s, const struct layer_run *run,
     json_uint(&j, "touched_bytes", (uint64_t)(r->bytes + 0.5));
     json_number(&j, "effective_gbps", r->bytes / ns);
     json_number(&j, "stream_gbps", stream_gbps);
+    json_number(&j, "stream_median_gbps", stream_median_gbps);
     json_number(&j, "gather_gbps", gather_gbps);
     json_number(&j, "limit_fraction", r->bytes / stream_gbps / ns);
+    json_number(&j, "median_limit_fraction", r->bytes / stream_median_gbps / ns);
     json_number(&j, "gather_fraction", ideal_ns / ns);
     json_number(&j, "flops", r->flops);
     json_number(&j, "gflops", r->flops / ns);

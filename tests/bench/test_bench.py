@@ -14,7 +14,7 @@ from cli_test import ROOT, Case  # noqa: E402
 COMMANDS = ("ffn", "stages", "kernels", "scaling", "memory", "trace", "compare", "plot")
 # The contract of design and header texts; more may come.
 FFN_KEYS = set("""name shape d_model d_ff dtype select density n_tokens n_threads isa median_ns min_ns max_ns repeats weight_bytes touched_bytes
-effective_gbps stream_gbps gather_gbps limit_fraction gather_fraction speedup_vs_dense speedup_vs_onednn relative_error let_through recall median_error
+effective_gbps stream_gbps stream_median_gbps gather_gbps limit_fraction median_limit_fraction gather_fraction speedup_vs_dense speedup_vs_onednn relative_error let_through recall median_error
 spread""".split())
 SMALL = ("--cold", "16", "--repeats", "3", "--no-onednn")
 KERNELS = ("--cols", "64", "--from", "cache", "--repeats", "3")
@@ -162,7 +162,7 @@ class Rows(BenchCase):
         gate = next(row for row in rows if (row["select"], row["stage"]) == ("gate", "gate"))
         self.assertEqual(gate["touched_bytes"], 256 * 64 * 4)
         self.assertEqual(gate["flops"], 2 * 256 * 64)
-        self.assertLessEqual({"name", "share", "effective_gbps", "stream_gbps", "gather_gbps", "limit_fraction", "gather_fraction", "gflops",
+        self.assertLessEqual({"name", "share", "effective_gbps", "stream_gbps", "stream_median_gbps", "gather_gbps", "limit_fraction", "median_limit_fraction", "gather_fraction", "gflops",
                               "relative_error", "median_ns", "isa"}, set(gate))
 
     def test_scaling(self):
@@ -210,7 +210,7 @@ class Rows(BenchCase):
                 self.assertEqual(own, ["dense", "gate"])
         for row in rows:  # which peers there are depends on the machine; each must compute the layer
             self.assertLess(row["relative_error"], 0.1, row["name"])
-            self.assertLessEqual({"peer", "version", "how", "dtype", "layer_dtype", "sffn_dense_ns", "sffn_select_ns", "limit_fraction"}, set(row))
+            self.assertLessEqual({"peer", "version", "how", "dtype", "layer_dtype", "sffn_dense_ns", "sffn_select_ns", "limit_fraction", "median_limit_fraction"}, set(row))
 
     def test_compare_missing(self):
         status, out, err = cli_test.run("compare", "--shape", "64,256", *SMALL, "--dtype", "f32", "--select", "gate", "--peers", "ggml,torch", "--json",
