@@ -5,3 +5,4 @@
 #undef WT_BYTES
 #undef wt_load
 #undef wt_load_part
+#undef wt_load_two

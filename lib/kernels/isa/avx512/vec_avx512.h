@@ -96,6 +96,21 @@ KERNEL_INLINE vf vf_from_bf16_part(const void *p, size_t count)
         _mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(vec_part(count), p)), 16));
 }
 
+/* Two vectors from one load, so that a line that misses the first level is asked for once. */
+KERNEL_INLINE void vf_from_f16_two(const void *p, vf *a, vf *b)
+{
+    const __m512i both = _mm512_loadu_si512(p);
+    *a = _mm512_cvtph_ps(_mm512_castsi512_si256(both));
+    *b = _mm512_cvtph_ps(_mm512_extracti64x4_epi64(both, 1));
+}
+
+KERNEL_INLINE void vf_from_bf16_two(const void *p, vf *a, vf *b)
+{
+    const __m512i both = _mm512_loadu_si512(p);
+    *a = _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm512_castsi512_si256(both)), 16));
+    *b = _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm512_extracti64x4_epi64(both, 1)), 16));
+}
+
 KERNEL_INLINE unsigned vf_not_below(vf a, vf t, int keep_equal)
 {
     return keep_equal ? _mm512_cmp_ps_mask(a, t, _CMP_NLT_UQ) : _mm512_cmp_ps_mask(a, t, _CMP_NLE_UQ);
