@@ -44,9 +44,11 @@ sffn_status sffn_call_run(sffn_context *ctx, const struct sffn_call *call)
     if (status == SFFN_OK) {
         size_t bytes;
         sffn_context_scratch(ctx, &bytes);
-        sffn_call_begin(call, run.scratch, sffn_context_n_threads(ctx));
-        if (!call->is_dense || !sffn_dense_onednn_forward(ctx, call, run.scratch, bytes))
+        /* oneDNN's path uses the same scratch, and may give up halfway: the stages begin after it. */
+        if (!call->is_dense || !sffn_dense_onednn_forward(ctx, call, run.scratch, bytes)) {
+            sffn_call_begin(call, run.scratch, sffn_context_n_threads(ctx));
             sffn_context_run_phases(ctx, call->n_stages * call->n_tiles, run_phase, &run);
+        }
     }
     sffn_context_leave(ctx);
     return status;
