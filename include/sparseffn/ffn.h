@@ -80,11 +80,11 @@ typedef struct sffn_ffn_config {
 
 /**
  * Packs a layer. Reserves @p ctx's scratch for it.
- * @retval SFFN_ERR_INVALID_ARGUMENT  NULL, zero size, unknown enum, NaN or negative threshold, numbers of a rule out of range, dReLU without gate, both predictor and router,
+ * @retval SFFN_ERR_INVALID_ARGUMENT  NULL, zero size, unknown enum, NaN threshold, a negative one of the activation or of a rule on magnitudes, numbers of a rule out of range, dReLU without gate, both predictor and router,
  *                                    a plan (select) without its selector
  * @retval SFFN_ERR_SHAPE             sizes of weights, predictor or router don't fit
  * @retval SFFN_ERR_UNSUPPORTED       a predictor of several layers: call sffn_predictor_predict_layers() and hand the sets in; see also matmul.h
- * @retval SFFN_ERR_DTYPE, SFFN_ERR_OUT_OF_MEMORY
+ * @retval SFFN_ERR_OUT_OF_MEMORY
  * Since 0.1.
  */
 SFFN_API sffn_status sffn_ffn_create(sffn_context *ctx, const sffn_ffn_config *config, sffn_ffn **ffn);

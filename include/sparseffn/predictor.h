@@ -126,9 +126,11 @@ typedef struct sffn_predictor_config {
 
 /**
  * @retval SFFN_ERR_INVALID_ARGUMENT  NULL, zero size, unknown enum value, NaN or out of range threshold, bias, margin or alpha, NaN in weights, top_k out of range or with thresholds, rank
- *                                    out of range, weights in SFFN_LAYOUT_COLUMNS, n_layers over 1 with a kind that scores one layer
- * @retval SFFN_ERR_SHAPE             d_model no multiple of 32 (screened gate; q8_0 and q4_0 w1), rank no multiple of 32 (q8_0 and q4_0 w2), row_bytes too small
- * @retval SFFN_ERR_UNSUPPORTED       screened gate: a q4_0 gate, whose 4-bit copy would cost as many bytes as the gate itself; a gate in SFFN_LAYOUT_COLUMNS
+ *                                    out of range, w1 or w2 in SFFN_LAYOUT_COLUMNS, n_layers over 1 with a kind that scores one layer
+ * @retval SFFN_ERR_SHAPE             d_model no multiple of 32 (screened gate, cascade; q8_0 and q4_0 w1), rank no multiple of 32 (q8_0 and q4_0 w2), row_bytes too
+ *                                    small; cascade: d_model over 1048576, or column_share more than 65536 columns
+ * @retval SFFN_ERR_UNSUPPORTED       screened gate: a q4_0 gate, whose 4-bit copy would cost as many bytes as the gate itself; a gate in SFFN_LAYOUT_COLUMNS;
+ *                                    cascade: another decision than by threshold
  * @retval SFFN_ERR_OUT_OF_MEMORY
  * SVD: holds the gate as floats for the time of the creation, and takes far longer than packing it: for large layers make the factors once, with
  * sffn_fit_svd() (calibrate.h), and store them as SFFN_PREDICTOR_LOW_RANK. Since 0.1.

@@ -248,6 +248,14 @@ static float measure_rounding(const struct plane_row *rows, const double *row_sq
     return errors > 0 ? (float)sqrt(weights / errors) : 0;
 }
 
+/* The share as a number of columns, rounded up; but what is larger than a whole number by the rounding of a float is that number, so that the
+ * share which sffn_predictor_get_info() tells means the same columns again. */
+static uint32_t wanted_columns(const sffn_predictor_config *config)
+{
+    const double wanted = ceil((double)config->column_share * config->d_model * (1 - 0x1p-23));
+    return wanted < config->d_model ? (uint32_t)wanted : config->d_model;
+}
+
 static sffn_status check_config(sffn_context *ctx, const sffn_predictor_config *config)
 {
     if (!(config->column_share >= 0 && config->column_share <= 1))
@@ -270,7 +278,7 @@ static sffn_status check_config(sffn_context *ctx, const sffn_predictor_config *
         return sffn_fail(ctx, SFFN_ERR_SHAPE,
                          "cascade: d_model is %u; expected a multiple of 32 up to %u",
                          (unsigned)config->d_model, SFFN_PLANE_INPUTS_MAX);
-    if ((double)config->column_share * config->d_model > SFFN_COLUMNS_MAX)
+    if (wanted_columns(config) > SFFN_COLUMNS_MAX)
         return sffn_fail(ctx, SFFN_ERR_SHAPE,
                          "cascade: column_share is %g of d_model %u; expected at most %u columns",
                          (double)config->column_share, (unsigned)config->d_model, SFFN_COLUMNS_MAX);
@@ -344,8 +352,7 @@ sffn_status sffn_cascade_init(sffn_context *ctx, struct sffn_predictor *p,
     c->n_steps = c->bits ? (c->bits + c->step_bits - 1) / c->step_bits : 0;
     c->plane_bytes = config->d_model / 8;
     if (config->column_share > 0) {
-        const double wanted = ceil((double)config->column_share * config->d_model);
-        c->n_columns = wanted < config->d_model ? (uint32_t)wanted : config->d_model;
+        c->n_columns = wanted_columns(config);
         c->codes_bytes = sffn_columns_bytes(config->d_ff, config->d_model);
     }
     if (!sffn_checked_mul(c->plane_bytes * c->bits, config->d_ff, &c->owned_bytes) ||

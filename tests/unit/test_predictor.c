@@ -501,7 +501,7 @@ static void gate_svd(void **state)
     REFUSED(wrong.rank = 31, SFFN_ERR_SHAPE, "w2 31 q8_0");
     REFUSED(wrong.gate.data = NULL, SFFN_ERR_INVALID_ARGUMENT, "gate NULL");
     REFUSED(wrong.gate.dtype = 9, SFFN_ERR_INVALID_ARGUMENT, "gate dtype 9");
-    REFUSED(wrong.gate.layout = SFFN_LAYOUT_COLUMNS, SFFN_ERR_INVALID_ARGUMENT, "gate layout");
+    REFUSED(wrong.gate.layout = SFFN_LAYOUT_COLUMNS, SFFN_ERR_UNSUPPORTED, "gate layout");
     REFUSED(wrong.gate.row_bytes = 255, SFFN_ERR_SHAPE, "gate row_bytes 255 256");
     REFUSED(wrong.n_layers = 2, SFFN_ERR_INVALID_ARGUMENT, "n_layers 2");
     w[77] = NAN;
@@ -645,7 +645,7 @@ static void signs(void **state)
     REFUSED(wrong.alpha = INFINITY, SFFN_ERR_INVALID_ARGUMENT, "alpha inf");
     REFUSED(wrong.gate_bias = w, SFFN_ERR_INVALID_ARGUMENT, "gate_bias");
     REFUSED(wrong.gate.data = NULL, SFFN_ERR_INVALID_ARGUMENT, "gate NULL");
-    REFUSED(wrong.gate.layout = SFFN_LAYOUT_COLUMNS, SFFN_ERR_INVALID_ARGUMENT, "gate layout");
+    REFUSED(wrong.gate.layout = SFFN_LAYOUT_COLUMNS, SFFN_ERR_UNSUPPORTED, "gate layout");
     REFUSED(wrong.gate.dtype = SFFN_Q8_0, SFFN_ERR_SHAPE, "d_model 100 q8_0 32");
     REFUSED(wrong.gate.row_bytes = 399, SFFN_ERR_SHAPE, "row_bytes 399 400");
     REFUSED(wrong.n_layers = 2, SFFN_ERR_INVALID_ARGUMENT, "n_layers 2");
