@@ -31,15 +31,23 @@ static void print_help(const struct arg_spec *spec)
         static const struct arg_option help = {"--help",          'h', ARG_FLAG, NULL, NULL,
                                                "print this text", 0,   0};
         const struct arg_option *o = i < spec->n_options ? &spec->options[i] : &help;
-        char left[80], letter[8] = "    ";
+        char letter[8] = "    ";
+        int n_left;
         const char *text = o->help;
         if (o->letter != 0)
             snprintf(letter, sizeof letter, o->name[0] != '\0' ? "-%c, " : "-%c", o->letter);
-        snprintf(left, sizeof left, "%s%s%s%s", letter, o->name, o->operand != NULL ? " " : "",
-                 o->operand != NULL ? o->operand : "");
-        printf("  %-30s ", left);
-        if (strlen(left) > 30)
+        n_left = printf("  %s%s%s", letter, o->name, o->operand != NULL ? " " : "");
+        for (const char *operand = o->operand != NULL ? o->operand : ""; *operand != '\0';) {
+            size_t n = strcspn(operand, "|") + (strchr(operand, '|') != NULL);
+            if (n_left + (int)n > 110) /* many choices */
+                n_left = printf("\n%10s", "");
+            n_left += printf("%.*s", (int)n, operand);
+            operand += n;
+        }
+        if (n_left > 32)
             printf("\n%33s", "");
+        else
+            printf("%*s", 33 - n_left, "");
         for (; *text != '\0'; text++) {
             putchar(*text);
             if (*text == '\n')
@@ -110,6 +118,14 @@ static int unknown_option(const struct arg_spec *spec, const char *arg, size_t n
     return ARGS_WRONG;
 }
 
+static int is_isa(const char *name)
+{
+    for (size_t i = 0; sffn_isa_name(i) != NULL; i++)
+        if (strcmp(sffn_isa_name(i), name) == 0)
+            return 1;
+    return 0;
+}
+
 static int is_choice(const char *choices, const char *value)
 {
     size_t n = strlen(value);
@@ -143,6 +159,13 @@ static int set_value(const struct arg_option *o, const char *name, const char *v
             return ARGS_WRONG;
         }
         *(const char **)o->value = value;
+    } else if (o->kind == ARG_ISA) {
+        if (!is_isa(value)) {
+            args_wrong("%s is '%s', which is no instruction set of this build: 'sffn info' lists them",
+                       name, value);
+            return ARGS_WRONG;
+        }
+        *(const char **)o->value = value;
     } else if (o->kind == ARG_NUMBER) {
         double number = strtod(value, &end);
         if (*value == '\0' || *end != '\0' || !isfinite(number) || number < o->min ||
@@ -153,11 +176,14 @@ static int set_value(const struct arg_option *o, const char *name, const char *v
         *(double *)o->value = number;
     } else {
         unsigned long long number = strtoull(value, &end, 10);
-        double max = o->kind == ARG_UINT64 ? 18446744073709551615.0 : o->max;
         if (value[0] < '0' || value[0] > '9' || *end != '\0' || errno != 0 ||
-            (double)number < o->min || (double)number > max) {
-            args_wrong("%s is '%s', expected a whole number from %.0f to %.0f", name, value, o->min,
-                       max);
+            (o->kind == ARG_UINT && ((double)number < o->min || (double)number > o->max))) {
+            if (o->kind == ARG_UINT64)
+                args_wrong("%s is '%s', expected a whole number up to %llu", name, value,
+                           (unsigned long long)UINT64_MAX);
+            else
+                args_wrong("%s is '%s', expected a whole number from %.0f to %.0f", name, value,
+                           o->min, o->max);
             return ARGS_WRONG;
         }
         if (o->kind == ARG_UINT64)

@@ -9,6 +9,7 @@ enum arg_kind {
     ARG_UINT,   /* value: uint32_t *, min..max */
     ARG_UINT64, /* value: uint64_t * */
     ARG_NUMBER, /* value: double *, min..max, finite */
+    ARG_ISA,    /* value: const char **, a name of sffn_isa_name() */
     ARG_CHOICE, /* value: const char **, one of the words of `operand`, separated by '|' */
     ARG_LIST    /* value: struct arg_list *, one more entry each time the option is given */
 };

@@ -81,12 +81,16 @@ static void log_warning(void *user, int32_t level, const char *text)
 sffn_context *cli_context(uint32_t n_threads, const char *max_isa)
 {
     sffn_context_config config = SFFN_CONTEXT_CONFIG_INIT;
-    sffn_context *ctx = NULL;
-    sffn_status status;
     config.n_threads = n_threads;
     config.max_isa = max_isa;
     config.log = log_warning;
-    status = sffn_context_create(&config, &ctx);
+    return cli_context_of(&config);
+}
+
+sffn_context *cli_context_of(const sffn_context_config *config)
+{
+    sffn_context *ctx = NULL;
+    sffn_status status = sffn_context_create(config, &ctx);
     if (status != SFFN_OK) {
         cli_fail_status(NULL, status, NULL);
         return NULL;

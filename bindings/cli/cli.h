@@ -33,6 +33,7 @@ void cli_grow(void *array, size_t *capacity, size_t n, size_t element_bytes);
 
 /* A context with n_threads threads (0: all CPUs) and an optional ISA cap; its warnings go to standard error. NULL after an error line. */
 sffn_context *cli_context(uint32_t n_threads, const char *max_isa);
+sffn_context *cli_context_of(const sffn_context_config *config);
 /* Opens a model, or prints the error and returns NULL. */
 sffn_model *cli_open_model(sffn_context *ctx, const char *path);
 

@@ -304,7 +304,7 @@ int cmd_eval(int argc, char **argv)
         {"--report", 0, ARG_TEXT, &q.report_folder, "DIR", "write DIR/index.html, with plots; selections with a knob also get\na curve over its usual values", 0, 0},
         {"--record", 0, ARG_TEXT, &q.record_path, "FILE", "write which neurons were truly active, for each token and layer", 0, 0},
         {"--threads", 't', ARG_UINT, &q.n_threads, "N", "0: all CPUs (default)", 0, 512},
-        {"--isa", 0, ARG_TEXT, &q.isa, "NAME", "use no kernels better than these; 'sffn info' lists them", 0, 0},
+        {"--isa", 0, ARG_ISA, &q.isa, "NAME", "use no kernels better than these; 'sffn info' lists them", 0, 0},
         {"--json", 0, ARG_FLAG, &q.json_wanted, NULL, "one JSON object per selection on standard output, a line each", 0, 0},
     };
     const struct arg_spec spec = {"eval MODEL (--text FILE | --tokens FILE.json) [OPTION]...",
@@ -329,7 +329,7 @@ int cmd_eval(int argc, char **argv)
         return args_wrong("expected either --text FILE or --tokens FILE.json");
     memset(&e, 0, sizeof e);
     for (size_t i = 0; status == CLI_OK && i < q.selects.n; i++)
-        status = selections_add(&e.selections, q.selects.items[i], q.report_folder != NULL);
+        status = selections_add(&e.selections, q.selects.items[i], q.report_folder != NULL, 0);
     for (size_t i = 0; status == CLI_OK && i < e.selections.n; i++)
         if (selection_is_fitted(&e.selections.data[i]) &&
             !selection_is_own(&e.selections.data[i], &own))
@@ -346,7 +346,7 @@ int cmd_eval(int argc, char **argv)
     if (model != NULL && q.selects.n == 0)
         selections_add(&e.selections,
                        sffn_model_meta_count(model, "sffn.plan") != 0 ? "plan" : "gate",
-                       q.report_folder != NULL);
+                       q.report_folder != NULL, 0);
     status = model != NULL ? run_request(&q, &e, ctx, model, argc, argv) : CLI_FAILED;
     free_eval(&e);
     sffn_model_close(model);

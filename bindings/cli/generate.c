@@ -21,6 +21,8 @@ struct request {
     double temperature;
     uint64_t seed;
     int json_wanted, ignores_end, no_bos;
+    char *perplexity_text; /* of perplexity_path */
+    size_t n_perplexity_bytes;
     struct selections selections; /* what --select says; none without it */
 };
 
@@ -56,6 +58,9 @@ static void measure_end(const struct llama *m, uint64_t n_tokens, uint64_t ns,
         measure->sum.n_tokens += m->stats[i].n_tokens;
         measure->sum.n_active += m->stats[i].n_active;
         measure->sum.touched_bytes += m->stats[i].touched_bytes;
+        measure->sum.n_dense += m->stats[i].n_dense;
+        if (m->stats[i].n_dense != 0)
+            measure->sum.dense_reason = m->stats[i].dense_reason;
     }
 }
 
@@ -115,14 +120,9 @@ static int generate(struct llama *m, struct tokenizer *tokenizer, const struct r
 static int measure_perplexity(struct llama *m, struct tokenizer *tokenizer, const struct request *q,
                               uint32_t window, struct result *r)
 {
-    size_t n_bytes = 0;
-    char *text = cli_read_file(q->perplexity_path, &n_bytes);
     struct ids ids = {NULL, 0, 0};
     int status;
-    if (text == NULL)
-        return CLI_FAILED;
-    tokenizer_encode(tokenizer, text, n_bytes, 0, &ids);
-    free(text);
+    tokenizer_encode(tokenizer, q->perplexity_text, q->n_perplexity_bytes, 0, &ids);
     if (ids.n < 2)
         status = cli_fail("'%s' has %zu tokens, expected at least 2", q->perplexity_path, ids.n);
     else
@@ -184,6 +184,8 @@ static void print_json(const struct llama *m, const struct request *q, const str
     json_number(&json, "prompt_tokens_per_second", per_second(&r->in));
     json_number(&json, "ffn_share", ratio((double)measure->ffn_ns, (double)measure->ns));
     json_number(&json, "density", density_of(&measure->sum, m->info.d_ff));
+    json_number(&json, "dense_share",
+                ratio((double)measure->sum.n_dense, (double)measure->sum.n_tokens));
     json_number(&json, "perplexity", q->perplexity_path != NULL ? r->perplexity.value : NAN);
     json_number(&json, "bytes_per_token",
                 ratio((double)measure->sum.touched_bytes, (double)measure->n_tokens));
@@ -215,10 +217,15 @@ static void print_text(const struct llama *m, const struct request *q, const str
         fprintf(stderr, "generation   %6zu tokens  %9.1f tokens/s\n", r->generated.n,
                 per_second(&r->out));
     if (measure->n_tokens != 0) {
+        const struct llama_layer_stats *sum = &measure->sum;
+        /* Sparse layers of a model without zeros run dense, whatever was asked for. */
+        const int ran_dense = sum->n_dense != 0 && sum->n_dense == sum->n_tokens;
         fprintf(
             stderr,
-            "FFN          %s, %.1f %% of the time, density %.4f, %s of weights read per token\n",
-            q->ffn, 100.0 * ratio((double)measure->ffn_ns, (double)measure->ns),
+            "FFN          %s%s%s%s, %.1f %% of the time, density %.4f, %s of weights read per token\n",
+            ran_dense ? "dense" : q->ffn, ran_dense && strcmp(q->ffn, "dense") != 0 ? " (" : "",
+            ran_dense && strcmp(q->ffn, "dense") != 0 ? sffn_dense_reason_name(sum->dense_reason) : "",
+            ran_dense && strcmp(q->ffn, "dense") != 0 ? ")" : "", 100.0 * ratio((double)measure->ffn_ns, (double)measure->ns),
             density_of(&measure->sum, m->info.d_ff),
             cli_bytes_text(measure->sum.touched_bytes / measure->n_tokens, bytes));
     }
@@ -311,7 +318,7 @@ static int run(struct request *q, sffn_context *ctx, const sffn_model *model,
 static int take_selection(struct request *q)
 {
     int32_t own;
-    if (selections_add(&q->selections, q->select, 0) != CLI_OK)
+    if (selections_add(&q->selections, q->select, 0, 0) != CLI_OK)
         return CLI_USAGE;
     if (q->selections.n > 1)
         return args_wrong("--select %s is a list, expected one selection", q->select);
@@ -339,7 +346,7 @@ int cmd_generate(int argc, char **argv)
         {"--perplexity", 0, ARG_TEXT, &q.perplexity_path, "FILE", "also measure the perplexity of a text, in windows of the context", 0, 0},
         {"--ignore-eos", 0, ARG_FLAG, &q.ignores_end, NULL, "go on after a token that ends the text", 0, 0},
         {"--no-bos", 0, ARG_FLAG, &q.no_bos, NULL, "start with the prompt itself, without the model's bos token", 0, 0},
-        {"--isa", 0, ARG_TEXT, &q.isa, "NAME", "use no kernels better than these; 'sffn info' lists them", 0, 0},
+        {"--isa", 0, ARG_ISA, &q.isa, "NAME", "use no kernels better than these; 'sffn info' lists them", 0, 0},
         {"--json", 0, ARG_FLAG, &q.json_wanted, NULL, "one JSON object on standard output, and no text", 0, 0},
     };
     const struct arg_spec spec = {"generate MODEL --prompt TEXT [OPTION]...",
@@ -368,6 +375,13 @@ int cmd_generate(int argc, char **argv)
         selections_free(&q.selections);
         return CLI_USAGE;
     }
+    if (q.perplexity_path != NULL) { /* before anything takes time */
+        q.perplexity_text = cli_read_file(q.perplexity_path, &q.n_perplexity_bytes);
+        if (q.perplexity_text == NULL) {
+            selections_free(&q.selections);
+            return CLI_FAILED;
+        }
+    }
     cli_catch_interrupt();
     ctx = cli_context(q.n_threads, q.isa);
     model = ctx != NULL ? cli_open_model(ctx, q.model_path) : NULL;
@@ -378,5 +392,6 @@ int cmd_generate(int argc, char **argv)
     sffn_model_close(model);
     sffn_context_destroy(ctx);
     selections_free(&q.selections);
+    free(q.perplexity_text);
     return status;
 }

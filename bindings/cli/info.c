@@ -146,7 +146,7 @@ int cmd_info(int argc, char **argv)
     /* clang-format off */
     const struct arg_option options[] = {
         {"--threads", 't', ARG_UINT, &n_threads, "N", "0: all CPUs (default)", 0, 512},
-        {"--isa", 0, ARG_TEXT, &isa, "NAME", "show what is chosen when nothing better than this is allowed", 0, 0},
+        {"--isa", 0, ARG_ISA, &isa, "NAME", "show what is chosen when nothing better than this is allowed", 0, 0},
         {"--json", 0, ARG_FLAG, &json_wanted, NULL, "one JSON object on standard output", 0, 0},
     };
     const struct arg_spec spec = {"info [OPTION]...", "Prints version, CPU features, chosen kernels, topology and page sizes.", NULL, NULL,
@@ -155,13 +155,17 @@ int cmd_info(int argc, char **argv)
                                   "/sys/kernel/mm/transparent_hugepage/enabled)."};
     /* clang-format on */
     sffn_context_info info = SFFN_CONTEXT_INFO_INIT;
+    sffn_context_config config = SFFN_CONTEXT_CONFIG_INIT;
     sffn_context *ctx;
     sffn_matmul *probe;
     sffn_status status;
     int parsed = args_parse(&spec, argc, argv);
     if (parsed != ARGS_RUN)
         return parsed == ARGS_HELP ? CLI_OK : CLI_USAGE;
-    ctx = cli_context(n_threads, isa);
+    config.n_threads = n_threads;
+    config.max_isa = isa;
+    config.use_onednn = 1; /* whether it could be had */
+    ctx = cli_context_of(&config);
     if (ctx == NULL)
         return CLI_FAILED;
     probe = make_probe(ctx);

@@ -145,6 +145,10 @@ static sffn_status run_ffn(struct llama *m, uint32_t i, size_t n)
     sum->n_active += stats.n_active;
     sum->n_nonzero += stats.n_nonzero;
     sum->touched_bytes += stats.touched_bytes;
+    if (stats.path != SFFN_PATH_SPARSE) {
+        sum->n_dense += stats.n_tokens;
+        sum->dense_reason = stats.dense_reason;
+    }
     if (status == SFFN_OK && m->on_ffn != NULL)
         status = m->on_ffn(m->on_ffn_user, i, &args);
     return status;

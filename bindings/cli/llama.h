@@ -21,6 +21,8 @@ struct llama_options {
 /* Sums over the FFN calls of one layer. */
 struct llama_layer_stats {
     uint64_t n_tokens, n_selected, n_active, n_nonzero, touched_bytes, ns;
+    uint64_t n_dense;     /* tokens of calls that ran dense */
+    int32_t dense_reason; /* enum sffn_dense_reason of the last of them */
 };
 
 struct llama_layer {

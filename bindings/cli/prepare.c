@@ -435,6 +435,13 @@ static int run(struct prepare_request *q, int argc, char **argv)
     return status;
 }
 
+/* Whether two paths are one file: a symbolic or hard link, too. */
+static int is_same_file(const char *a, const char *b)
+{
+    struct stat x, y;
+    return stat(a, &x) == 0 && stat(b, &y) == 0 && x.st_dev == y.st_dev && x.st_ino == y.st_ino;
+}
+
 /* Which of them a layer can use: list_candidates(). */
 static const char *const default_predictors[] = {"screen", "cascade,bits=0,columns=0.5"};
 enum { N_DEFAULTS = sizeof default_predictors / sizeof default_predictors[0] };
@@ -446,6 +453,9 @@ static int check_request(struct prepare_request *q, int has_calibration_option)
     int has_text = q->text_path != NULL || q->tokens_path != NULL, status = CLI_OK;
     if (q->out_path == NULL)
         return args_wrong("-o OUT.gguf is missing");
+    if (is_same_file(q->model_path, q->out_path))
+        return args_wrong("-o %s is the model itself, expected another file: the source is kept",
+                          q->out_path);
     if (q->text_path != NULL && q->tokens_path != NULL)
         return args_wrong("expected either --calibrate TEXT or --tokens FILE.json, not both");
     if (has_calibration_option && !has_text)
@@ -469,11 +479,11 @@ static int check_request(struct prepare_request *q, int has_calibration_option)
     if (q->plan == NULL)
         q->plan = "auto";
     for (size_t i = 0; status == CLI_OK && i < q->predictor_texts.n; i++)
-        status = selections_add(&q->predictors, q->predictor_texts.items[i], 0);
+        status = selections_add(&q->predictors, q->predictor_texts.items[i], 0, 1);
     for (uint32_t i = 0; status == CLI_OK && q->predictor_texts.n == 0 && i < N_DEFAULTS &&
                          strcmp(q->plan, "auto") == 0;
          i++) {
-        status = selections_add(&q->predictors, default_predictors[i], 0);
+        status = selections_add(&q->predictors, default_predictors[i], 0, 1);
         q->n_default_predictors++;
     }
     if (status == CLI_OK &&
@@ -481,7 +491,7 @@ static int check_request(struct prepare_request *q, int has_calibration_option)
         char text[64];
         snprintf(text, sizeof text, "router,size=%u",
                  (unsigned)(q->expert_size != 0 ? q->expert_size : 32));
-        status = selections_add(&q->predictors, text, 0);
+        status = selections_add(&q->predictors, text, 0, 1);
     }
     for (size_t i = 0; status == CLI_OK && i < q->predictors.n; i++)
         if (!selection_is_predictor(&q->predictors.data[i]))
@@ -545,7 +555,7 @@ int cmd_prepare(int argc, char **argv)
         {"--max-error", 0, ARG_NUMBER, &q.max_error, "X", "relative error of y that a selection may add; default 0.01", 0, 1},
         {"--resume", 0, ARG_FLAG, &q.is_resumed, NULL, "go on with what an interrupted run left in OUT.gguf.work", 0, 0},
         {"--threads", 't', ARG_UINT, &q.n_threads, "N", "0: all CPUs (default)", 0, 512},
-        {"--isa", 0, ARG_TEXT, &q.isa, "NAME", "use no kernels better than these; 'sffn info' lists them", 0, 0},
+        {"--isa", 0, ARG_ISA, &q.isa, "NAME", "use no kernels better than these; 'sffn info' lists them", 0, 0},
         {"--json", 0, ARG_FLAG, &q.json_wanted, NULL, "one JSON object on standard output", 0, 0},
     };
     const struct arg_spec spec = {"prepare MODEL -o OUT.gguf [OPTION]...",
@@ -566,7 +576,7 @@ int cmd_prepare(int argc, char **argv)
         "beside OUT.gguf under another name and renamed at the end. With "
         "a text, finished parts are kept\nin OUT.gguf.work until then: Ctrl-C or a crash "
         "loses nothing that was done.",
-        selection_help, selection_fitted_help);
+        selection_predictor_help, selection_fitted_help);
     parsed = args_parse(&spec, argc, argv);
     if (parsed != ARGS_RUN)
         return parsed == ARGS_HELP ? CLI_OK : CLI_USAGE;

@@ -9,32 +9,38 @@
 #include "args.h"
 #include "cli.h"
 
-const char selection_help[] =
+/* What a model brings along, or needs nothing for; and what is made for it. */
+#define SELECTION_HEAD \
     "Selections (SEL), who decides which neurons run:\n"
-    "  gate                 the full gate, exact for activations with true zeros\n"
-    "  plan                 what the file says of each layer; gate where it says nothing\n"
+#define SELECTION_OWN \
+    "  gate                 the full gate, exact for activations with true zeros\n" \
+    "  plan                 what the file says of each layer; gate where it says nothing\n" \
     "  predictor, router    the file's own, which every layer must have\n"
-    "  screen[,margin=M]    a 4-bit copy of the gate first, then the gate among those let through; "
-    "M in standard\n"
-    "                       deviations of the copy's error (1.5)\n"
-    "  cascade[,bits=B][,step=S][,columns=C][,margin=M]\n"
-    "                       bit planes of the gate, B in all (3) and S at a time (1), each for the "
-    "neurons still in\n"
-    "                       doubt; before them, with C, a copy in 2 bits of which only the share C "
-    "of the columns is\n"
-    "                       read, where |x| is largest, and B may be 0. 'sffn prepare' also stores "
-    "the mean input,\n"
-    "                       which makes it more exact\n"
-    "  sign[,alpha=A]       the signs of the gate and of x vote, and A (1.03) times the votes for "
-    "count\n"
-    "  svd,rank=R[,bits=B]  the gate's best approximation of rank R in B bits, 4, 8 (default), 16 "
-    "or "
-    "32\n"
-    "With density=X, screen, sign and svd let the best X of the neurons through for each token; "
-    "with "
-    "threshold=T, svd lets\n"
-    "those through whose score exceeds T (0). A value may be a list, margin=0:1:2, which gives one "
-    "result per value.";
+#define SELECTION_MADE \
+    "  screen[,margin=M]    a 4-bit copy of the gate first, then the gate among those let through; " \
+    "M in standard\n" \
+    "                       deviations of the copy's error (1.5)\n" \
+    "  cascade[,bits=B][,step=S][,columns=C][,margin=M]\n" \
+    "                       bit planes of the gate, B in all (3) and S at a time (1), each for the " \
+    "neurons still in\n" \
+    "                       doubt; before them, with C, a copy in 2 bits of which only the share C " \
+    "of the columns is\n" \
+    "                       read, where |x| is largest, and B may be 0. 'sffn prepare' also stores " \
+    "the mean input,\n" \
+    "                       which makes it more exact\n" \
+    "  sign[,alpha=A]       the signs of the gate and of x vote, and A (1.03) times the votes for " \
+    "count\n" \
+    "  svd,rank=R[,bits=B]  the gate's best approximation of rank R in B bits, 4, 8 (default), 16 " \
+    "or " \
+    "32\n" \
+    "With density=X, screen, sign and svd let the best X of the neurons through for each token; " \
+    "with " \
+    "threshold=T, svd lets\n" \
+    "those through whose score exceeds T (0). A value may be a list, margin=0:1:2, which gives one " \
+    "result per value."
+
+const char selection_help[] = SELECTION_HEAD SELECTION_OWN SELECTION_MADE;
+const char selection_predictor_help[] = SELECTION_HEAD SELECTION_MADE;
 
 const char selection_fitted_help[] =
     "  low_rank,rank=R      two matrices of rank R, trained on the sample; mlp,rank=R with a ReLU "
@@ -52,18 +58,18 @@ static const struct kind {
     const char *name, *keys; /* words with blanks between */
     const char *curve;       /* the knob and its usual values; NULL: none */
     const char *needed;      /* a key that must be there; NULL: none */
-    int is_fitted;
+    int is_fitted, is_own; /* made from activations; nothing to make */
 } kinds[] = {
-    {"gate", "", NULL, NULL, 0},
-    {"plan", "", NULL, NULL, 0},
-    {"predictor", "", NULL, NULL, 0},
-    {"screen", "margin density recall", "margin=0:0.5:1:2:3", NULL, 0},
-    {"cascade", "bits step margin columns", "margin=0.5:1:1.5:2:3", NULL, 0},
-    {"sign", "alpha density recall", "alpha=0.9:0.95:1:1.05:1.1:1.2:1.4", NULL, 0},
-    {"svd", "rank bits density threshold recall", "density=0.05:0.1:0.2:0.3:0.5:0.7", "rank", 0},
-    {"low_rank", "rank bits recall input", NULL, "rank", 1},
-    {"mlp", "rank bits recall input", NULL, "rank", 1},
-    {"router", "size recall input", NULL, NULL, 1},
+    {"gate", "", NULL, NULL, 0, 1},
+    {"plan", "", NULL, NULL, 0, 1},
+    {"predictor", "", NULL, NULL, 0, 1},
+    {"screen", "margin density recall", "margin=0:0.5:1:2:3", NULL, 0, 0},
+    {"cascade", "bits step margin columns", "margin=0.5:1:1.5:2:3", NULL, 0, 0},
+    {"sign", "alpha density recall", "alpha=0.9:0.95:1:1.05:1.1:1.2:1.4", NULL, 0, 0},
+    {"svd", "rank bits density threshold recall", "density=0.05:0.1:0.2:0.3:0.5:0.7", "rank", 0, 0},
+    {"low_rank", "rank bits recall input", NULL, "rank", 1, 0},
+    {"mlp", "rank bits recall input", NULL, "rank", 1, 0},
+    {"router", "size recall input", NULL, NULL, 1, 0},
 };
 
 static const struct key {
@@ -175,6 +181,19 @@ static int same_point(const struct selection *a, const struct selection *b)
     return 1;
 }
 
+/* Numbers of a cascade that make no sense together. */
+static int check_cascade(const struct selection *s)
+{
+    double bits = isnan(s->bits) ? 3.0 : s->bits;
+    if (strcmp(s->kind, "cascade") != 0)
+        return CLI_OK;
+    if (bits == 0.0 && !(s->columns > 0.0))
+        return args_wrong("'%s': bits is 0, expected columns above 0 with that", s->text);
+    if (!isnan(s->step) && bits > 0.0 && s->step > bits)
+        return args_wrong("'%s': step is %g, expected at most bits, %g", s->text, s->step, bits);
+    return CLI_OK;
+}
+
 /* Adds `base` with key = each of the values "v:v:v". */
 static int add_list(struct selections *all, const struct selection *base, const struct key *key,
                     const char *values, size_t n, const char *text)
@@ -193,18 +212,35 @@ static int add_list(struct selections *all, const struct selection *base, const 
         for (size_t i = 0; i < all->n; i++)
             is_known |= all->data[i].series == s.series && same_point(&all->data[i], &s);
         if (!is_known) {
+            int status;
             size_t n_text = strlen(base->text) + strlen(name) + 2;
             s.point_text = copy_text(name, strlen(name));
             s.text = cli_alloc(n_text, 1);
             snprintf(s.text, n_text, "%s,%s", base->text, name);
             add(all, &s);
+            status = check_cascade(&s);
+            if (status != CLI_OK)
+                return status;
         }
         at += length + 1;
     }
     return CLI_OK;
 }
 
-int selections_add(struct selections *all, const char *text, int with_curve)
+/* The words of `keys`, for an error line; without activations not those that need them. */
+static const char *words_of_keys(const char *words, int is_for_prepare, char *out, size_t size)
+{
+    out[0] = '\0';
+    while (*words != '\0') {
+        size_t n = strcspn(words, " "), used = strlen(out);
+        if (is_for_prepare || !has_word("recall input size", words, n))
+            snprintf(out + used, size - used, "%s%.*s", used != 0 ? " " : "", (int)n, words);
+        words += n + (words[n] == ' ');
+    }
+    return out[0] != '\0' ? out : "it has none";
+}
+
+int selections_add(struct selections *all, const char *text, int with_curve, int is_for_prepare)
 {
     struct selection s;
     const struct kind *kind = NULL;
@@ -212,13 +248,14 @@ int selections_add(struct selections *all, const char *text, int with_curve)
     const char *list = NULL;
     size_t n = strcspn(text, ","), n_list = 0, n_known = 0;
     int status = CLI_OK;
-    char known[256] = "", single[256];
+    char known[256] = "", single[256], words[128];
     memset(&s, 0, sizeof s);
     for (size_t i = 0; i < N_KINDS; i++) {
         if (strlen(kinds[i].name) == n && memcmp(kinds[i].name, text, n) == 0)
             kind = &kinds[i];
-        n_known += (size_t)snprintf(known + n_known, sizeof known - n_known, "%s%s",
-                                    i != 0 ? "|" : "", kinds[i].name);
+        if (is_for_prepare ? !kinds[i].is_own : !kinds[i].is_fitted || strcmp(kinds[i].name, "router") == 0)
+            n_known += (size_t)snprintf(known + n_known, sizeof known - n_known, "%s%s",
+                                        n_known != 0 ? "|" : "", kinds[i].name);
     }
     if (kind == NULL)
         return args_wrong("selection '%s', expected %s", text, known);
@@ -236,7 +273,7 @@ int selections_add(struct selections *all, const char *text, int with_curve)
         if (key == NULL || pair[n_name] != '=' || !has_word(kind->keys, pair, n_name))
             return args_wrong("'%s': '%.*s', expected KEY=VALUE with a key of %s: %s", text,
                               (int)length, pair, kind->name,
-                              kind->keys[0] != '\0' ? kind->keys : "it has none");
+                              words_of_keys(kind->keys, is_for_prepare, words, sizeof words));
         if (memchr(pair, ':', length) != NULL) {
             if (list != NULL)
                 return args_wrong("'%s' has two lists of values, expected one at most", text);
@@ -264,7 +301,8 @@ int selections_add(struct selections *all, const char *text, int with_curve)
         return status;
     }
     add(all, &s);
-    if (with_curve && kind->curve != NULL && isnan(s.density)) {
+    status = check_cascade(&s);
+    if (status == CLI_OK && with_curve && kind->curve != NULL && isnan(s.density)) {
         struct selection curve = s;
         size_t n_name = strcspn(kind->curve, "=");
         curve.is_curve = 1;

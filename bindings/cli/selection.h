@@ -27,12 +27,15 @@ struct selections {
 
 /*
  * Adds what `text` says. with_curve: a selection that has a knob and no list of values gets further points with the usual values of
- * that knob. CLI_USAGE after an error line that names the part that is wrong.
+ * that knob. is_for_prepare: error lines name what `sffn prepare` takes, else what can be had without activations. CLI_USAGE after an error line
+ * that names the part that is wrong.
  */
-int selections_add(struct selections *all, const char *text, int with_curve);
+int selections_add(struct selections *all, const char *text, int with_curve, int is_for_prepare);
 void selections_free(struct selections *all);
 /* The kinds and their keys, for help texts: one line each. */
 extern const char selection_help[];
+/* The same without those that a file brings along or that need nothing: what `sffn prepare` can make. */
+extern const char selection_predictor_help[];
 /* The same of what only `sffn prepare` makes. */
 extern const char selection_fitted_help[];
 

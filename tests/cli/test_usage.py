@@ -95,7 +95,28 @@ class Usage(Case):
         self.fails(1, "inspect", self.path("junk.gguf"), says=("junk.gguf",))
 
     def test_unknown_isa(self):
-        self.fails(1, "info", "--isa", "mmx", says=("mmx",))
+        for command in ("info", "eval", "generate", "prepare"):
+            self.fails(2, command, *(["m.gguf"] if command != "info" else []), "--isa", "mmx", says=("--isa is 'mmx'", "sffn info"))
+
+    def test_choices_are_whole(self):
+        out, _ = self.ok("prepare", "--help")
+        for rule in ("cett", "block_top_k_score", "statistical_h", "statistical_score"):
+            self.assertIn(rule, out)
+
+    def test_selections_of_each_command(self):
+        """An error names what the command takes, and nothing that it then refuses."""
+        for command in (("eval", "m.gguf", "--tokens", "t.json", "--select"), ("generate", "m.gguf", "--prompt", "a", "--select")):
+            self.fails(2, *command, "foo", says=("gate|plan|predictor|screen|cascade|sign|svd|router",))
+            self.fails(2, *command, "screen,foo=1", says=("screen: margin density",))
+            self.fails(2, *command, "cascade,bits=0", says=("bits is 0", "columns"))
+            self.fails(2, *command, "cascade,bits=2,step=3", says=("step is 3", "bits, 2"))
+        prepare = ("prepare", "m.gguf", "-o", "o.gguf", "--tokens", "t.json", "--predictor")
+        self.fails(2, *prepare, "foo", says=("screen|cascade|sign|svd|low_rank|mlp|router",))
+        self.fails(2, *prepare, "screen,foo=1", says=("margin density recall",))
+        self.assertNotIn("the file's own", self.ok("prepare", "--help")[0])
+
+    def test_seed(self):
+        self.fails(2, "generate", "m.gguf", "--prompt", "a", "--seed", str(2 ** 64), says=("up to 18446744073709551615",))
 
     def test_full_disk(self):
         if not os.path.exists("/dev/full"):
@@ -223,6 +244,8 @@ class Tiny(Case):
         dense, sparse = (self.generate(model, "--ffn", ffn) for ffn in ("dense", "sparse"))
         self.assertEqual(dense["tokens"], sparse["tokens"])
         self.assertEqual(sparse["density"], 1)
+        self.assertEqual(sparse["dense_share"], 1)
+        self.assertRegex(self.ok("generate", model, "--prompt", "x", "-n", "2")[1], r"FFN +dense \(.+\),")
         self.fails(1, "generate", model, "--prompt", "x", "--select", "screen", says=("silu", "--select screen"))
 
     def test_inspect_missing_tensor(self):
@@ -234,7 +257,7 @@ class Tiny(Case):
         model = self.make()
         got = self.generate(model)
         for key in ("name", "model", "ffn", "select", "n_prompt", "n_generated", "tokens", "text", "tokens_per_second",
-                    "prompt_tokens_per_second", "ffn_share", "density", "perplexity", "bytes_per_token"):
+                    "prompt_tokens_per_second", "ffn_share", "density", "dense_share", "perplexity", "bytes_per_token"):
             self.assertIn(key, got)
         self.assertEqual((got["name"], got["ffn"], got["select"], got["n_prompt"], got["n_generated"]), ("generate", "sparse", "gate", 3, 20))
         self.assertEqual(len(got["tokens"]), 20)
@@ -311,6 +334,21 @@ class Tiny(Case):
         got = self.json("eval", model, "--text", self.path("text"))
         self.assertAlmostEqual(got["perplexity_dense"], n_vocab, delta=n_vocab * 1e-6)
         self.assertEqual(got["window"], 64)
+
+    def test_perplexity_file_comes_first(self):
+        status, out, err = cli_test.run("generate", self.make(), "--prompt", "x", "-n", "2", "--perplexity", self.path("none"))
+        self.assertEqual((status, out), (1, ""))
+        self.assertIn("none", err)
+
+    def test_prepare_keeps_its_source(self):
+        model = self.make()
+        with open(model, "rb") as f:
+            before = f.read()
+        os.symlink(model, self.path("link.gguf"))
+        for out in (model, self.path("link.gguf")):
+            self.fails(2, "prepare", model, "-o", out, "--dtype", "q8_0", says=("is the model itself",))
+        with open(model, "rb") as f:
+            self.assertEqual(f.read(), before)
 
     def test_eval(self):
         model = self.make()
