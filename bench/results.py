@@ -138,7 +138,7 @@ def write_goals(folder):
                       fractions(stage, "median_limit_fraction"), fractions(mask, "gather_fraction"),
                       fractions(mask, "limit_fraction"), fractions(gate, "speedup_vs_dense"),
                       ", ".join(f"{fastest(1, n, 'sffn_select_speedup'):.1f}" + (f" ({n})" if n > 1 else "")
-                                for n in (1, 2) if fastest(1, n, "sffn_select_speedup")),
+                                for n in sorted({row["n_threads"] for row in peers}) if fastest(1, n, "sffn_select_speedup")),
                       f"{peer_ns / predicted['median_ns']:.1f} ({selection(predicted)}, error {predicted['relative_error']:.1e})" if predicted and peer_ns else "",
                       ", ".join(f"{x:.1f} ({n})" for n, x in batches if x)))
     if cells:
@@ -169,7 +169,7 @@ def write_machine(folder):
             if shown:
                 table(columns, shown)
             if others:
-                print("\nA layer with a real model's gate statistics:" if part == "selections" else f"\nShape {others[0]['shape']}:")
+                print("\nA layer with a real model's gate statistics:" if "real rows" in others[0]["name"] else f"\nShape {others[0]['shape']}:")
                 table(columns, others)
     log = os.path.join(folder, "parts.log")
     if os.path.exists(log):
