@@ -278,22 +278,16 @@ double ceilings_stream_gbps(struct ceilings *c, uint32_t n_threads)
     return r->gbps;
 }
 
-static int by_size(const void *a, const void *b)
-{
-    const double x = *(const double *)a, y = *(const double *)b;
-    return (x > y) - (x < y);
-}
-
 double ceilings_stream_median_gbps(struct ceilings *c, uint32_t n_threads)
 {
     const struct result *r = find_result(c, n_threads, 0, 1.0);
     const size_t n = !r ? 0 : r->n_passes < RECENT ? r->n_passes : RECENT;
     double best = 0.0;
     for (size_t i = 0; n > 0 && i < STREAM_WAYS; i++) {
-        double sorted[RECENT];
-        memcpy(sorted, r->recent[i], n * sizeof *sorted);
-        qsort(sorted, n, sizeof *sorted, by_size);
-        const double median = (sorted[(n - 1) / 2] + sorted[n / 2]) / 2.0;
+        double gbps[RECENT];
+        struct samples passes = {gbps, n, 0.0};
+        memcpy(gbps, r->recent[i], n * sizeof *gbps);
+        const double median = samples_summary(&passes).median;
         best = median > best ? median : best;
     }
     return best;

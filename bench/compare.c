@@ -112,6 +112,7 @@ static void print_row(struct compare *c, const struct layer_run *own, const stru
         fflush(stdout);
         return;
     }
+    const double stream_median_gbps = ceilings_stream_median_gbps(c->w.ceilings, c->n_threads);
     struct json j;
     char name[256];
     snprintf(name, sizeof name, "compare %s %s %s %s tokens %zu threads %u %s", r->peer, o->shape,
@@ -135,12 +136,10 @@ static void print_row(struct compare *c, const struct layer_run *own, const stru
     json_uint(&j, "touched_bytes", (uint64_t)(r->touched_bytes + 0.5));
     json_number(&j, "effective_gbps", r->touched_bytes / r->time.median);
     json_number(&j, "stream_gbps", r->stream_gbps);
-    json_number(&j, "stream_median_gbps",
-                ceilings_stream_median_gbps(c->w.ceilings, c->n_threads));
+    json_number(&j, "stream_median_gbps", stream_median_gbps);
     json_number(&j, "limit_fraction", r->touched_bytes / r->stream_gbps / r->time.median);
     json_number(&j, "median_limit_fraction",
-                r->touched_bytes / ceilings_stream_median_gbps(c->w.ceilings, c->n_threads) /
-                    r->time.median);
+                r->touched_bytes / stream_median_gbps / r->time.median);
     json_string(&j, "sffn_select", select_names[o->selects[0]]);
     json_number(&j, "sffn_dense_ns", r->dense.median);
     json_number(&j, "sffn_select_ns", r->selected.median);

@@ -138,7 +138,7 @@ static void print_header(const struct rows *rows, const struct layer_run *run, F
 
 static const char *weights_words(const struct rows *rows)
 {
-    return rows->o->planted ? "real rows and inputs, rotated to this shape"
+    return rows->o->planted ? PLANTED_WORDS
            : rows->o->trace
                ? "random weights; recorded masks"
                : "random and bell-shaped; density planted by a constant bias at the quantile";

@@ -54,6 +54,8 @@ void layer_run_destroy(struct layer_run *run);
 /* An error line about the library's last failure; returns 0. */
 int layer_run_fail(const struct layer_run *run, const char *what, sffn_status status);
 
+/* Of a row's name, where the weights are --planted ones; bench/results.py looks for it. */
+#define PLANTED_WORDS "real rows and inputs, rotated to this shape"
 /* What differs from a selection's defaults, as part of a row's name: " columns 0.5 bits 0", or "". */
 void layer_run_options(const struct layer_run *run, char *text, size_t size);
 

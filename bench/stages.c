@@ -149,8 +149,7 @@ static void print_stage(const struct stages *s, const struct layer_run *run,
     const double gather_gbps = r->gathered_bytes > 0.0 ? r->gather_gbps : (double)NAN,
                  gather_ns = r->gathered_bytes > 0.0 ? r->gathered_bytes / r->gather_gbps : 0.0,
                  ideal_ns = (r->bytes - r->gathered_bytes) / stream_gbps + gather_ns,
-                 stream_median_gbps =
-                     ceilings_stream_median_gbps(run->w->ceilings, run->n_threads),
+                 stream_median_gbps = ceilings_stream_median_gbps(run->w->ceilings, run->n_threads),
                  ns = r->bytes > 0.0 ? r->time.median : (double)NAN;
     if (!o->as_json) {
         printf("%-8s %-5s %7.4f %6zu %7u %-8s %10.4f %10.4f %10.4f", select_names[run->select],
@@ -177,7 +176,7 @@ static void print_stage(const struct stages *s, const struct layer_run *run,
     snprintf(name, sizeof name, "stages %s %s %s %s%s density %.4g tokens %zu threads %u %s%s",
              r->name, o->shape, sffn_dtype_name(l->dtype), select_names[run->select], options,
              run->density, run->n_tokens, run->n_threads, o->is_warm ? "warm" : "cold",
-             o->planted ? "; real rows and inputs, rotated to this shape" : "");
+             o->planted ? "; " PLANTED_WORDS : "");
     json_begin(&j);
     json_string(&j, "name", name);
     json_string(&j, "stage", r->name);

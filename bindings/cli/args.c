@@ -161,8 +161,9 @@ static int set_value(const struct arg_option *o, const char *name, const char *v
         *(const char **)o->value = value;
     } else if (o->kind == ARG_ISA) {
         if (!is_isa(value)) {
-            args_wrong("%s is '%s', which is no instruction set of this build: 'sffn info' lists them",
-                       name, value);
+            args_wrong(
+                "%s is '%s', which is no instruction set of this build: 'sffn info' lists them",
+                name, value);
             return ARGS_WRONG;
         }
         *(const char **)o->value = value;

@@ -319,9 +319,10 @@ int cmd_eval(int argc, char **argv)
     int status = CLI_OK, parsed;
     snprintf(
         notes, sizeof notes,
-        "%s\n\nThe layers are measured on the inputs that the dense model gives them; bytes are "
+        SELECTION_HEADLINE
+        "%s%s\n\nThe layers are measured on the inputs that the dense model gives them; bytes are "
         "those of tokens that come\none by one.",
-        selection_help);
+        selection_own_help, selection_help);
     parsed = args_parse(&spec, argc, argv);
     if (parsed != ARGS_RUN)
         return parsed == ARGS_HELP ? CLI_OK : CLI_USAGE;

@@ -219,15 +219,14 @@ static void print_text(const struct llama *m, const struct request *q, const str
     if (measure->n_tokens != 0) {
         const struct llama_layer_stats *sum = &measure->sum;
         /* Sparse layers of a model without zeros run dense, whatever was asked for. */
-        const int ran_dense = sum->n_dense != 0 && sum->n_dense == sum->n_tokens;
-        fprintf(
-            stderr,
-            "FFN          %s%s%s%s, %.1f %% of the time, density %.4f, %s of weights read per token\n",
-            ran_dense ? "dense" : q->ffn, ran_dense && strcmp(q->ffn, "dense") != 0 ? " (" : "",
-            ran_dense && strcmp(q->ffn, "dense") != 0 ? sffn_dense_reason_name(sum->dense_reason) : "",
-            ran_dense && strcmp(q->ffn, "dense") != 0 ? ")" : "", 100.0 * ratio((double)measure->ffn_ns, (double)measure->ns),
-            density_of(&measure->sum, m->info.d_ff),
-            cli_bytes_text(measure->sum.touched_bytes / measure->n_tokens, bytes));
+        if (strcmp(q->ffn, "dense") != 0 && sum->n_dense != 0 && sum->n_dense == sum->n_tokens)
+            fprintf(stderr, "FFN          dense (%s), ", sffn_dense_reason_name(sum->dense_reason));
+        else
+            fprintf(stderr, "FFN          %s, ", q->ffn);
+        fprintf(stderr, "%.1f %% of the time, density %.4f, %s of weights read per token\n",
+                100.0 * ratio((double)measure->ffn_ns, (double)measure->ns),
+                density_of(sum, m->info.d_ff),
+                cli_bytes_text(sum->touched_bytes / measure->n_tokens, bytes));
     }
     if (q->perplexity_path != NULL)
         fprintf(stderr, "perplexity   %.4f over %llu tokens of %s, %.1f tokens/s\n",
@@ -359,11 +358,11 @@ int cmd_generate(int argc, char **argv)
     sffn_context *ctx;
     sffn_model *model;
     int status = CLI_FAILED, parsed;
-    snprintf(
-        notes, sizeof notes,
-        "%s\n\nDensity, FFN share and bytes are of the generated tokens. Perplexity windows start "
-        "with the model's bos token.",
-        selection_help);
+    snprintf(notes, sizeof notes,
+             SELECTION_HEADLINE "%s%s\n\nDensity, FFN share and bytes are of the generated tokens. "
+                                "Perplexity windows start "
+                                "with the model's bos token.",
+             selection_own_help, selection_help);
     parsed = args_parse(&spec, argc, argv);
     if (parsed != ARGS_RUN)
         return parsed == ARGS_HELP ? CLI_OK : CLI_USAGE;

@@ -572,11 +572,11 @@ int cmd_prepare(int argc, char **argv)
         "per layer; chess |s| with a threshold per neuron. These compare a token's neurons, by |h| "
         "or by |s|: top_k keeps\nthe k largest, block_top_k the k largest of every 32, statistical "
         "those above mean + z std, "
-        "z from a share to drop.\n\n%s\n%s\n\nThe file is written "
+        "z from a share to drop.\n\n" SELECTION_HEADLINE "%s\n%s\n\nThe file is written "
         "beside OUT.gguf under another name and renamed at the end. With "
         "a text, finished parts are kept\nin OUT.gguf.work until then: Ctrl-C or a crash "
         "loses nothing that was done.",
-        selection_predictor_help, selection_fitted_help);
+        selection_help, selection_fitted_help);
     parsed = args_parse(&spec, argc, argv);
     if (parsed != ARGS_RUN)
         return parsed == ARGS_HELP ? CLI_OK : CLI_USAGE;

@@ -335,10 +335,10 @@ static struct candidate *add_candidate(struct prepared_layer *out, const char *n
 static int is_worth_trying(const struct selection *predictor, const sffn_ffn_config *config)
 {
     int32_t gate = config->gate.data != NULL ? config->gate.dtype : config->up.dtype;
-    int is_possible = strcmp(predictor->kind, "cascade") == 0 ? config->d_model % 32 == 0
-                                                              : gate != SFFN_Q4_0;
-    return is_possible && config->activation != SFFN_ACT_SILU && config->activation != SFFN_ACT_GELU_ERF &&
-           config->activation != SFFN_ACT_GELU_TANH;
+    int is_possible =
+        strcmp(predictor->kind, "cascade") == 0 ? config->d_model % 32 == 0 : gate != SFFN_Q4_0;
+    return is_possible && config->activation != SFFN_ACT_SILU &&
+           config->activation != SFFN_ACT_GELU_ERF && config->activation != SFFN_ACT_GELU_TANH;
 }
 
 static void list_candidates(const struct prepare_request *q, const sffn_ffn_config *config,

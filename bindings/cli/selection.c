@@ -9,38 +9,33 @@
 #include "args.h"
 #include "cli.h"
 
-/* What a model brings along, or needs nothing for; and what is made for it. */
-#define SELECTION_HEAD \
-    "Selections (SEL), who decides which neurons run:\n"
-#define SELECTION_OWN \
-    "  gate                 the full gate, exact for activations with true zeros\n" \
-    "  plan                 what the file says of each layer; gate where it says nothing\n" \
-    "  predictor, router    the file's own, which every layer must have\n"
-#define SELECTION_MADE \
-    "  screen[,margin=M]    a 4-bit copy of the gate first, then the gate among those let through; " \
-    "M in standard\n" \
-    "                       deviations of the copy's error (1.5)\n" \
-    "  cascade[,bits=B][,step=S][,columns=C][,margin=M]\n" \
-    "                       bit planes of the gate, B in all (3) and S at a time (1), each for the " \
-    "neurons still in\n" \
-    "                       doubt; before them, with C, a copy in 2 bits of which only the share C " \
-    "of the columns is\n" \
-    "                       read, where |x| is largest, and B may be 0. 'sffn prepare' also stores " \
-    "the mean input,\n" \
-    "                       which makes it more exact\n" \
-    "  sign[,alpha=A]       the signs of the gate and of x vote, and A (1.03) times the votes for " \
-    "count\n" \
-    "  svd,rank=R[,bits=B]  the gate's best approximation of rank R in B bits, 4, 8 (default), 16 " \
-    "or " \
-    "32\n" \
-    "With density=X, screen, sign and svd let the best X of the neurons through for each token; " \
-    "with " \
-    "threshold=T, svd lets\n" \
-    "those through whose score exceeds T (0). A value may be a list, margin=0:1:2, which gives one " \
-    "result per value."
+const char selection_own_help[] =
+    "  gate                 the full gate, exact for activations with true zeros\n"
+    "  plan                 what the file says of each layer; gate where it says nothing\n"
+    "  predictor, router    the file's own, which every layer must have\n";
 
-const char selection_help[] = SELECTION_HEAD SELECTION_OWN SELECTION_MADE;
-const char selection_predictor_help[] = SELECTION_HEAD SELECTION_MADE;
+const char selection_help[] =
+    "  screen[,margin=M]    a 4-bit copy of the gate first, then the gate among those let through; "
+    "M in standard\n"
+    "                       deviations of the copy's error (1.5)\n"
+    "  cascade[,bits=B][,step=S][,columns=C][,margin=M]\n"
+    "                       bit planes of the gate, B in all (3) and S at a time (1), each for the "
+    "neurons still in\n"
+    "                       doubt; before them, with C, a copy in 2 bits of which only the share C "
+    "of the columns is\n"
+    "                       read, where |x| is largest, and B may be 0. 'sffn prepare' also stores "
+    "the mean input,\n"
+    "                       which makes it more exact\n"
+    "  sign[,alpha=A]       the signs of the gate and of x vote, and A (1.03) times the votes for "
+    "count\n"
+    "  svd,rank=R[,bits=B]  the gate's best approximation of rank R in B bits, 4, 8 (default), 16 "
+    "or "
+    "32\n"
+    "With density=X, screen, sign and svd let the best X of the neurons through for each token; "
+    "with "
+    "threshold=T, svd lets\n"
+    "those through whose score exceeds T (0). A value may be a list, margin=0:1:2, which gives one "
+    "result per value.";
 
 const char selection_fitted_help[] =
     "  low_rank,rank=R      two matrices of rank R, trained on the sample; mlp,rank=R with a ReLU "
@@ -55,21 +50,21 @@ const char selection_fitted_help[] =
     "active neurons of the sample that is let through.";
 
 static const struct kind {
-    const char *name, *keys; /* words with blanks between */
-    const char *curve;       /* the knob and its usual values; NULL: none */
-    const char *needed;      /* a key that must be there; NULL: none */
-    int is_fitted, is_own; /* made from activations; nothing to make */
+    const char *name, *keys;     /* words with blanks between */
+    const char *curve;           /* the knob and its usual values; NULL: none */
+    const char *needed;          /* a key that must be there; NULL: none */
+    int is_fitted, is_predictor; /* made from activations; made at all */
 } kinds[] = {
-    {"gate", "", NULL, NULL, 0, 1},
-    {"plan", "", NULL, NULL, 0, 1},
-    {"predictor", "", NULL, NULL, 0, 1},
-    {"screen", "margin density recall", "margin=0:0.5:1:2:3", NULL, 0, 0},
-    {"cascade", "bits step margin columns", "margin=0.5:1:1.5:2:3", NULL, 0, 0},
-    {"sign", "alpha density recall", "alpha=0.9:0.95:1:1.05:1.1:1.2:1.4", NULL, 0, 0},
-    {"svd", "rank bits density threshold recall", "density=0.05:0.1:0.2:0.3:0.5:0.7", "rank", 0, 0},
-    {"low_rank", "rank bits recall input", NULL, "rank", 1, 0},
-    {"mlp", "rank bits recall input", NULL, "rank", 1, 0},
-    {"router", "size recall input", NULL, NULL, 1, 0},
+    {"gate", "", NULL, NULL, 0, 0},
+    {"plan", "", NULL, NULL, 0, 0},
+    {"predictor", "", NULL, NULL, 0, 0},
+    {"screen", "margin density recall", "margin=0:0.5:1:2:3", NULL, 0, 1},
+    {"cascade", "bits step margin columns", "margin=0.5:1:1.5:2:3", NULL, 0, 1},
+    {"sign", "alpha density recall", "alpha=0.9:0.95:1:1.05:1.1:1.2:1.4", NULL, 0, 1},
+    {"svd", "rank bits density threshold recall", "density=0.05:0.1:0.2:0.3:0.5:0.7", "rank", 0, 1},
+    {"low_rank", "rank bits recall input", NULL, "rank", 1, 1},
+    {"mlp", "rank bits recall input", NULL, "rank", 1, 1},
+    {"router", "size recall input", NULL, NULL, 1, 1},
 };
 
 static const struct key {
@@ -165,12 +160,6 @@ static double value_of(const struct selection *s, const struct key *key)
     return value;
 }
 
-static void add(struct selections *all, const struct selection *s)
-{
-    cli_grow(&all->data, &all->capacity, all->n, sizeof *all->data);
-    all->data[all->n++] = *s;
-}
-
 static int same_point(const struct selection *a, const struct selection *b)
 {
     for (size_t i = 0; i < N_KEYS; i++) {
@@ -181,15 +170,17 @@ static int same_point(const struct selection *a, const struct selection *b)
     return 1;
 }
 
-/* Numbers of a cascade that make no sense together. */
-static int check_cascade(const struct selection *s)
+/* Takes it over, and looks whether its numbers make sense together. */
+static int add(struct selections *all, const struct selection *s)
 {
     double bits = isnan(s->bits) ? 3.0 : s->bits;
+    cli_grow(&all->data, &all->capacity, all->n, sizeof *all->data);
+    all->data[all->n++] = *s;
     if (strcmp(s->kind, "cascade") != 0)
         return CLI_OK;
     if (bits == 0.0 && !(s->columns > 0.0))
         return args_wrong("'%s': bits is 0, expected columns above 0 with that", s->text);
-    if (!isnan(s->step) && bits > 0.0 && s->step > bits)
+    if (bits > 0.0 && s->step > bits) /* a step that is not said is NaN */
         return args_wrong("'%s': step is %g, expected at most bits, %g", s->text, s->step, bits);
     return CLI_OK;
 }
@@ -212,15 +203,12 @@ static int add_list(struct selections *all, const struct selection *base, const 
         for (size_t i = 0; i < all->n; i++)
             is_known |= all->data[i].series == s.series && same_point(&all->data[i], &s);
         if (!is_known) {
-            int status;
             size_t n_text = strlen(base->text) + strlen(name) + 2;
             s.point_text = copy_text(name, strlen(name));
             s.text = cli_alloc(n_text, 1);
             snprintf(s.text, n_text, "%s,%s", base->text, name);
-            add(all, &s);
-            status = check_cascade(&s);
-            if (status != CLI_OK)
-                return status;
+            if (add(all, &s) != CLI_OK)
+                return CLI_USAGE;
         }
         at += length + 1;
     }
@@ -253,7 +241,8 @@ int selections_add(struct selections *all, const char *text, int with_curve, int
     for (size_t i = 0; i < N_KINDS; i++) {
         if (strlen(kinds[i].name) == n && memcmp(kinds[i].name, text, n) == 0)
             kind = &kinds[i];
-        if (is_for_prepare ? !kinds[i].is_own : !kinds[i].is_fitted || strcmp(kinds[i].name, "router") == 0)
+        if (is_for_prepare ? kinds[i].is_predictor
+                           : !kinds[i].is_fitted || strcmp(kinds[i].name, "router") == 0)
             n_known += (size_t)snprintf(known + n_known, sizeof known - n_known, "%s%s",
                                         n_known != 0 ? "|" : "", kinds[i].name);
     }
@@ -300,8 +289,7 @@ int selections_add(struct selections *all, const char *text, int with_curve, int
         free(s.point_text);
         return status;
     }
-    add(all, &s);
-    status = check_cascade(&s);
+    status = add(all, &s);
     if (status == CLI_OK && with_curve && kind->curve != NULL && isnan(s.density)) {
         struct selection curve = s;
         size_t n_name = strcspn(kind->curve, "=");
@@ -323,10 +311,17 @@ void selections_free(struct selections *all)
 
 /* ---------------------------------------------------------------- at run time */
 
+static const struct kind *kind_of(const struct selection *selection)
+{
+    size_t i = 0;
+    while (strcmp(kinds[i].name, selection->kind) != 0) /* it is one of them */
+        i++;
+    return &kinds[i];
+}
+
 int selection_is_predictor(const struct selection *selection)
 {
-    return strcmp(selection->kind, "gate") != 0 && strcmp(selection->kind, "plan") != 0 &&
-           strcmp(selection->kind, "predictor") != 0;
+    return kind_of(selection)->is_predictor;
 }
 
 int selection_is_own(const struct selection *selection, int32_t *select)
@@ -356,10 +351,7 @@ int selection_check_own(const struct selection *selection, uint32_t layer, const
 
 int selection_is_fitted(const struct selection *selection)
 {
-    for (size_t i = 0; i < N_KINDS; i++)
-        if (strcmp(kinds[i].name, selection->kind) == 0)
-            return kinds[i].is_fitted || !isnan(selection->recall);
-    return 0;
+    return kind_of(selection)->is_fitted || !isnan(selection->recall);
 }
 
 int32_t selection_input(const struct selection *selection)

@@ -32,10 +32,10 @@ struct selections {
  */
 int selections_add(struct selections *all, const char *text, int with_curve, int is_for_prepare);
 void selections_free(struct selections *all);
-/* The kinds and their keys, for help texts: one line each. */
+/* The kinds and their keys, for help texts behind a headline: those for which nothing is made, and the others. */
+extern const char selection_own_help[];
 extern const char selection_help[];
-/* The same without those that a file brings along or that need nothing: what `sffn prepare` can make. */
-extern const char selection_predictor_help[];
+#define SELECTION_HEADLINE "Selections (SEL), who decides which neurons run:\n"
 /* The same of what only `sffn prepare` makes. */
 extern const char selection_fitted_help[];
 

@@ -77,7 +77,8 @@ typedef void sffn_plane_dot_fn(int32_t *out, const void *w, size_t row_bytes, co
  * repeats a column with q = 0. Identical on every ISA. */
 #define SFFN_COLUMNS_ROWS 256u
 #define SFFN_COLUMNS_STEP 16u
-#define SFFN_COLUMNS_MAX  (1u << 16)
+#define SFFN_COLUMNS_QUADS (SFFN_COLUMNS_STEP / 4)
+#define SFFN_COLUMNS_MAX (1u << 16)
 typedef void sffn_columns_axpy_fn(int32_t *out, const void *codes, size_t column_bytes, const uint32_t *columns, const int8_t *q, size_t n_columns,
                                   size_t n_rows);
 

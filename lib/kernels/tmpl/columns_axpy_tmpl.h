@@ -1,7 +1,7 @@
 /* columns_axpy_tmpl.h  Body of columns_axpy. Contract: kernels.h. Parameters: ISA, and of the ISA
  *     columns_step_<isa>(out, column, next, q, n_rows)   adds SFFN_COLUMNS_STEP columns, each from column[c], to out, in any form that it likes, and
  *                                                        fetches as many from next[c]
- *     columns_finish_<isa>(out, n_rows)                  turns that form into the sums
+ *     columns_finish_<isa>(out, n_rows)                  turns that form into the sums; with COLUMNS_FINISH, else out has them
  */
 static void PLAIN_KERNEL(columns_axpy)(int32_t *out, const void *codes, size_t column_bytes, const uint32_t *columns, const int8_t *q,
                                        size_t n_columns, size_t n_rows)
@@ -16,5 +16,7 @@ static void PLAIN_KERNEL(columns_axpy)(int32_t *out, const void *codes, size_t c
         }
         PLAIN_KERNEL(columns_step)(out, column, next, q + i, n_rows);
     }
+#ifdef COLUMNS_FINISH
     PLAIN_KERNEL(columns_finish)(out, n_rows);
+#endif
 }

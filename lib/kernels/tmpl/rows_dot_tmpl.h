@@ -1,5 +1,5 @@
 /* rows_dot_tmpl.h  Body of rows_dot for f32, f16 and bf16 rows. Contract: kernels.h.
- * Parameters: ISA, WT, WT_BYTES, wt_load, wt_load_part, wt_load_two, VF_LEN, VF_ROWS (1, 4 or 8), VF_TOKENS (2 or 4), vf_*.
+ * Parameters: ISA, WT, WT_BYTES, wt_load, wt_load_part, perhaps wt_load_two, VF_LEN, VF_ROWS (1, 4 or 8), VF_TOKENS (2 or 4), vf_*.
  *
  * Each (row, token) has two accumulators, whatever else is computed with it, so its bits depend on n alone. Rows and tokens go in blocks
  * of up to eight such cells, whose chains hide the latency of the multiply-add: VF_ROWS rows for one token, two rows x VF_TOKENS
@@ -28,6 +28,10 @@
 #define DOT_TILE_FLOATS 4096    /* of x, all tokens of a group together: 16 KiB */
 #define DOT_VECTOR (4 * VF_LEN) /* columns per step; tiles are whole steps */
 #define DOT_IS_SHORT (VF_LEN * WT_BYTES < 32) /* a vector of weights */
+#endif
+#define DOT_LOAD_EACH(row, i, a, b) (*(a) = wt_load(row, i), *(b) = wt_load(row, (i) + VF_LEN))
+#ifndef wt_load_two
+#define wt_load_two DOT_LOAD_EACH
 #endif
 
 /* n columns of R rows and T tokens, constants with R * T <= 8: cell c is row c % R and token c / R, or for pairs (T = 1) row c with an x of its
@@ -67,12 +71,10 @@ KERNEL_INLINE void KERNEL(dot_cells)(const int R, const int T, const int pairs, 
 #define DOT_STEP(acc, cell)                                                           \
     {                                                                                 \
         vf low, high;                                                                 \
-        if (T == 1) { /* bf16 of 4096 on Zen 4: 24 -> 26 GB/s; several tokens lose */ \
+        if (T == 1) /* bf16 of 4096 on Zen 4: 24 -> 26 GB/s; several tokens lose */   \
             wt_load_two(row[cell % R], at, &low, &high);                              \
-        } else {                                                                      \
-            low = wt_load(row[cell % R], at);                                         \
-            high = wt_load(row[cell % R], at + VF_LEN);                               \
-        }                                                                             \
+        else                                                                          \
+            DOT_LOAD_EACH(row[cell % R], at, &low, &high);                            \
         acc##0 = vf_fma(low, vf_load(x[DOT_X(cell)] + at), acc##0);                   \
         acc##1 = vf_fma(high, vf_load(x[DOT_X(cell)] + at + VF_LEN), acc##1);         \
     }

@@ -3,4 +3,6 @@
 #define WT_BYTES 2
 #define wt_load(row, i) vf_from_bf16((row) + (i) * WT_BYTES)
 #define wt_load_part(row, i, count) vf_from_bf16_part((row) + (i) * WT_BYTES, count)
+#ifdef VF_TWO
 #define wt_load_two(row, i, a, b) vf_from_bf16_two((row) + (i) * WT_BYTES, a, b)
+#endif

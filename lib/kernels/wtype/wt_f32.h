@@ -3,4 +3,3 @@
 #define WT_BYTES 4
 #define wt_load(row, i) vf_load((const float *)(const void *)(row) + (i))
 #define wt_load_part(row, i, count) vf_load_part((const float *)(const void *)(row) + (i), count)
-#define wt_load_two(row, i, a, b) (*(a) = wt_load(row, i), *(b) = wt_load(row, (i) + VF_LEN))

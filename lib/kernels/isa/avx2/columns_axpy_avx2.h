@@ -1,14 +1,13 @@
 /* columns_axpy_avx2.h  What columns_axpy_tmpl.h asks for, with vpmaddubsw: four columns (a quad) at a time, a byte of each beside the others.
  *
- * Products stay in 16 bits until all of a step's quads are added: COLUMN_QUADS * 2 * 127 * 12 is below 2^15. With 12: a code in bits 2 and 3 is
+ * Products stay in 16 bits until all of a step's quads are added: SFFN_COLUMNS_QUADS * 2 * 127 * 12 is below 2^15. With 12: a code in bits 2 and 3 is
  * multiplied where it lies, and the sum shifted, so that one shift of the byte serves four codes.
  */
 #ifndef SFFN_COLUMNS_AXPY_AVX2_H
 #define SFFN_COLUMNS_AXPY_AVX2_H
 #include "kernels/isa/avx2/vec_avx2.h"
 
-#define COLUMN_QUADS (SFFN_COLUMNS_STEP / 4)
-_Static_assert(COLUMN_QUADS * 2 * 127 * 12 < 1 << 15, "the products of a step fit 16 bits");
+_Static_assert(SFFN_COLUMNS_QUADS * 2 * 127 * 12 < 1 << 15, "the products of a step fit 16 bits");
 
 /* 32 bytes of four columns -> v[j]: half of what the contract's 64 bytes hold, the rows of eight dwords of each sixteen. */
 KERNEL_INLINE void columns_interleave_avx2(vi v[4], const char *const columns[4], size_t at)
@@ -33,8 +32,8 @@ KERNEL_INLINE void columns_step_avx2(int32_t *out, const char *const *column, co
 {
     const vi low = _mm256_set1_epi8(3), high = _mm256_set1_epi8(12);
     for (size_t at = 0; at < n_rows / 4; at += 32) {
-        vi v[COLUMN_QUADS][4];
-        for (size_t k = 0; k < COLUMN_QUADS; k++) {
+        vi v[SFFN_COLUMNS_QUADS][4];
+        for (size_t k = 0; k < SFFN_COLUMNS_QUADS; k++) {
             if (at % 64 == 0)
                 for (size_t c = 0; c < 4; c++)
                     vf_prefetch(next[4 * k + c] + at);
@@ -43,7 +42,7 @@ KERNEL_INLINE void columns_step_avx2(int32_t *out, const char *const *column, co
         for (size_t j = 0; j < 4; j++) {
             int32_t *sums = out + 4 * (at & ~(size_t)63) + 16 * j + (at & 32) / 4;
             vi pairs[4] = { vi_zero(), vi_zero(), vi_zero(), vi_zero() };
-            for (size_t k = 0; k < COLUMN_QUADS; k++) {
+            for (size_t k = 0; k < SFFN_COLUMNS_QUADS; k++) {
                 const vi shifted = _mm256_srli_epi16(v[k][j], 4);
                 int32_t factors;
                 memcpy(&factors, q + 4 * k, sizeof factors);
@@ -57,13 +56,6 @@ KERNEL_INLINE void columns_step_avx2(int32_t *out, const char *const *column, co
                 column_sums_add_avx2(sums + 64 * b, pairs[b], b % 2 == 0 ? 0 : 2);
         }
     }
-}
-
-/* out has the sums already. */
-KERNEL_INLINE void columns_finish_avx2(int32_t *out, size_t n_rows)
-{
-    (void)out;
-    (void)n_rows;
 }
 
 #endif /* SFFN_COLUMNS_AXPY_AVX2_H */

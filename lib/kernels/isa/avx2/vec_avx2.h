@@ -114,18 +114,6 @@ KERNEL_INLINE vf vf_from_bf16_part(const void *p, size_t count)
     return vf_from_bf16(words);
 }
 
-KERNEL_INLINE void vf_from_f16_two(const void *p, vf *a, vf *b)
-{
-    *a = vf_from_f16(p);
-    *b = vf_from_f16((const char *)p + 2 * VF_LEN);
-}
-
-KERNEL_INLINE void vf_from_bf16_two(const void *p, vf *a, vf *b)
-{
-    *a = vf_from_bf16(p);
-    *b = vf_from_bf16((const char *)p + 2 * VF_LEN);
-}
-
 KERNEL_INLINE unsigned vf_not_below(vf a, vf t, int keep_equal)
 {
     return (unsigned)_mm256_movemask_ps(keep_equal ? _mm256_cmp_ps(a, t, _CMP_NLT_UQ) : _mm256_cmp_ps(a, t, _CMP_NLE_UQ));

@@ -8,8 +8,6 @@
 #define SFFN_COLUMNS_AXPY_AVX512_VNNI_H
 #include "kernels/isa/avx512/vec_avx512.h"
 
-#define COLUMN_QUADS (SFFN_COLUMNS_STEP / 4)
-
 /* 64 bytes of four columns -> v[j], whose dword i holds the bytes of rows 16 j + i (and 64, 128, 192 behind them). The order of bytes that
  * the contract names is what these four shuffles leave behind. */
 KERNEL_INLINE void columns_interleave_avx512_vnni(vi v[4], const char *const columns[4], size_t at)
@@ -45,22 +43,22 @@ KERNEL_INLINE void column_sums_store_avx512_vnni(int32_t *out, const struct colu
 /* The step's columns, starting at column[c]; where the next step's start: next[c]. */
 KERNEL_INLINE void columns_step_avx512_vnni(int32_t *out, const char *const *column, const char *const *next, const int8_t *q, size_t n_rows)
 {
-    vi f[COLUMN_QUADS];
-    for (size_t k = 0; k < COLUMN_QUADS; k++) {
+    vi f[SFFN_COLUMNS_QUADS];
+    for (size_t k = 0; k < SFFN_COLUMNS_QUADS; k++) {
         int32_t factors;
         memcpy(&factors, q + 4 * k, sizeof factors);
         f[k] = vi_set1(factors);
     }
     for (size_t at = 0; at < n_rows / 4; at += 64) {
-        vi v[COLUMN_QUADS][4];
-        for (size_t k = 0; k < COLUMN_QUADS; k++) {
+        vi v[SFFN_COLUMNS_QUADS][4];
+        for (size_t k = 0; k < SFFN_COLUMNS_QUADS; k++) {
             for (size_t c = 0; c < 4; c++)
                 vf_prefetch(next[4 * k + c] + at);
             columns_interleave_avx512_vnni(v[k], column + 4 * k, at);
         }
         for (size_t j = 0; j < 4; j++) {
             struct column_sums_avx512_vnni s = column_sums_load_avx512_vnni(out + 4 * at + 16 * j);
-            for (size_t k = 0; k < COLUMN_QUADS; k++) {
+            for (size_t k = 0; k < SFFN_COLUMNS_QUADS; k++) {
                 for (int b = 0; b < 3; b++)
                     s.bits[b] = _mm512_dpbusd_epi32(s.bits[b], _mm512_and_si512(v[k][j], _mm512_set1_epi8((char)((4 << 2 * b) - 1))), f[k]);
                 s.bits[3] = _mm512_dpbusd_epi32(s.bits[3], v[k][j], f[k]);
@@ -70,6 +68,7 @@ KERNEL_INLINE void columns_step_avx512_vnni(int32_t *out, const char *const *col
     }
 }
 
+#define COLUMNS_FINISH
 KERNEL_INLINE void columns_finish_avx512_vnni(int32_t *out, size_t n_rows)
 {
     for (size_t row = 0; row < n_rows; row += SFFN_COLUMNS_ROWS)

@@ -125,18 +125,6 @@ KERNEL_INLINE vf vf_from_bf16_part(const void *p, size_t count)
     return vf_from_bf16(words);
 }
 
-KERNEL_INLINE void vf_from_f16_two(const void *p, vf *a, vf *b)
-{
-    *a = vf_from_f16(p);
-    *b = vf_from_f16((const char *)p + 2 * VF_LEN);
-}
-
-KERNEL_INLINE void vf_from_bf16_two(const void *p, vf *a, vf *b)
-{
-    *a = vf_from_bf16(p);
-    *b = vf_from_bf16((const char *)p + 2 * VF_LEN);
-}
-
 /* A bit per lane of two masks. */
 KERNEL_INLINE unsigned bits_of_masks(uint32x4_t low, uint32x4_t high)
 {
