@@ -1,10 +1,12 @@
 /* rows_dot_tmpl.h  Body of rows_dot for f32, f16 and bf16 rows. Contract: kernels.h.
- * Parameters: ISA, WT, WT_BYTES, wt_load, wt_load_part, perhaps wt_load_two, VF_LEN, VF_ROWS (1, 4 or 8), VF_TOKENS (2 or 4), vf_*.
+ * Parameters: ISA, WT, WT_BYTES, wt_load, wt_load_part, perhaps wt_load_two, VF_LEN, VF_ROWS (1, 4 or 8), VF_TOKENS (2 or 4), VF_CHAINS (1
+ * or 2), vf_*.
  *
- * Each (row, token) has two accumulators, whatever else is computed with it, so its bits depend on n alone. Rows and tokens go in blocks
- * of up to eight such cells, whose chains hide the latency of the multiply-add: VF_ROWS rows for one token, two rows x VF_TOKENS
- * tokens, so that what is loaded is used twice (4 tokens, bf16 on Zen 4, two rows instead of one: 13.8 -> 17 GB/s). Tokens beyond VF_TOKENS
- * find the row in the cache. Named accumulators, never arrays: SVE vectors have no compile-time size.
+ * Each (row, token) has VF_CHAINS accumulators, whatever else is computed with it, so its bits depend on n alone. Rows and tokens go in
+ * blocks of such cells, whose chains hide the latency of the multiply-add: VF_ROWS rows for one token, DOT_BLOCK rows x VF_TOKENS
+ * tokens, so that what is loaded and converted is used again (4 tokens, bf16 on Zen 4, one / two / four rows: 13.8 / 17.6 / 20 GB/s; f32, which
+ * needs no conversion, 23.7 with two rows and 20 with four). Tokens beyond VF_TOKENS find the row in the cache. Named accumulators, never
+ * arrays: SVE vectors have no compile-time size.
  *
  * Several tokens: DOT_ROWS rows go through one tile of columns after the other, for VF_TOKENS tokens at a time, so that their inputs stay in the
  * first-level cache, and the accumulators wait in memory between the tiles, which changes no bit. Where each row has only one or two tokens
@@ -18,24 +20,36 @@
  * All rows for one token, where the hardware reads a stream best (sffn_x.streams, Zen 4): while x stays in the first-level cache
  * (is_left_to_hardware()) two at a time, one from each half, without prefetches (11008 rows of 2048, single rows with prefetches -> so: bf16 22 -> 31
  * GB/s, f32 27 -> 29). Longer ones VF_ROWS side by side, which reads x once for all of them, each fetching its place in the next VF_ROWS rows (bf16
- * of 4096 22 -> 25, of 8192 14 -> 25, f32 of 4096 26 -> 27); with vectors of 16 bytes of weights, though, one by one (bf16 of 4096 with AVX2 23 -> 27). On
- * other CPUs VF_ROWS side by side, too, and nothing is fetched: Emerald Rapids, one / four threads, bf16 16 -> 19 / 46 -> 62 GB/s, f32 16 -> 20
- * / 50 -> 55, and 5 to 10 % less with prefetches.
+ * of 4096 22 -> 25, of 8192 14 -> 25, f32 of 4096 26 -> 27). On other CPUs VF_ROWS side by side, too, and nothing is fetched: Emerald Rapids, one /
+ * four threads, bf16 16 -> 19 / 46 -> 62 GB/s, f32 16 -> 20 / 50 -> 55, and 5 to 10 % less with prefetches.
+ *
+ * A loop whose additions wait for one another until it is just as fast as the memory reads a stream best: its loads run far ahead, in order. So bf16
+ * and f16 rows whose x is not much larger than the first-level cache go one by one, with prefetches, where a row has a single chain of vectors
+ * of 64 bytes (about 30 GB/s from the cache; of 4096 26 -> 28, of 5120 26.5 -> 29, but with two chains 22), or two of half the width (AVX2, of 4096
+ * 23 -> 27). A single chain serves blocks, too, whose cells are chains enough (8 tokens x1.03, one token on Emerald Rapids x1.0 to 1.05).
  */
 #ifndef DOT_ROWS
 #define DOT_ROWS 8
 #define DOT_GATHER_BYTES 1024   /* of a gathered row before its neighbours' turn: whole steps of every type */
 #define DOT_TILE_FLOATS 4096    /* of x, all tokens of a group together: 16 KiB */
 #define DOT_VECTOR (4 * VF_LEN) /* columns per step; tiles are whole steps */
+#define DOT_BLOCK (VF_CHAINS == 1 && VF_TOKENS == 4 && WT_BYTES == 2 ? 4 : 2) /* rows for VF_TOKENS tokens */
 #define DOT_IS_SHORT (VF_LEN * WT_BYTES < 32) /* a vector of weights */
+#define DOT_CHAIN_X_BYTES 20480u /* x of rows that go one by one */
+/* The accumulator of a step's second vector. */
+#if VF_CHAINS > 1
+#define DOT_SECOND(acc) acc##1
+#else
+#define DOT_SECOND(acc) acc##0
+#endif
 #endif
 #define DOT_LOAD_EACH(row, i, a, b) (*(a) = wt_load(row, i), *(b) = wt_load(row, (i) + VF_LEN))
 #ifndef wt_load_two
 #define wt_load_two DOT_LOAD_EACH
 #endif
 
-/* n columns of R rows and T tokens, constants with R * T <= 8: cell c is row c % R and token c / R, or for pairs (T = 1) row c with an x of its
- * own. state[c] holds its two accumulators between tiles, and is not used with a single one; out is written with the last one. Fetched
+/* n columns of R rows and T tokens, constants with R * T <= 16: cell c is row c % R and token c / R, or for pairs (T = 1) row c with an x of its
+ * own. state[c] holds its accumulators between tiles, and is not used with a single one; out is written with the last one. Fetched
  * meanwhile: `ahead` for each row, or if NULL, what lies `next` bytes further, or if 0, nothing. */
 KERNEL_INLINE void KERNEL(dot_cells)(const int R, const int T, const int pairs, int is_first, int is_last, float *const *state, float *const *out,
                                      const char *const *row, const struct ahead *ahead, size_t next, const float *const *x, size_t n)
@@ -50,14 +64,24 @@ KERNEL_INLINE void KERNEL(dot_cells)(const int R, const int T, const int pairs, 
     if (R * T > 4) { op(e, 4) }                          \
     if (R * T > 5) { op(f, 5) }                          \
     if (R * T > 6) { op(g, 6) }                          \
-    if (R * T > 7) { op(h, 7) }
+    if (R * T > 7) { op(h, 7) }                          \
+    if (R * T > 8) { op(k, 8) }                          \
+    if (R * T > 9) { op(l, 9) }                          \
+    if (R * T > 10) { op(m, 10) }                        \
+    if (R * T > 11) { op(o, 11) }                        \
+    if (R * T > 12) { op(p, 12) }                        \
+    if (R * T > 13) { op(q, 13) }                        \
+    if (R * T > 14) { op(s, 14) }                        \
+    if (R * T > 15) { op(t, 15) }
 #define DOT_ZERO(acc) vf acc##0 = vf_zero(), acc##1 = vf_zero();
     DOT_ZERO(a) DOT_ZERO(b) DOT_ZERO(c) DOT_ZERO(d) DOT_ZERO(e) DOT_ZERO(f) DOT_ZERO(g) DOT_ZERO(h)
+    DOT_ZERO(k) DOT_ZERO(l) DOT_ZERO(m) DOT_ZERO(o) DOT_ZERO(p) DOT_ZERO(q) DOT_ZERO(s) DOT_ZERO(t)
 #undef DOT_ZERO
     if (!is_first) {
 #define DOT_LOAD(acc, cell)              \
     acc##0 = vf_load(state[cell]);       \
-    acc##1 = vf_load(state[cell] + VF_LEN);
+    if (VF_CHAINS > 1)                   \
+        acc##1 = vf_load(state[cell] + VF_LEN);
         DOT_EACH(DOT_LOAD)
 #undef DOT_LOAD
     }
@@ -76,7 +100,7 @@ KERNEL_INLINE void KERNEL(dot_cells)(const int R, const int T, const int pairs, 
         else                                                                          \
             DOT_LOAD_EACH(row[cell % R], at, &low, &high);                            \
         acc##0 = vf_fma(low, vf_load(x[DOT_X(cell)] + at), acc##0);                   \
-        acc##1 = vf_fma(high, vf_load(x[DOT_X(cell)] + at + VF_LEN), acc##1);         \
+        DOT_SECOND(acc) = vf_fma(high, vf_load(x[DOT_X(cell)] + at + VF_LEN), DOT_SECOND(acc));   \
     }
         for (size_t at = i; at < i + DOT_VECTOR; at += 2 * VF_LEN) {
             DOT_EACH(DOT_STEP)
@@ -86,7 +110,8 @@ KERNEL_INLINE void KERNEL(dot_cells)(const int R, const int T, const int pairs, 
     if (!is_last) {
 #define DOT_STORE(acc, cell)             \
     vf_store(state[cell], acc##0);       \
-    vf_store(state[cell] + VF_LEN, acc##1);
+    if (VF_CHAINS > 1)                   \
+        vf_store(state[cell] + VF_LEN, acc##1);
         DOT_EACH(DOT_STORE)
 #undef DOT_STORE
         return;
@@ -98,18 +123,18 @@ KERNEL_INLINE void KERNEL(dot_cells)(const int R, const int T, const int pairs, 
     }
     if (i < n) {
 #define DOT_PART(acc, cell) \
-    acc##1 = vf_fma(wt_load_part(row[cell % R], i, n - i), vf_load_part(x[DOT_X(cell)] + i, n - i), acc##1);
+    DOT_SECOND(acc) = vf_fma(wt_load_part(row[cell % R], i, n - i), vf_load_part(x[DOT_X(cell)] + i, n - i), DOT_SECOND(acc));
         DOT_EACH(DOT_PART)
 #undef DOT_PART
     }
-#define DOT_SUM(acc, cell) *out[cell] = vf_sum(vf_add(acc##0, acc##1));
+#define DOT_SUM(acc, cell) *out[cell] = vf_sum(VF_CHAINS > 1 ? vf_add(acc##0, acc##1) : acc##0);
     DOT_EACH(DOT_SUM)
 #undef DOT_SUM
 #undef DOT_EACH
 #undef DOT_X
 }
 
-/* The tokens of one row and tile, VF_TOKENS at a time. state: [n_tokens][2 * VF_LEN]. */
+/* The tokens of one row and tile, VF_TOKENS at a time. state: [n_tokens][VF_CHAINS * VF_LEN]. */
 KERNEL_INLINE void KERNEL(dot_row)(int is_first, int is_last, float *state, float *out, const char *row, const struct ahead *ahead,
                                    const float *x, size_t x_stride, unsigned mask, size_t n_tokens, size_t n)
 {
@@ -122,7 +147,7 @@ KERNEL_INLINE void KERNEL(dot_row)(int is_first, int is_last, float *state, floa
         const struct ahead *fetch = k == 0 ? ahead : NULL;
         for (size_t i = 0; i < count; i++) {
             const size_t token = t.token[k + i];
-            states[i] = state != NULL ? state + token * 2 * VF_LEN : NULL;
+            states[i] = state != NULL ? state + token * VF_CHAINS * VF_LEN : NULL;
             outs[i] = out + token;
             xs[i] = x + token * x_stride;
         }
@@ -163,26 +188,26 @@ KERNEL_INLINE unsigned KERNEL(dot_mask)(const struct KERNEL(dot_job) *job, size_
     return job->masks != NULL ? (unsigned)job->masks[r] : 0xffu;
 }
 
-/* Two neighbours and T tokens, all of which both need, in one tile. */
-KERNEL_INLINE void KERNEL(dot_pair)(const int T, int is_first, int is_last, float *state, float *out, size_t n_tokens, const char *const *row,
-                                    const struct ahead *ahead, const float *x, size_t x_stride, size_t n)
+/* R neighbours and T tokens, all of which they all need, in one tile. */
+KERNEL_INLINE void KERNEL(dot_block)(const int R, const int T, int is_first, int is_last, float *state, float *out, size_t n_tokens,
+                                     const char *const *row, const struct ahead *ahead, const float *x, size_t x_stride, size_t n)
 {
-    float *states[2 * VF_TOKENS], *outs[2 * VF_TOKENS];
+    float *states[DOT_BLOCK * VF_TOKENS], *outs[DOT_BLOCK * VF_TOKENS];
     const float *xs[VF_TOKENS];
     for (int t = 0; t < T; t++) {
-        for (int r = 0; r < 2; r++) {
-            states[2 * t + r] = state + (r * VF_TOKENS + t) * 2 * VF_LEN;
-            outs[2 * t + r] = out + (size_t)r * n_tokens + t;
+        for (int r = 0; r < R; r++) {
+            states[R * t + r] = state + (r * VF_TOKENS + t) * VF_CHAINS * VF_LEN;
+            outs[R * t + r] = out + (size_t)r * n_tokens + t;
         }
         xs[t] = x + (size_t)t * x_stride;
     }
-    KERNEL(dot_cells)(2, T, 0, is_first, is_last, states, outs, row, ahead, 0, xs, n);
+    KERNEL(dot_cells)(R, T, 0, is_first, is_last, states, outs, row, ahead, 0, xs, n);
 }
 
 /* Rows [first, last), DOT_ROWS at most, through tiles of `tile` columns. */
 static void KERNEL(dot_tiles)(const struct KERNEL(dot_job) *job, size_t first, size_t last, size_t group, size_t tile)
 {
-    float state[DOT_ROWS][VF_TOKENS * 2 * VF_LEN];
+    float state[DOT_ROWS][VF_TOKENS * VF_CHAINS * VF_LEN];
     for (size_t token = 0; token < job->n_tokens; token += group) {
         const size_t n_tokens = job->n_tokens - token < group ? job->n_tokens - token : group;
         const unsigned all = (1u << n_tokens) - 1u;
@@ -195,28 +220,34 @@ static void KERNEL(dot_tiles)(const struct KERNEL(dot_job) *job, size_t first, s
             for (size_t r = first; r < last; r++) {
                 float *out = job->out + r * job->n_tokens + token, *kept = state[r - first];
                 const unsigned mask = KERNEL(dot_mask)(job, r) >> token & all;
-                const char *row[2];
-                struct ahead ahead[2];
-                for (size_t i = 0; i < 2 && r + i < last; i++) {
+                const char *row[DOT_BLOCK];
+                struct ahead ahead[DOT_BLOCK];
+                size_t side = 0; /* neighbours that need all tokens */
+                while (may_pair && side < DOT_BLOCK && r + side < last && (KERNEL(dot_mask)(job, r + side) >> token & all) == all)
+                    side++;
+                for (size_t i = 0; i < DOT_BLOCK; i++) {
                     /* the same tile of the row that takes this one's place among the next rows */
-                    const size_t next = r + i + DOT_ROWS < job->n_rows ? r + i + DOT_ROWS : r + i;
-                    row[i] = row_at(job->w, job->row_bytes, job->rows, r + i) + col * WT_BYTES;
+                    const size_t at = r + i < last ? r + i : last - 1, next = at + DOT_ROWS < job->n_rows ? at + DOT_ROWS : at;
+                    row[i] = row_at(job->w, job->row_bytes, job->rows, at) + col * WT_BYTES;
                     ahead[i].split = ahead[i].near = 0;
                     ahead[i].far = (uintptr_t)row_at(job->w, job->row_bytes, job->rows, next) + col * WT_BYTES;
                 }
                 const struct ahead *fetch = token == 0 ? ahead : NULL;
-                if (may_pair && r + 1 < last && mask == all && (KERNEL(dot_mask)(job, r + 1) >> token & all) == all) {
+                if (DOT_BLOCK == 4 && side == 4 && n_tokens == VF_TOKENS) {
+                    KERNEL(dot_block)(DOT_BLOCK, VF_TOKENS, is_first, is_last, kept, out, job->n_tokens, row, fetch, x, job->x->x_stride, n);
+                    r += 3;
+                } else if (side >= 2) {
                     switch (n_tokens) {
 #if VF_TOKENS > 2
                     case 3:
-                        KERNEL(dot_pair)(3, is_first, is_last, kept, out, job->n_tokens, row, fetch, x, job->x->x_stride, n);
+                        KERNEL(dot_block)(2, 3, is_first, is_last, kept, out, job->n_tokens, row, fetch, x, job->x->x_stride, n);
                         break;
                     case 4:
-                        KERNEL(dot_pair)(4, is_first, is_last, kept, out, job->n_tokens, row, fetch, x, job->x->x_stride, n);
+                        KERNEL(dot_block)(2, 4, is_first, is_last, kept, out, job->n_tokens, row, fetch, x, job->x->x_stride, n);
                         break;
 #endif
                     default:
-                        KERNEL(dot_pair)(2, is_first, is_last, kept, out, job->n_tokens, row, fetch, x, job->x->x_stride, n);
+                        KERNEL(dot_block)(2, 2, is_first, is_last, kept, out, job->n_tokens, row, fetch, x, job->x->x_stride, n);
                         break;
                     }
                     r++;
@@ -280,6 +311,7 @@ static int KERNEL(dot_few_tokens)(const struct KERNEL(dot_job) *job, size_t firs
 /* Rows of one token that are better not read one by one with prefetches; returns the first row that is left for that. */
 static size_t KERNEL(dot_one_token)(const struct KERNEL(dot_job) *job)
 {
+    const int is_chained = VF_CHAINS == 1 && WT_BYTES == 2 && job->x->streams && job->n * sizeof(float) <= DOT_CHAIN_X_BYTES;
     size_t first = 0;
     if (job->rows == NULL && is_left_to_hardware(job->x, job->n * sizeof(float))) {
         const size_t half = job->n_rows / 2;
@@ -290,7 +322,7 @@ static size_t KERNEL(dot_one_token)(const struct KERNEL(dot_job) *job)
         }
         return 2 * half;
     }
-    if (VF_ROWS == 1 || (job->rows == NULL && DOT_IS_SHORT))
+    if (VF_ROWS == 1 || (job->rows == NULL && (DOT_IS_SHORT || is_chained)))
         return first;
     for (; job->n_rows - first >= VF_ROWS; first += VF_ROWS) {
         const char *row[VF_ROWS];

@@ -14,6 +14,7 @@ typedef struct {
 #define VF_LEN 8
 #define VF_ROWS 1    /* side by side for one token: not measured */
 #define VF_TOKENS 2  /* for two rows at a time: 2 x 2 pairs of accumulators, 4 weights and x, of two registers each; 32 are there */
+#define VF_CHAINS 2  /* per row and token */
 #define AXPY_ROWS 4  /* side by side */
 #define AXPY_STEP 32 /* elements between two rounds of prefetching */
 
