@@ -20,7 +20,7 @@ enum { N_ISAS = sizeof isas / sizeof *isas };
 static void overlay(struct sffn_kernels *out, const struct sffn_kernels *isa)
 {
 #define SFFN_WEIGHT_OP(op)                             \
-    for (size_t t = 0; t < SFFN_DTYPE_COUNT_; t++)     \
+    for (size_t t = 0; t < SFFN_N_WTYPES; t++)         \
         if (isa->op[t].fn != NULL)                     \
             out->op[t] = isa->op[t];
 #include "kernels/weight_ops.inc"
@@ -62,7 +62,7 @@ const struct sffn_kernels *sffn_kernels_isa_table(size_t index)
 const char *sffn_kernels_entry_name(const struct sffn_kernels *k, size_t index)
 {
 #define SFFN_WEIGHT_OP(op)                             \
-    for (size_t t = 0; t < SFFN_DTYPE_COUNT_; t++)     \
+    for (size_t t = 0; t < SFFN_N_WTYPES; t++)         \
         if (k->op[t].fn != NULL && index-- == 0)       \
             return k->op[t].name;
 #include "kernels/weight_ops.inc"

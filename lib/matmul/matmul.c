@@ -4,6 +4,7 @@
 
 #include "base/checked.h"
 #include "base/context.h"
+#include "matmul/apart.h"
 #include "matmul/rows.h"
 
 sffn_status sffn_matmul_create(sffn_context *ctx, const sffn_matmul_config *config,
@@ -293,6 +294,22 @@ sffn_status sffn_matmul_rows_axpy(sffn_context *ctx, const sffn_matmul *m, const
     return run_product(ctx, &p, 1);
 }
 
+/* Apart rows 32 blocks at a time. */
+static sffn_status get_plain_row(const struct sffn_matmul *m, uint32_t row, float *out)
+{
+    const uint8_t *from = m->data + row * m->stride;
+    if (m->wtype == m->dtype)
+        return sffn_dtype_to_f32(m->dtype, from, m->n_cols, out);
+    const size_t n_blocks = m->n_cols / 32;
+    for (size_t first = 0; first < n_blocks; first += 32) {
+        const size_t n = n_blocks - first < 32 ? n_blocks - first : 32;
+        uint8_t blocks[32 * SFFN_Q4_0_BYTES];
+        sffn_apart_to_blocks(from, n_blocks, first, n, blocks);
+        sffn_dtype_to_f32(m->dtype, blocks, 32 * n, out + 32 * first);
+    }
+    return SFFN_OK;
+}
+
 sffn_status sffn_matmul_get_row(const sffn_matmul *m, uint32_t row, float *out)
 {
     if (!m || !out)
@@ -302,7 +319,7 @@ sffn_status sffn_matmul_get_row(const sffn_matmul *m, uint32_t row, float *out)
         return sffn_fail(m->ctx, SFFN_ERR_SHAPE, "row is %u; the matrix has %u rows", (unsigned)row,
                          (unsigned)m->n_rows);
     if (m->block_size == 1)
-        return sffn_dtype_to_f32(m->dtype, m->data + row * m->stride, m->n_cols, out);
+        return get_plain_row(m, row, out);
     const size_t block_bytes = m->row_bytes / m->n_cols;
     for (uint32_t j = 0; j < m->n_cols; j++) {
         float block[32];

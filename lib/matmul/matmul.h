@@ -8,6 +8,7 @@ struct sffn_matmul {
     uint32_t n_rows, n_cols;
     uint32_t block_size; /* 32: lossless blocks, see below; else 1 */
     int32_t dtype, storage;
+    int32_t wtype; /* what the kernels see: dtype, or a form that only packed copies have (enum sffn_wtype) */
     /* Row r starts at data + r * stride. With block_size 32, "row" e holds the n_cols blocks of neurons 32 e .. 32 e + 31. */
     const uint8_t *data;
     size_t stride;
@@ -20,7 +21,7 @@ struct sffn_matmul {
 
 /* pack.c: the caller's weights -> neuron-major rows. */
 struct sffn_pack_plan {
-    int32_t dtype;
+    int32_t dtype, wtype;
     uint32_t n_stored_rows; /* n_rows, or n_rows / 32 */
     size_t row_bytes;
 };

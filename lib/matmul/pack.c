@@ -7,6 +7,8 @@
 #include "base/checked.h"
 #include "base/context.h"
 #include "base/fp16.h"
+#include "kernels/kernels.h"
+#include "matmul/apart.h"
 
 /* Columns transposed at a time: one decoded source row contributes 64 bytes to each of many destination rows. */
 #define TRANSPOSE_ROWS 64
@@ -58,6 +60,13 @@ static sffn_status check_weights(const sffn_context *ctx, const char *what,
     return SFFN_OK;
 }
 
+/* Scalar code reads apart rows, too, but only kernels for them make them worth having. */
+static int has_apart_kernels(const sffn_context *ctx)
+{
+    return sffn_context_kernels(ctx)->rows_dot[SFFN_W_Q4_0_APART].fn !=
+           sffn_kernels_isa_table(0)->rows_dot[SFFN_W_Q4_0_APART].fn;
+}
+
 sffn_status sffn_pack_plan(const sffn_context *ctx, const char *what, const sffn_matmul_config *c,
                            struct sffn_pack_plan *plan)
 {
@@ -91,6 +100,10 @@ sffn_status sffn_pack_plan(const sffn_context *ctx, const char *what, const sffn
         plan->n_stored_rows = c->n_rows;
         plan->row_bytes = sffn_dtype_row_bytes(plan->dtype, c->n_cols);
     }
+    plan->wtype = plan->dtype;
+    if (c->storage == SFFN_STORAGE_COPY && c->block_size == 1 && plan->dtype == SFFN_Q4_0 &&
+        has_apart_kernels(ctx))
+        plan->wtype = SFFN_W_Q4_0_APART;
     if (plan->row_bytes == 0)
         return sffn_fail(ctx, SFFN_ERR_SHAPE,
                          "%s: packed rows have %u elements; %s needs a multiple of %zu", what,
@@ -109,9 +122,22 @@ struct pack_job {
     const struct sffn_pack_plan *plan;
     uint8_t *dst;
     size_t stride, src_stride;
-    float *scratch; /* per thread: decoded source row, then TRANSPOSE_ROWS destination rows */
+    float *scratch; /* per thread: a source row, TRANSPOSE_ROWS destination rows, one in blocks */
     size_t scratch_floats;
 };
+
+/* One destination row from floats; blocks: room for one. */
+static void put_row(const struct pack_job *job, const float *row, void *blocks, uint8_t *to)
+{
+    const int32_t dtype = job->plan->dtype;
+    const size_t n = job->config->n_cols;
+    if (job->plan->wtype == dtype) {
+        sffn_dtype_from_f32(dtype, row, n, to);
+    } else {
+        sffn_dtype_from_f32(dtype, row, n, blocks);
+        sffn_apart_from_blocks(blocks, n / 32, to);
+    }
+}
 
 static void pack_rows(const struct pack_job *job, uint32_t first, uint32_t last, float *decoded)
 {
@@ -120,11 +146,13 @@ static void pack_rows(const struct pack_job *job, uint32_t first, uint32_t last,
     for (uint32_t r = first; r < last; r++) {
         const uint8_t *from = src + r * job->src_stride;
         uint8_t *to = job->dst + r * job->stride;
-        if (job->plan->dtype == c->weights.dtype) {
+        if (job->plan->wtype == c->weights.dtype) {
             memcpy(to, from, job->plan->row_bytes);
+        } else if (job->plan->dtype == c->weights.dtype) {
+            sffn_apart_from_blocks(from, c->n_cols / 32, to);
         } else {
             sffn_dtype_to_f32(c->weights.dtype, from, c->n_cols, decoded);
-            sffn_dtype_from_f32(job->plan->dtype, decoded, c->n_cols, to);
+            put_row(job, decoded, decoded + c->n_cols, to);
         }
     }
 }
@@ -148,6 +176,7 @@ static void pack_columns(const struct pack_job *job, uint32_t first, uint32_t la
     const uint8_t *src = c->weights.data;
     const size_t block = sffn_dtype_block_size(c->weights.dtype);
     float *decoded = scratch, *rows = scratch + TRANSPOSE_ROWS + 64;
+    float *blocks = rows + (size_t)TRANSPOSE_ROWS * c->n_cols;
     for (uint32_t r0 = first; r0 < last; r0 += TRANSPOSE_ROWS) {
         const uint32_t n = last - r0 < TRANSPOSE_ROWS ? last - r0 : TRANSPOSE_ROWS;
         const size_t from = r0 / block * block; /* whole source blocks around [r0, r0 + n) */
@@ -160,8 +189,7 @@ static void pack_columns(const struct pack_job *job, uint32_t first, uint32_t la
                 rows[(size_t)i * c->n_cols + j] = decoded[r0 - from + i];
         }
         for (uint32_t i = 0; i < n; i++)
-            sffn_dtype_from_f32(job->plan->dtype, rows + (size_t)i * c->n_cols, c->n_cols,
-                                job->dst + (r0 + i) * job->stride);
+            put_row(job, rows + (size_t)i * c->n_cols, blocks, job->dst + (r0 + i) * job->stride);
     }
 }
 
@@ -187,7 +215,7 @@ sffn_status sffn_pack(sffn_context *ctx, const sffn_matmul_config *config,
     const sffn_weights *w = &config->weights;
     job.src_stride =
         w->row_bytes ? w->row_bytes : sffn_dtype_row_bytes(w->dtype, stored_row_length(config));
-    job.scratch_floats = (TRANSPOSE_ROWS + 1) * ((size_t)config->n_cols + 64);
+    job.scratch_floats = (TRANSPOSE_ROWS + 2) * ((size_t)config->n_cols + 64);
     const size_t bytes = job.scratch_floats * sizeof(float) * sffn_context_n_threads(ctx);
     job.scratch = sffn_mem_alloc(ctx, bytes);
     if (!job.scratch)
@@ -202,13 +230,13 @@ sffn_status sffn_pack(sffn_context *ctx, const sffn_matmul_config *config,
     return status;
 }
 
-/* The largest |scale| of a row of q8_0 or q4_0 blocks; infinite when one is not finite. */
-static float max_scale(const uint8_t *row, size_t n_blocks, size_t block_bytes)
+/* The largest |scale| of n_blocks of them, `step` bytes apart; infinite when one is not finite. */
+static float max_scale(const uint8_t *row, size_t n_blocks, size_t step)
 {
     float max = 0;
     for (size_t b = 0; b < n_blocks; b++) {
         uint16_t half;
-        memcpy(&half, row + b * block_bytes, sizeof(half));
+        memcpy(&half, row + b * step, sizeof(half));
         const float scale = fabsf(sffn_f16_to_f32(half));
         if (!(scale <= FLT_MAX))
             return INFINITY;
@@ -226,6 +254,7 @@ sffn_status sffn_matmul_init(sffn_context *ctx, struct sffn_matmul *m,
     m->n_cols = config->n_cols;
     m->block_size = config->block_size;
     m->dtype = plan->dtype;
+    m->wtype = plan->wtype;
     m->storage = config->storage;
     m->data = data;
     m->stride = stride;
@@ -236,9 +265,9 @@ sffn_status sffn_matmul_init(sffn_context *ctx, struct sffn_matmul *m,
     if (!m->row_scale_max)
         return sffn_fail(ctx, SFFN_ERR_OUT_OF_MEMORY,
                          "the allocator returned NULL for %u row scales", (unsigned)m->n_rows);
+    const size_t step = m->wtype != m->dtype ? 2 : sffn_dtype_row_bytes(plan->dtype, 32);
     for (uint32_t r = 0; r < m->n_rows; r++)
-        m->row_scale_max[r] =
-            max_scale(data + r * stride, m->n_cols / 32, sffn_dtype_row_bytes(plan->dtype, 32));
+        m->row_scale_max[r] = max_scale(data + r * stride, m->n_cols / 32, step);
     return SFFN_OK;
 }
 

@@ -90,7 +90,7 @@ void sffn_rows_dot(const struct sffn_kernels *k, const struct sffn_matmul *m,
                    size_t n_tokens, float *out)
 {
     const uint8_t *w = list->rows ? m->data : m->data + start * m->stride;
-    k->rows_dot[m->dtype].fn(out, w, m->stride, list->rows ? list->rows + start : NULL,
+    k->rows_dot[m->wtype].fn(out, w, m->stride, list->rows ? list->rows + start : NULL,
                              list->masks ? list->masks + start : NULL, n, x, n_tokens, m->n_cols);
 }
 
@@ -218,7 +218,7 @@ static void accumulate_int(const struct sffn_kernels *k, const struct sffn_matmu
                 const struct needed r =
                     needed_rows(list, walk.start + done, chunk, t, n_tokens, s, ith);
                 if (inv[t] > 0)
-                    k->rows_axpy_int[m->dtype].fn(acc + t * n, m->data + r.first * m->stride,
+                    k->rows_axpy_int[m->wtype].fn(acc + t * n, m->data + r.first * m->stride,
                                                   m->stride, r.rows, r.h, inv[t], r.n, n);
             }
         }

@@ -20,7 +20,7 @@ static sffn_status measure_errors(sffn_context *ctx, struct sffn_scorer *s,
     }
     for (size_t r = 0; r < s->m.n_rows; r++) {
         sffn_dtype_to_f32(gate->dtype, (const uint8_t *)gate->data + r * row_bytes, n, rows);
-        sffn_dtype_to_f32(SFFN_Q4_0, s->m.data + r * s->m.stride, n, rows + n);
+        sffn_matmul_get_row(&s->m, (uint32_t)r, rows + n);
         double sum = 0;
         for (size_t j = 0; j < n; j++)
             sum += ((double)rows[j] - rows[n + j]) * ((double)rows[j] - rows[n + j]);

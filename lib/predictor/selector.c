@@ -322,7 +322,7 @@ static sffn_status check_weights(const sffn_context *ctx, const char *what,
         return sffn_fail(ctx, SFFN_ERR_OUT_OF_MEMORY,
                          "the allocator returned NULL for %zu bytes to check %s", bytes, what);
     for (uint32_t r = 0; r < m->n_rows && status == SFFN_OK; r++) {
-        sffn_dtype_to_f32(m->dtype, m->data + r * m->stride, m->n_cols, row);
+        sffn_matmul_get_row(m, r, row);
         for (uint32_t j = 0; j < m->n_cols && status == SFFN_OK; j++)
             if (isnan(row[j]))
                 status = sffn_fail(ctx, SFFN_ERR_INVALID_ARGUMENT,

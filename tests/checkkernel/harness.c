@@ -1,6 +1,7 @@
 /* harness.c  See harness.h. */
 #include "harness.h"
 #include "base/fp16.h"
+#include "matmul/apart.h"
 #include <fnmatch.h>
 #include <math.h>
 #include <stdarg.h>
@@ -159,13 +160,29 @@ int ck_output_intact(const void *output, size_t count, size_t size, enum ck_wher
     return 1;
 }
 
+/* ---- types ---- */
+
+int32_t ck_dtype(int32_t wtype)
+{
+    return wtype == SFFN_W_Q4_0_APART ? SFFN_Q4_0 : wtype;
+}
+
+void ck_pack_row(int32_t wtype, const void *row, size_t n, void *packed)
+{
+    if (wtype == SFFN_W_Q4_0_APART)
+        sffn_apart_from_blocks(row, n / 32, packed);
+    else
+        memmove(packed, row, sffn_dtype_row_bytes(wtype, n));
+}
+
 /* ---- rows ---- */
 
-static void draw_row(struct ck *ck, const struct ck_rows *rows, char *row, enum ck_values values)
+static void draw_row(struct ck *ck, const struct ck_rows *rows, char *packed, enum ck_values values)
 {
+    char *row = malloc(rows->size + 1);
     const int quantised = sffn_dtype_block_size(rows->dtype) != 1;
     float *x = malloc((rows->n + 1) * sizeof *x);
-    if (x == NULL)
+    if (x == NULL || row == NULL)
         exit(2);
     ck_floats(ck, x, rows->n, values);
     if (values == CK_WIDE && rows->dtype != SFFN_F32 && rows->dtype != SFFN_BF16)
@@ -195,6 +212,8 @@ static void draw_row(struct ck *ck, const struct ck_rows *rows, char *row, enum 
                 block[k] = pick == 0 ? (unsigned char)ck_random(ck) : pick == 1 ? lowest : highest;
         }
     }
+    ck_pack_row(rows->wtype, row, rows->n, packed);
+    free(row);
     free(x);
 }
 
@@ -204,9 +223,16 @@ static void decode_row(const struct ck_rows *rows, const char *row, float *decod
         sffn_dtype_to_f32(rows->dtype, row, rows->n, decoded);
         return;
     }
+    char *blocks = malloc(rows->size + 1);
+    if (blocks == NULL)
+        exit(2);
+    if (rows->wtype == SFFN_W_Q4_0_APART)
+        sffn_apart_to_blocks(row, rows->n / 32, 0, rows->n / 32, blocks);
+    else
+        memcpy(blocks, row, rows->size);
     for (size_t b = 0; b < rows->n / 32; b++) {
         const unsigned char *block =
-            (const unsigned char *)row + b * (rows->dtype == SFFN_Q8_0 ? 34 : 18);
+            (const unsigned char *)blocks + b * (rows->dtype == SFFN_Q8_0 ? 34 : 18);
         scales[b] = sffn_load_f16(block);
         for (size_t k = 0; k < 32; k++) {
             if (rows->dtype == SFFN_Q8_0)
@@ -217,6 +243,7 @@ static void decode_row(const struct ck_rows *rows, const char *row, float *decod
                     (float)((k < 16 ? block[2 + k] % 16 : block[2 + k - 16] / 16) - 8);
         }
     }
+    free(blocks);
 }
 
 /* NaN in every element, or in every block's scale. */
@@ -225,13 +252,15 @@ static void fill_nan(const struct ck_rows *rows, char *row)
     memset(row, 0xff, rows->size); /* a NaN in f32, f16 and bf16 */
 }
 
-void ck_draw_rows(struct ck *ck, struct ck_rows *rows, int32_t dtype, size_t n, size_t n_listed,
+void ck_draw_rows(struct ck *ck, struct ck_rows *rows, int32_t wtype, size_t n, size_t n_listed,
                   enum ck_values values, enum ck_where where)
 {
+    const int32_t dtype = ck_dtype(wtype);
     const int all = ck_below(ck, 3) == 0;
     const size_t padding = ck_below(ck, 2) == 0 ? 0 : 1 + ck_below(ck, 70);
     uint32_t *list = NULL;
     char *w;
+    rows->wtype = wtype;
     rows->dtype = dtype;
     rows->n = n;
     rows->n_listed = n_listed;
@@ -279,7 +308,7 @@ void ck_poison(struct ck_rows *rows, size_t i, size_t j, float value)
     char *row =
         (char *)(uintptr_t)rows->w + (rows->rows != NULL ? rows->rows[i] : i) * rows->row_bytes;
     const uint16_t half = sffn_f32_to_f16(value), brain = sffn_f32_to_bf16(value);
-    switch (rows->dtype) {
+    switch (rows->wtype) {
     case SFFN_F32:
         memcpy(row + 4 * j, &value, 4);
         break;
@@ -291,6 +320,9 @@ void ck_poison(struct ck_rows *rows, size_t i, size_t j, float value)
         break;
     case SFFN_Q8_0:
         memcpy(row + j / 32 * 34, &half, 2);
+        break;
+    case SFFN_W_Q4_0_APART:
+        memcpy(row + j / 32 * 2, &half, 2);
         break;
     default:
         memcpy(row + j / 32 * 18, &half, 2);
@@ -357,11 +389,12 @@ static double now_ns(void)
 }
 
 static char *arena;
-static int32_t arena_dtype = -1;
+static int32_t arena_wtype = -1;
 static size_t arena_elements;
 
-const char *ck_arena(struct ck *ck, int32_t dtype, size_t row_elements, size_t *bytes)
+const char *ck_arena(struct ck *ck, int32_t wtype, size_t row_elements, size_t *bytes)
 {
+    const int32_t dtype = ck_dtype(wtype);
     const size_t row_bytes = sffn_dtype_row_bytes(dtype, row_elements);
     *bytes = ck->bench_bytes;
     if (arena == NULL) {
@@ -377,34 +410,37 @@ const char *ck_arena(struct ck *ck, int32_t dtype, size_t row_elements, size_t *
         madvise(arena, ck->bench_bytes, MADV_HUGEPAGE);
 #endif
     }
-    if (arena_dtype != dtype || arena_elements != row_elements) {
+    if (arena_wtype != wtype || arena_elements != row_elements) {
         size_t filled = 0;
         float *x = malloc(row_elements * sizeof *x);
-        if (x == NULL)
+        char *row = malloc(row_bytes);
+        if (x == NULL || row == NULL)
             exit(2);
         while (filled + row_bytes <= ck->bench_bytes) {
             if (filled < ((size_t)4 << 20)) {
                 ck_floats(ck, x, row_elements, CK_NORMAL);
-                sffn_dtype_from_f32(dtype, x, row_elements, arena + filled);
+                sffn_dtype_from_f32(dtype, x, row_elements, row);
+                ck_pack_row(wtype, row, row_elements, arena + filled);
             } else {
                 memcpy(arena + filled, arena + filled % (((size_t)4 << 20) / row_bytes * row_bytes),
                        row_bytes);
             }
             filled += row_bytes;
         }
+        free(row);
         free(x);
-        arena_dtype = dtype;
+        arena_wtype = wtype;
         arena_elements = row_elements;
     }
     return arena;
 }
 
-void ck_bench_rows(struct ck *ck, struct ck_bench_rows *out, enum ck_mode mode, int32_t dtype,
+void ck_bench_rows(struct ck *ck, struct ck_bench_rows *out, enum ck_mode mode, int32_t wtype,
                    size_t row_elements)
 {
     size_t bytes;
-    out->w = ck_arena(ck, dtype, row_elements, &bytes);
-    out->row_bytes = sffn_dtype_row_bytes(dtype, row_elements);
+    out->w = ck_arena(ck, wtype, row_elements, &bytes);
+    out->row_bytes = sffn_dtype_row_bytes(ck_dtype(wtype), row_elements);
     out->n_rows = bytes / out->row_bytes;
     out->rows = NULL;
     if (mode == CK_WARM) {

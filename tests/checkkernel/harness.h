@@ -58,14 +58,15 @@ void ck_floats(struct ck *ck, float *x, size_t n, enum ck_values values);
 
 /* Rows of a matrix, some of which are listed. The others hold NaN. */
 struct ck_rows {
-    int32_t dtype;
+    int32_t wtype; /* what the kernel is for */
+    int32_t dtype; /* what its rows hold */
     size_t n, n_rows, n_listed, row_bytes, size;
     const char *w;         /* the row's first byte: any alignment; the last row ends, or the first starts, at a guard page */
     const uint32_t *rows;  /* n_listed entries; NULL: all */
     float *decoded;        /* [n_listed][n], values without the block's scale for quantised types */
     float *scales;         /* [n_listed][n / 32] for quantised types */
 };
-void ck_draw_rows(struct ck *ck, struct ck_rows *rows, int32_t dtype, size_t n, size_t n_listed, enum ck_values values,
+void ck_draw_rows(struct ck *ck, struct ck_rows *rows, int32_t wtype, size_t n, size_t n_listed, enum ck_values values,
                   enum ck_where where);
 /* Overwrites element j of the i-th listed row's floats, or the scale of its block, with `value`. */
 void ck_poison(struct ck_rows *rows, size_t i, size_t j, float value);
@@ -77,6 +78,11 @@ int ck_within(float a, double exact, double bound);
 /* n * u / (1 - n * u), u = 2^-24 */
 double ck_gamma(size_t n);
 
+/* enum sffn_dtype of an enum sffn_wtype. */
+int32_t ck_dtype(int32_t wtype);
+/* A row of ggml's blocks as the kernels of a type want it, which may be as it is. */
+void ck_pack_row(int32_t wtype, const void *row, size_t n, void *packed);
+
 /* Lengths to try: multiples of 32 when `blocks`. Returns 0 past the end. */
 size_t ck_length(const struct ck *ck, size_t index, int blocks, size_t *n);
 size_t ck_row_count(const struct ck *ck, size_t index, size_t *n_rows);
@@ -84,7 +90,7 @@ size_t ck_row_count(const struct ck *ck, size_t index, size_t *n_rows);
 /* ---- benchmarks ---- */
 
 /* An arena larger than any cache, in huge pages where the system gives them, filled with rows of `dtype`. */
-const char *ck_arena(struct ck *ck, int32_t dtype, size_t row_elements, size_t *bytes);
+const char *ck_arena(struct ck *ck, int32_t wtype, size_t row_elements, size_t *bytes);
 
 enum ck_mode { CK_DENSE, CK_GATHERED, CK_WARM };
 /* The rows that a mode reads: *rows is NULL for all. The rows are `row_bytes` long and lie next to each other. */
@@ -94,14 +100,14 @@ struct ck_bench_rows {
     uint32_t *rows;
     size_t n_rows;
 };
-void ck_bench_rows(struct ck *ck, struct ck_bench_rows *out, enum ck_mode mode, int32_t dtype, size_t row_elements);
+void ck_bench_rows(struct ck *ck, struct ck_bench_rows *out, enum ck_mode mode, int32_t wtype, size_t row_elements);
 /* Times run(arg), which reads `bytes` bytes, and prints a row. shape names sizes, "n=4096 tokens=1". */
 void ck_bench(struct ck *ck, enum ck_mode mode, const char *shape, size_t bytes, void (*run)(void *arg), void *arg);
 /* GB/s of a plain read of the arena from one end to the other, and of gathered pieces; measured once per run. */
 void ck_bench_ceilings(struct ck *ck);
 
 /* One per op: weight ops take the type. */
-#define SFFN_WEIGHT_OP(op) void check_##op(struct ck *ck, int32_t dtype);
+#define SFFN_WEIGHT_OP(op) void check_##op(struct ck *ck, int32_t wtype);
 #include "kernels/weight_ops.inc"
 #define SFFN_PLAIN_OP(op) void check_##op(struct ck *ck);
 #include "kernels/plain_ops.inc"

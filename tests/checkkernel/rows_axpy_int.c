@@ -20,7 +20,7 @@ static void check_values(struct ck *ck, sffn_rows_axpy_int_fn *fn, const struct 
     memcpy(acc, start, n * sizeof *acc);
     memcpy(ref, start, n * sizeof *ref);
     fn(acc, rows->w, rows->row_bytes, rows->rows, h, inv, rows->n_listed, n);
-    ck->scalar->rows_axpy_int[rows->dtype].fn(ref, rows->w, rows->row_bytes, rows->rows, h, inv,
+    ck->scalar->rows_axpy_int[rows->wtype].fn(ref, rows->w, rows->row_bytes, rows->rows, h, inv,
                                               rows->n_listed, n);
     ck_expect(ck, ck_output_intact(acc, n, sizeof *acc, where), "wrote beside acc", n,
               rows->n_listed, 0);
@@ -68,7 +68,7 @@ static void run_bench(void *arg)
     }
 }
 
-static void bench_rows_axpy_int(struct ck *ck, sffn_rows_axpy_int_fn *fn, int32_t dtype)
+static void bench_rows_axpy_int(struct ck *ck, sffn_rows_axpy_int_fn *fn, int32_t wtype)
 {
     struct bench_args *a = calloc(1, sizeof *a);
     if (a == NULL)
@@ -82,7 +82,7 @@ static void bench_rows_axpy_int(struct ck *ck, sffn_rows_axpy_int_fn *fn, int32_
         ck_floats(ck, a->h, 1024, CK_NORMAL);
         for (size_t i = 0; i < 1024; i++)
             a->h[i] *= 1e4f;
-        ck_bench_rows(ck, &a->rows, (enum ck_mode)mode, dtype, a->n);
+        ck_bench_rows(ck, &a->rows, (enum ck_mode)mode, wtype, a->n);
         ck_bench(ck, (enum ck_mode)mode, "n=4096", a->rows.n_rows * a->rows.row_bytes, run_bench,
                  a);
         ck_release(ck);
@@ -90,23 +90,24 @@ static void bench_rows_axpy_int(struct ck *ck, sffn_rows_axpy_int_fn *fn, int32_
     free(a);
 }
 
-void check_rows_axpy_int(struct ck *ck, int32_t dtype)
+void check_rows_axpy_int(struct ck *ck, int32_t wtype)
 {
-    sffn_rows_axpy_int_fn *fn = ck->table->rows_axpy_int[dtype].fn;
+    const int32_t dtype = ck_dtype(wtype);
+    sffn_rows_axpy_int_fn *fn = ck->table->rows_axpy_int[wtype].fn;
     size_t n, n_rows;
     struct ck_rows rows;
     float *h;
-    if (!ck_begin(ck, ck->table->rows_axpy_int[dtype].name))
+    if (!ck_begin(ck, ck->table->rows_axpy_int[wtype].name))
         return;
     if (ck->bench) {
-        bench_rows_axpy_int(ck, fn, dtype);
+        bench_rows_axpy_int(ck, fn, wtype);
         return;
     }
     for (size_t i = 0; ck_length(ck, i, 1, &n); i++) {
         for (size_t k = 0; ck_row_count(ck, k, &n_rows); k++) {
             const enum ck_where where = ck_below(ck, 2) == 0 ? CK_AT_END : CK_AT_START;
             const enum ck_values values = (enum ck_values)((i + k) % CK_N_VALUES);
-            ck_draw_rows(ck, &rows, dtype, n, n_rows, values, where);
+            ck_draw_rows(ck, &rows, wtype, n, n_rows, values, where);
             h = ck_guarded(ck, n_rows * sizeof *h, where);
             ck_floats(ck, h, n_rows, values == CK_TINY ? CK_NORMAL : values);
             check_values(ck, fn, &rows, h, pick_inv(&rows, h), where);
@@ -120,6 +121,7 @@ void check_rows_axpy_int(struct ck *ck, int32_t dtype)
         unsigned char *w = ck_guarded(ck, n_rows * row_bytes, CK_AT_END);
         const uint16_t one = sffn_f32_to_f16(1.0f);
         memset(&rows, 0, sizeof rows);
+        rows.wtype = wtype; /* a single block is the same apart */
         rows.dtype = dtype;
         rows.n = 32;
         rows.n_rows = rows.n_listed = n_rows;

@@ -89,7 +89,7 @@ static void check_values(struct ck *ck, sffn_rows_dot_fn *fn, const struct ck_ro
     uint32_t untouched;
     memset(&untouched, CK_PATTERN, sizeof untouched);
     fn(out, rows->w, rows->row_bytes, rows->rows, masks, rows->n_listed, x, n_tokens, rows->n);
-    ck->scalar->rows_dot[rows->dtype].fn(ref, rows->w, rows->row_bytes, rows->rows, masks,
+    ck->scalar->rows_dot[rows->wtype].fn(ref, rows->w, rows->row_bytes, rows->rows, masks,
                                          rows->n_listed, x, n_tokens, rows->n);
     ck_expect(ck, ck_output_intact(out, count, sizeof *out, where), "wrote beside out", rows->n,
               rows->n_listed, 0);
@@ -149,7 +149,7 @@ static void run_bench(void *arg)
     }
 }
 
-static void bench_rows_dot(struct ck *ck, sffn_rows_dot_fn *fn, int32_t dtype)
+static void bench_rows_dot(struct ck *ck, sffn_rows_dot_fn *fn, int32_t wtype)
 {
     static const struct {
         enum ck_mode mode;
@@ -164,8 +164,8 @@ static void bench_rows_dot(struct ck *ck, sffn_rows_dot_fn *fn, int32_t dtype)
         a->fn = fn;
         a->n = 4096;
         a->n_tokens = cases[i].n_tokens;
-        ck_bench_rows(ck, &a->rows, cases[i].mode, dtype, a->n);
-        draw_x(ck, &a->x, a->n_tokens, a->n, dtype >= SFFN_Q8_0, CK_NORMAL, CK_AT_START);
+        ck_bench_rows(ck, &a->rows, cases[i].mode, wtype, a->n);
+        draw_x(ck, &a->x, a->n_tokens, a->n, wtype >= SFFN_Q8_0, CK_NORMAL, CK_AT_START);
         snprintf(shape, sizeof shape, "n=4096 tokens=%zu", a->n_tokens);
         ck_bench(ck, cases[i].mode, shape, a->rows.n_rows * a->rows.row_bytes, run_bench, a);
         ck_release(ck);
@@ -173,17 +173,17 @@ static void bench_rows_dot(struct ck *ck, sffn_rows_dot_fn *fn, int32_t dtype)
     free(a);
 }
 
-void check_rows_dot(struct ck *ck, int32_t dtype)
+void check_rows_dot(struct ck *ck, int32_t wtype)
 {
-    sffn_rows_dot_fn *fn = ck->table->rows_dot[dtype].fn;
+    sffn_rows_dot_fn *fn = ck->table->rows_dot[wtype].fn;
     size_t n, n_rows;
-    if (!ck_begin(ck, ck->table->rows_dot[dtype].name))
+    if (!ck_begin(ck, ck->table->rows_dot[wtype].name))
         return;
     if (ck->bench) {
-        bench_rows_dot(ck, fn, dtype);
+        bench_rows_dot(ck, fn, wtype);
         return;
     }
-    for (size_t i = 0; ck_length(ck, i, dtype >= SFFN_Q8_0, &n); i++) {
+    for (size_t i = 0; ck_length(ck, i, wtype >= SFFN_Q8_0, &n); i++) {
         for (size_t k = 0; ck_row_count(ck, k, &n_rows); k++) {
             const enum ck_where where = ck_below(ck, 2) == 0 ? CK_AT_END : CK_AT_START;
             const enum ck_values values = (enum ck_values)((i + k) % CK_N_VALUES);
@@ -191,8 +191,8 @@ void check_rows_dot(struct ck *ck, int32_t dtype)
             struct ck_rows rows;
             struct sffn_x x;
             uint8_t *masks = NULL;
-            ck_draw_rows(ck, &rows, dtype, n, n_rows, values, where);
-            draw_x(ck, &x, n_tokens, n, dtype >= SFFN_Q8_0, values, where);
+            ck_draw_rows(ck, &rows, wtype, n, n_rows, values, where);
+            draw_x(ck, &x, n_tokens, n, wtype >= SFFN_Q8_0, values, where);
             if (ck_below(ck, 3) != 0) {
                 masks = ck_guarded(ck, n_rows, where);
                 for (size_t r = 0; r < n_rows;
@@ -205,7 +205,7 @@ void check_rows_dot(struct ck *ck, int32_t dtype)
                 const float value = special[ck_below(ck, 3)];
                 if (ck_below(ck, 2) == 0)
                     ck_poison(&rows, ck_below(ck, n_rows), ck_below(ck, n), value);
-                else if (dtype < SFFN_Q8_0)
+                else if (wtype < SFFN_Q8_0)
                     sffn_store_f32((char *)(uintptr_t)x.x + ck_below(ck, n) * sizeof(float), value);
                 else
                     sffn_store_f32((char *)(uintptr_t)x.d + ck_below(ck, n / 32) * sizeof(float),

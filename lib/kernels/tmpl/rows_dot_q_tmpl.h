@@ -17,6 +17,7 @@ struct KERNEL(panel) {
     _Alignas(64) int8_t q[32 * PANEL_BLOCKS];
     _Alignas(64) float d[PANEL_BLOCKS];
     _Alignas(64) int32_t offset[PANEL_BLOCKS];
+    size_t quants; /* of a row: from the scale of the panel's first block to its quants, where they are apart */
 };
 
 /* The tokens of a group, `stride` blocks apart in the panel. */
@@ -52,9 +53,8 @@ KERNEL_INLINE void KERNEL(dot_row)(const size_t T, float *out, int add, const ch
     for (t = 0; t < T; t++)
         acc[t] = vf_zero();
     for (; block + VF_LEN <= n_blocks; block += VF_LEN) {
-        const char *p = row + block * WT_BLOCK_BYTES;
         vf scales;
-        KERNEL(quants_load)(&w, &scales, p);
+        QUANTS_LOAD(&w, &scales, row, block, panel->quants);
         if (ahead != NULL)
             ahead_fetch(ahead, block * WT_BLOCK_BYTES, STEP_BYTES);
         for (t = 0; t < T; t++) {
@@ -65,7 +65,7 @@ KERNEL_INLINE void KERNEL(dot_row)(const size_t T, float *out, int add, const ch
     }
     if (block < n_blocks) {
         vf scales;
-        KERNEL(quants_load_part)(&w, &scales, row + block * WT_BLOCK_BYTES, n_blocks - block);
+        QUANTS_LOAD_PART(&w, &scales, row, block, panel->quants, n_blocks - block);
         if (ahead != NULL)
             ahead_fetch(ahead, block * WT_BLOCK_BYTES, STEP_BYTES);
         for (t = 0; t < T; t++) {
@@ -91,7 +91,7 @@ KERNEL_INLINE void KERNEL(dot_rows)(float *const *out, int add, const char *cons
     for (; block + VF_LEN <= n_blocks; block += VF_LEN) {
         for (r = 0; r < DOT_SIDE; r++) {
             vi dot;
-            KERNEL(quants_load)(&w, &scales, row[r] + block * WT_BLOCK_BYTES);
+            QUANTS_LOAD(&w, &scales, row[r], block, panel->quants);
             ahead_fetch(ahead + r, block * WT_BLOCK_BYTES, STEP_BYTES);
             dot = KERNEL(quants_dot)(&w, panel->q + 32 * (first[r] + block), panel->offset + first[r] + block);
             acc[r] = vf_fma(vf_from_vi(dot), vf_mul(scales, vf_load(panel->d + first[r] + block)), acc[r]);
@@ -99,7 +99,7 @@ KERNEL_INLINE void KERNEL(dot_rows)(float *const *out, int add, const char *cons
     }
     for (r = 0; r < DOT_SIDE && block < n_blocks; r++) {
         vi dot;
-        KERNEL(quants_load_part)(&w, &scales, row[r] + block * WT_BLOCK_BYTES, n_blocks - block);
+        QUANTS_LOAD_PART(&w, &scales, row[r], block, panel->quants, n_blocks - block);
         ahead_fetch(ahead + r, block * WT_BLOCK_BYTES, STEP_BYTES);
         dot = KERNEL(quants_dot)(&w, panel->q + 32 * (first[r] + block), panel->offset + first[r] + block);
         acc[r] = vf_fma(vf_from_vi(dot), vf_mul(scales, vf_load(panel->d + first[r] + block)), acc[r]);
@@ -214,19 +214,21 @@ static void KERNEL(rows_dot)(float *out, const void *w, size_t row_bytes, const 
         const size_t stride = (n_blocks + VF_LEN - 1) / VF_LEN * VF_LEN;
         const size_t fit = stride != 0 ? PANEL_BLOCKS / stride : n_tokens, group = fit < n_tokens ? fit : n_tokens;
         const size_t chunk = group == n_tokens ? n_rows : 32; /* rows that stay in the cache for all groups */
-        const char *const from = (const char *)w + block * WT_BLOCK_BYTES;
+        const char *const from = (const char *)w + block * WT_SCALE_BYTES;
         const struct KERNEL(dot_job) job = {
             out, block != 0, from, row_bytes, rows, masks, n_rows, n_tokens, n_blocks, stride,
             is_dense && is_left_to_hardware(x, stride * (32 + sizeof(float) + sizeof(int32_t))), is_dense && !x->streams && VF_ROWS == 8,
             ahead_plan_of(from, row_bytes, rows, n_rows, rows != NULL ? DOT_SIDE : 1, n_blocks * WT_BLOCK_BYTES),
         };
         size_t begin = 0;
+        /* the scales of all blocks, and the quants of those before, less their scales */
+        panel.quants = n / 32 * WT_SCALE_BYTES + block * (WT_BLOCK_BYTES - 2 * WT_SCALE_BYTES);
 #ifdef DOT_TOGETHER
         if (rows == NULL && masks == NULL && n_tokens >= KERNEL_JOIN2(DOT_TOGETHER_TOKENS, WT))
             for (; n_rows - begin >= DOT_TOGETHER; begin += DOT_TOGETHER) {
                 const char *row = row_at(from, row_bytes, NULL, begin);
                 const char *next = n_rows - begin >= 2 * DOT_TOGETHER ? row + DOT_TOGETHER * row_bytes : row;
-                KERNEL(dot_together)(out + begin * n_tokens, job.add, row, row_bytes, (uintptr_t)next, x, block, n_tokens, n_blocks);
+                KERNEL(dot_together)(out + begin * n_tokens, job.add, row, row_bytes, (uintptr_t)next, panel.quants, x, block, n_tokens, n_blocks);
             }
 #endif
         for (size_t first = begin; first < n_rows; first += chunk) {

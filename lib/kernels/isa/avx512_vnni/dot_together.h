@@ -15,6 +15,7 @@
 #define DOT_TOGETHER 16             /* rows */
 #define DOT_TOGETHER_TOKENS_q8_0 3  /* from so many tokens on, below */
 #define DOT_TOGETHER_TOKENS_q4_0 6
+#define DOT_TOGETHER_TOKENS_q4_0_apart 6
 
 /* a, b, c, d: dwords 0 .. 3 of four rows in each 128 bits. v[k]: dword k of all of them. */
 KERNEL_INLINE void turn_dwords(vi v[4], vi a, vi b, vi c, vi d)
@@ -32,12 +33,12 @@ KERNEL_INLINE __m256i load_32(const char *p)
     return _mm256_loadu_si256((const __m256i *)(const void *)p);
 }
 
-/* v[k], lane r: the four weights of dword k of the block at p + r * distance, plus QUANTS_OFFSET. */
+/* v[k], lane r: the four weights of dword k of the block with quants at p + r * distance, plus QUANTS_OFFSET. */
 KERNEL_INLINE void turn_q8_0(vi v[8], const char *p, size_t distance)
 {
     vi a[8], top[4], bottom[4];
     for (size_t i = 0; i < 8; i++) {
-        const char *row = p + 2 + (i % 4 + i / 4 * 8) * distance;
+        const char *row = p + (i % 4 + i / 4 * 8) * distance;
         a[i] = _mm512_inserti64x4(_mm512_castsi256_si512(load_32(row)), load_32(row + 4 * distance), 1);
     }
     turn_dwords(top, a[0], a[1], a[2], a[3]);    /* rows 0 .. 3: dword k, k + 4; rows 4 .. 7: dword k, k + 4 */
@@ -59,10 +60,9 @@ KERNEL_INLINE vi load_4_rows(const char *p, size_t distance)
 
 KERNEL_INLINE void turn_q4_0(vi v[8], const char *p, size_t distance)
 {
-    const char *rows = p + 2;
     vi bytes[4];
-    turn_dwords(bytes, load_4_rows(rows, distance), load_4_rows(rows + distance, distance), load_4_rows(rows + 2 * distance, distance),
-                load_4_rows(rows + 3 * distance, distance));
+    turn_dwords(bytes, load_4_rows(p, distance), load_4_rows(p + distance, distance), load_4_rows(p + 2 * distance, distance),
+                load_4_rows(p + 3 * distance, distance));
     for (int k = 0; k < 4; k++) {
         v[k] = _mm512_and_si512(bytes[k], _mm512_set1_epi8(15));
         v[k + 4] = _mm512_and_si512(_mm512_srli_epi16(bytes[k], 4), _mm512_set1_epi8(15));
@@ -76,7 +76,7 @@ KERNEL_INLINE short scale_at(const char *p, size_t row, size_t distance)
     return s;
 }
 
-/* Lane r: the scale of the block at p + r * distance. */
+/* Lane r: the scale at p + r * distance. */
 KERNEL_INLINE vf turn_scales(const char *p, size_t d)
 {
     return _mm512_cvtph_ps(_mm256_setr_epi16(scale_at(p, 0, d), scale_at(p, 1, d), scale_at(p, 2, d), scale_at(p, 3, d), scale_at(p, 4, d),
@@ -92,21 +92,26 @@ KERNEL_INLINE vi dword_at(const char *p)
     return vi_set1(d);
 }
 
-/* out[r * n_tokens + t] = (add: +=) the dots of the 16 rows at `row` with all tokens over n_blocks blocks of block_bytes, from block
- * `first` of x on. next: what to fetch meanwhile, as long as these rows. */
-KERNEL_INLINE void dot_together(void turn(vi *, const char *, size_t), int offset_shift, size_t block_bytes, float *out, int add,
+/* Where block b of a row is: its scale at b * scale_step, its quants at quants + b * quants_step. */
+struct block_places {
+    size_t scale_step, quants, quants_step, block_bytes;
+};
+
+/* out[r * n_tokens + t] = (add: +=) the dots of the 16 rows at `row` with all tokens over n_blocks blocks, from block `first` of x on.
+ * next: what to fetch meanwhile, as long as these rows. */
+KERNEL_INLINE void dot_together(void turn(vi *, const char *, size_t), int offset_shift, struct block_places at_block, float *out, int add,
                                 const char *row, size_t distance, uintptr_t next, const struct sffn_x *x, size_t first, size_t n_tokens,
                                 size_t n_blocks)
 {
+    const size_t step = 16 * at_block.block_bytes;
     _Alignas(64) float sums[SFFN_TILE_TOKENS][16][16];
     const size_t stride = x->q_stride / 32;
     memset(sums, 0, n_tokens * sizeof *sums);
     for (size_t b = 0; b < n_blocks; b++) {
-        const char *p = row + b * block_bytes;
-        const vf scales = turn_scales(p, distance);
+        const vf scales = turn_scales(row + b * at_block.scale_step, distance);
         vi v[8];
-        turn(v, p, distance);
-        for (uintptr_t line = (next + b * 16 * block_bytes + 63) / 64 * 64; line < next + (b + 1) * 16 * block_bytes; line += 64)
+        turn(v, row + at_block.quants + b * at_block.quants_step, distance);
+        for (uintptr_t line = (next + b * step + 63) / 64 * 64; line < next + (b + 1) * step; line += 64)
             vf_prefetch(line);
         for (size_t t = 0; t < n_tokens; t++) {
             const size_t at = t * stride + first + b;
@@ -132,16 +137,27 @@ KERNEL_INLINE void dot_together(void turn(vi *, const char *, size_t), int offse
     }
 }
 
-static void dot_together_q8_0_avx512_vnni(float *out, int add, const char *row, size_t distance, uintptr_t next, const struct sffn_x *x,
-                                          size_t first, size_t n_tokens, size_t n_blocks)
+static void dot_together_q8_0_avx512_vnni(float *out, int add, const char *row, size_t distance, uintptr_t next, size_t quants,
+                                          const struct sffn_x *x, size_t first, size_t n_tokens, size_t n_blocks)
 {
-    dot_together(turn_q8_0, 7, 34, out, add, row, distance, next, x, first, n_tokens, n_blocks);
+    const struct block_places at = { 34, 2, 34, 34 };
+    (void)quants;
+    dot_together(turn_q8_0, 7, at, out, add, row, distance, next, x, first, n_tokens, n_blocks);
 }
 
-static void dot_together_q4_0_avx512_vnni(float *out, int add, const char *row, size_t distance, uintptr_t next, const struct sffn_x *x,
-                                          size_t first, size_t n_tokens, size_t n_blocks)
+static void dot_together_q4_0_avx512_vnni(float *out, int add, const char *row, size_t distance, uintptr_t next, size_t quants,
+                                          const struct sffn_x *x, size_t first, size_t n_tokens, size_t n_blocks)
 {
-    dot_together(turn_q4_0, 3, 18, out, add, row, distance, next, x, first, n_tokens, n_blocks);
+    const struct block_places at = { 18, 2, 18, 18 };
+    (void)quants;
+    dot_together(turn_q4_0, 3, at, out, add, row, distance, next, x, first, n_tokens, n_blocks);
+}
+
+static void dot_together_q4_0_apart_avx512_vnni(float *out, int add, const char *row, size_t distance, uintptr_t next, size_t quants,
+                                                const struct sffn_x *x, size_t first, size_t n_tokens, size_t n_blocks)
+{
+    const struct block_places at = { 2, quants, 16, 18 };
+    dot_together(turn_q4_0, 3, at, out, add, row, distance, next, x, first, n_tokens, n_blocks);
 }
 
 #endif /* SFFN_DOT_TOGETHER_H */

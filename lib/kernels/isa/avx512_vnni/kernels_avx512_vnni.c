@@ -8,6 +8,9 @@
 #include "kernels/wtype/wt_q4_0.h"
 #include "kernels/tmpl/instantiate_q.h"
 #include "kernels/isa/avx512_vnni/rows_axpy_int_q4_0.h"
+#include "kernels/wtype/wt_q4_0_apart.h"
+#include "kernels/tmpl/instantiate_q.h"
+#include "kernels/isa/avx512_vnni/rows_axpy_int_q4_0_apart.h"
 #include "kernels/isa/avx512_vnni/plane_dot_avx512_vnni.h"
 #include "kernels/tmpl/plane_dot_tmpl.h"
 #include "kernels/isa/avx512_vnni/columns_axpy_avx512_vnni.h"
@@ -17,10 +20,12 @@ const struct sffn_kernels sffn_kernels_avx512_vnni = {
     .rows_dot = {
         [SFFN_Q8_0] = KERNEL_ENTRY(rows_dot_q8_0_avx512_vnni),
         [SFFN_Q4_0] = KERNEL_ENTRY(rows_dot_q4_0_avx512_vnni),
+        [SFFN_W_Q4_0_APART] = KERNEL_ENTRY(rows_dot_q4_0_apart_avx512_vnni),
     },
     .rows_axpy_int = {
         [SFFN_Q8_0] = KERNEL_ENTRY(rows_axpy_int_q8_0_avx512_vnni),
         [SFFN_Q4_0] = KERNEL_ENTRY(rows_axpy_int_q4_0_avx512_vnni),
+        [SFFN_W_Q4_0_APART] = KERNEL_ENTRY(rows_axpy_int_q4_0_apart_avx512_vnni),
     },
     .blocks_axpy = {
         [SFFN_Q8_0] = KERNEL_ENTRY(blocks_axpy_q8_0_avx512_vnni),

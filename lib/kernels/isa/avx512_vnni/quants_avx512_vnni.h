@@ -29,6 +29,20 @@ struct quants_q4_0_avx512_vnni {
 /* The words of four blocks when the first starts at word `at` of a pair of registers. */
 #define WORDS_OF_BLOCKS(at) _mm512_set_epi16(WORDS_8((at) + 28), WORDS_8((at) + 19), WORDS_8((at) + 10), WORDS_8((at) + 1))
 
+/* b0 .. b3: the bytes of four blocks each. */
+KERNEL_INLINE void quants_split_q4_0(struct quants_q4_0_avx512_vnni *w, vi b0, vi b1, vi b2, vi b3)
+{
+    const vi mask = _mm512_set1_epi8(15);
+    w->low[0] = _mm512_and_si512(b0, mask);
+    w->low[1] = _mm512_and_si512(b1, mask);
+    w->low[2] = _mm512_and_si512(b2, mask);
+    w->low[3] = _mm512_and_si512(b3, mask);
+    w->high[0] = _mm512_and_si512(_mm512_srli_epi16(b0, 4), mask);
+    w->high[1] = _mm512_and_si512(_mm512_srli_epi16(b1, 4), mask);
+    w->high[2] = _mm512_and_si512(_mm512_srli_epi16(b2, 4), mask);
+    w->high[3] = _mm512_and_si512(_mm512_srli_epi16(b3, 4), mask);
+}
+
 /* r0 .. r4: 16 blocks, 288 bytes, four and a half registers. Nearly every load crosses a cache line and costs two, so each is done once. */
 KERNEL_INLINE void quants_decode_q4_0(struct quants_q4_0_avx512_vnni *w, vf *scales, vi r0, vi r1, vi r2, vi r3, vi r4)
 {
@@ -42,16 +56,8 @@ KERNEL_INLINE void quants_decode_q4_0(struct quants_q4_0_avx512_vnni *w, vf *sca
     const vi second = _mm512_castsi256_si512(_mm256_setr_epi16(0, 0, 0, 0, 0, 0, 0, 0, 8, 17, 26, 35, 44, 53, 62, 0));
     const vi s01 = _mm512_permutex2var_epi16(r0, first, r1), s23 = _mm512_permutex2var_epi16(r2, second, r3);
     const vi s = _mm512_mask_permutexvar_epi16(_mm512_mask_blend_epi16(0xff00u, s01, s23), 0x8000u, _mm512_set1_epi16(7), r4);
-    const vi mask = _mm512_set1_epi8(15);
     *scales = _mm512_cvtph_ps(_mm512_castsi512_si256(s));
-    w->low[0] = _mm512_and_si512(b0, mask);
-    w->low[1] = _mm512_and_si512(b1, mask);
-    w->low[2] = _mm512_and_si512(b2, mask);
-    w->low[3] = _mm512_and_si512(b3, mask);
-    w->high[0] = _mm512_and_si512(_mm512_srli_epi16(b0, 4), mask);
-    w->high[1] = _mm512_and_si512(_mm512_srli_epi16(b1, 4), mask);
-    w->high[2] = _mm512_and_si512(_mm512_srli_epi16(b2, 4), mask);
-    w->high[3] = _mm512_and_si512(_mm512_srli_epi16(b3, 4), mask);
+    quants_split_q4_0(w, b0, b1, b2, b3);
 }
 
 KERNEL_INLINE void quants_load_q4_0_avx512_vnni(struct quants_q4_0_avx512_vnni *w, vf *scales, const char *p)
@@ -110,6 +116,29 @@ KERNEL_INLINE vi quants_dot_same_q4_0_avx512_vnni(const struct quants_q4_0_avx51
 }
 
 #define QUANTS_OFFSET_q4_0 8
+
+/* ---- q4_0, apart: the same from 16 scales and 256 bytes of quants ---- */
+
+#define quants_q4_0_apart_avx512_vnni quants_q4_0_avx512_vnni
+#define quants_arrange_q4_0_apart_avx512_vnni quants_arrange_q4_0_avx512_vnni
+#define quants_dot_q4_0_apart_avx512_vnni quants_dot_q4_0_avx512_vnni
+#define QUANTS_OFFSET_q4_0_apart QUANTS_OFFSET_q4_0
+
+KERNEL_INLINE void quants_load_q4_0_apart_avx512_vnni(struct quants_q4_0_avx512_vnni *w, vf *scales, const char *scale, const char *quants)
+{
+    *scales = _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)(const void *)scale));
+    quants_split_q4_0(w, _mm512_loadu_si512(quants), _mm512_loadu_si512(quants + 64), _mm512_loadu_si512(quants + 128),
+                      _mm512_loadu_si512(quants + 192));
+}
+
+KERNEL_INLINE void quants_load_part_q4_0_apart_avx512_vnni(struct quants_q4_0_avx512_vnni *w, vf *scales, const char *scale,
+                                                           const char *quants, size_t count)
+{
+    const size_t n = 8 * count;
+    *scales = _mm512_cvtph_ps(_mm512_castsi512_si256(load_words(scale, count)));
+    quants_split_q4_0(w, load_words(quants, n), load_words(quants + 64, words_past(n, 32)), load_words(quants + 128, words_past(n, 64)),
+                      load_words(quants + 192, words_past(n, 96)));
+}
 
 /* ---- q8_0 ---- */
 

@@ -67,9 +67,9 @@ struct q4_sums {
     vi l_hi, l_lo, t_hi, t_lo;
 };
 
-KERNEL_INLINE void q4_sums_add(struct q4_sums *s, vi t, const int32_t *v)
+KERNEL_INLINE void q4_sums_add(struct q4_sums *s, vi t, const int32_t *v_hi, const int32_t *v_lo)
 {
-    const vi l = _mm512_and_si512(t, _mm512_set1_epi8(15)), hi = vi_set1(v[0]), lo = vi_set1(v[2]);
+    const vi l = _mm512_and_si512(t, _mm512_set1_epi8(15)), hi = vi_set1(*v_hi), lo = vi_set1(*v_lo);
     s->t_hi = _mm512_dpbusd_epi32(s->t_hi, t, hi);
     s->t_lo = _mm512_dpbusd_epi32(s->t_lo, t, lo);
     s->l_hi = _mm512_dpbusd_epi32(s->l_hi, l, hi);
@@ -93,13 +93,13 @@ KERNEL_INLINE void q4_quad_axpy(struct q4_sums *s0, struct q4_sums *s1, struct q
     const vi low23 = _mm512_unpacklo_epi8(w2, w3), high23 = _mm512_unpackhi_epi8(w2, w3);
     const size_t fetch = offset / 64 * 64;
     vf_prefetch(line[0] + fetch);
-    q4_sums_add(s0, _mm512_unpacklo_epi16(low01, low23), v);
+    q4_sums_add(s0, _mm512_unpacklo_epi16(low01, low23), v, v + 2);
     vf_prefetch(line[1] + fetch);
-    q4_sums_add(s1, _mm512_unpackhi_epi16(low01, low23), v + 4);
+    q4_sums_add(s1, _mm512_unpackhi_epi16(low01, low23), v + 4, v + 6);
     vf_prefetch(line[2] + fetch);
-    q4_sums_add(s2, _mm512_unpacklo_epi16(high01, high23), v + 8);
+    q4_sums_add(s2, _mm512_unpacklo_epi16(high01, high23), v + 8, v + 10);
     vf_prefetch(line[3] + fetch);
-    q4_sums_add(s3, _mm512_unpackhi_epi16(high01, high23), v + 12);
+    q4_sums_add(s3, _mm512_unpackhi_epi16(high01, high23), v + 12, v + 14);
 }
 
 KERNEL_INLINE void q4_sums_finish(const struct q4_sums *s, int32_t *acc)

@@ -81,21 +81,38 @@ static void rows_axpy_bf16_scalar(float *y, const void *w, size_t row_bytes, con
     rows_axpy_float(sffn_load_bf16, 2, y, w, row_bytes, rows, h, n_rows, n);
 }
 
-/* ---- quantised weights: `decode` gives the 32 integers of one block of `bytes` bytes, whose f16 scale comes first ---- */
+/* ---- quantised weights: `decode` gives the 32 integers of one block's quants ---- */
 
-typedef void decode_fn(int8_t q[BLOCK], const unsigned char *block);
+typedef void decode_fn(int8_t q[BLOCK], const unsigned char *quants);
 
-static void decode_q8_0(int8_t q[BLOCK], const unsigned char *block)
+/* Where block b of a row is: its f16 scale at b * scale_step, its quants at quants + b * quants_step. */
+struct places {
+    size_t scale_step, quants, quants_step;
+};
+
+static struct places together(size_t block_bytes)
 {
-    for (int k = 0; k < BLOCK; k++)
-        q[k] = (int8_t)block[2 + k];
+    const struct places p = { block_bytes, 2, block_bytes };
+    return p;
 }
 
-static void decode_q4_0(int8_t q[BLOCK], const unsigned char *block)
+static struct places apart(size_t block_bytes, size_t n)
+{
+    const struct places p = { 2, n / BLOCK * 2, block_bytes - 2 };
+    return p;
+}
+
+static void decode_q8_0(int8_t q[BLOCK], const unsigned char *quants)
+{
+    for (int k = 0; k < BLOCK; k++)
+        q[k] = (int8_t)quants[k];
+}
+
+static void decode_q4_0(int8_t q[BLOCK], const unsigned char *quants)
 {
     for (int k = 0; k < BLOCK / 2; k++) {
-        q[k] = (int8_t)((block[2 + k] & 15) - 8);
-        q[k + BLOCK / 2] = (int8_t)((block[2 + k] >> 4) - 8);
+        q[k] = (int8_t)((quants[k] & 15) - 8);
+        q[k + BLOCK / 2] = (int8_t)((quants[k] >> 4) - 8);
     }
 }
 
@@ -107,7 +124,7 @@ static int32_t dot_block(const int8_t a[BLOCK], const int8_t b[BLOCK])
     return sum;
 }
 
-static inline void rows_dot_blocks(decode_fn *decode, size_t bytes, float *out, const void *w, size_t row_bytes,
+static inline void rows_dot_blocks(decode_fn *decode, struct places at, float *out, const void *w, size_t row_bytes,
                                    const uint32_t *rows, const uint8_t *masks, size_t n_rows, const struct sffn_x *x,
                                    size_t n_tokens, size_t n)
 {
@@ -121,41 +138,41 @@ static inline void rows_dot_blocks(decode_fn *decode, size_t bytes, float *out, 
                 continue;
             for (size_t b = 0; b < n / BLOCK; b++) {
                 int8_t q[BLOCK];
-                decode(q, row + b * bytes);
-                sum += (float)dot_block(q, xq + b * BLOCK) * (sffn_load_f16(row + b * bytes) * xd[b]);
+                decode(q, row + at.quants + b * at.quants_step);
+                sum += (float)dot_block(q, xq + b * BLOCK) * (sffn_load_f16(row + b * at.scale_step) * xd[b]);
             }
             out[r * n_tokens + t] = sum;
         }
     }
 }
 
-static inline void rows_axpy_int_blocks(decode_fn *decode, size_t bytes, int32_t *acc, const void *w, size_t row_bytes,
+static inline void rows_axpy_int_blocks(decode_fn *decode, struct places at, int32_t *acc, const void *w, size_t row_bytes,
                                         const uint32_t *rows, const float *h, float inv, size_t n_rows, size_t n)
 {
     for (size_t r = 0; r < n_rows; r++) {
         const unsigned char *row = row_at(w, row_bytes, rows, r);
         const float scaled = h[r] * inv;
         for (size_t b = 0; b < n / BLOCK; b++) {
-            const float rounded = rintf(scaled * sffn_load_f16(row + b * bytes));
+            const float rounded = rintf(scaled * sffn_load_f16(row + b * at.scale_step));
             /* The caller keeps |v| within SFFN_AXPY_V_MAX; the test only spares C's undefined conversion where it did not. */
             const int32_t v = fabsf(rounded) <= 32767.0f ? (int32_t)rounded : 0;
             int8_t q[BLOCK];
-            decode(q, row + b * bytes);
+            decode(q, row + at.quants + b * at.quants_step);
             for (size_t k = 0; k < BLOCK; k++)
                 acc[b * BLOCK + k] += v * q[k];
         }
     }
 }
 
-static inline void blocks_axpy_blocks(decode_fn *decode, size_t bytes, float *y, const void *w, size_t row_bytes,
+static inline void blocks_axpy_blocks(decode_fn *decode, struct places at, float *y, const void *w, size_t row_bytes,
                                       const uint32_t *blocks, const struct sffn_x *h, size_t n_blocks, size_t n)
 {
     for (size_t e = 0; e < n_blocks; e++) {
         const unsigned char *row = row_at(w, row_bytes, blocks, e);
         for (size_t j = 0; j < n; j++) {
             int8_t q[BLOCK];
-            decode(q, row + j * bytes);
-            sffn_store_f32(y + j, fmaf((float)dot_block(q, h->q + e * BLOCK), sffn_load_f16(row + j * bytes) * h->d[e],
+            decode(q, row + at.quants + j * at.quants_step);
+            sffn_store_f32(y + j, fmaf((float)dot_block(q, h->q + e * BLOCK), sffn_load_f16(row + j * at.scale_step) * h->d[e],
                                        sffn_load_f32(y + j)));
         }
     }
@@ -164,37 +181,49 @@ static inline void blocks_axpy_blocks(decode_fn *decode, size_t bytes, float *y,
 static void rows_dot_q8_0_scalar(float *out, const void *w, size_t row_bytes, const uint32_t *rows, const uint8_t *masks,
                                  size_t n_rows, const struct sffn_x *x, size_t n_tokens, size_t n)
 {
-    rows_dot_blocks(decode_q8_0, Q8_0_BYTES, out, w, row_bytes, rows, masks, n_rows, x, n_tokens, n);
+    rows_dot_blocks(decode_q8_0, together(Q8_0_BYTES), out, w, row_bytes, rows, masks, n_rows, x, n_tokens, n);
 }
 
 static void rows_dot_q4_0_scalar(float *out, const void *w, size_t row_bytes, const uint32_t *rows, const uint8_t *masks,
                                  size_t n_rows, const struct sffn_x *x, size_t n_tokens, size_t n)
 {
-    rows_dot_blocks(decode_q4_0, Q4_0_BYTES, out, w, row_bytes, rows, masks, n_rows, x, n_tokens, n);
+    rows_dot_blocks(decode_q4_0, together(Q4_0_BYTES), out, w, row_bytes, rows, masks, n_rows, x, n_tokens, n);
+}
+
+static void rows_dot_q4_0_apart_scalar(float *out, const void *w, size_t row_bytes, const uint32_t *rows, const uint8_t *masks,
+                                       size_t n_rows, const struct sffn_x *x, size_t n_tokens, size_t n)
+{
+    rows_dot_blocks(decode_q4_0, apart(Q4_0_BYTES, n), out, w, row_bytes, rows, masks, n_rows, x, n_tokens, n);
 }
 
 static void rows_axpy_int_q8_0_scalar(int32_t *acc, const void *w, size_t row_bytes, const uint32_t *rows, const float *h,
                                       float inv, size_t n_rows, size_t n)
 {
-    rows_axpy_int_blocks(decode_q8_0, Q8_0_BYTES, acc, w, row_bytes, rows, h, inv, n_rows, n);
+    rows_axpy_int_blocks(decode_q8_0, together(Q8_0_BYTES), acc, w, row_bytes, rows, h, inv, n_rows, n);
 }
 
 static void rows_axpy_int_q4_0_scalar(int32_t *acc, const void *w, size_t row_bytes, const uint32_t *rows, const float *h,
                                       float inv, size_t n_rows, size_t n)
 {
-    rows_axpy_int_blocks(decode_q4_0, Q4_0_BYTES, acc, w, row_bytes, rows, h, inv, n_rows, n);
+    rows_axpy_int_blocks(decode_q4_0, together(Q4_0_BYTES), acc, w, row_bytes, rows, h, inv, n_rows, n);
+}
+
+static void rows_axpy_int_q4_0_apart_scalar(int32_t *acc, const void *w, size_t row_bytes, const uint32_t *rows, const float *h,
+                                            float inv, size_t n_rows, size_t n)
+{
+    rows_axpy_int_blocks(decode_q4_0, apart(Q4_0_BYTES, n), acc, w, row_bytes, rows, h, inv, n_rows, n);
 }
 
 static void blocks_axpy_q8_0_scalar(float *y, const void *w, size_t row_bytes, const uint32_t *blocks,
                                     const struct sffn_x *h, size_t n_blocks, size_t n)
 {
-    blocks_axpy_blocks(decode_q8_0, Q8_0_BYTES, y, w, row_bytes, blocks, h, n_blocks, n);
+    blocks_axpy_blocks(decode_q8_0, together(Q8_0_BYTES), y, w, row_bytes, blocks, h, n_blocks, n);
 }
 
 static void blocks_axpy_q4_0_scalar(float *y, const void *w, size_t row_bytes, const uint32_t *blocks,
                                     const struct sffn_x *h, size_t n_blocks, size_t n)
 {
-    blocks_axpy_blocks(decode_q4_0, Q4_0_BYTES, y, w, row_bytes, blocks, h, n_blocks, n);
+    blocks_axpy_blocks(decode_q4_0, together(Q4_0_BYTES), y, w, row_bytes, blocks, h, n_blocks, n);
 }
 
 /* ---- bit planes ---- */
@@ -317,6 +346,7 @@ const struct sffn_kernels sffn_kernels_scalar = {
         [SFFN_BF16] = { rows_dot_bf16_scalar, "rows_dot_bf16_scalar" },
         [SFFN_Q8_0] = { rows_dot_q8_0_scalar, "rows_dot_q8_0_scalar" },
         [SFFN_Q4_0] = { rows_dot_q4_0_scalar, "rows_dot_q4_0_scalar" },
+        [SFFN_W_Q4_0_APART] = { rows_dot_q4_0_apart_scalar, "rows_dot_q4_0_apart_scalar" },
     },
     .rows_axpy = {
         [SFFN_F32] = { rows_axpy_f32_scalar, "rows_axpy_f32_scalar" },
@@ -326,6 +356,7 @@ const struct sffn_kernels sffn_kernels_scalar = {
     .rows_axpy_int = {
         [SFFN_Q8_0] = { rows_axpy_int_q8_0_scalar, "rows_axpy_int_q8_0_scalar" },
         [SFFN_Q4_0] = { rows_axpy_int_q4_0_scalar, "rows_axpy_int_q4_0_scalar" },
+        [SFFN_W_Q4_0_APART] = { rows_axpy_int_q4_0_apart_scalar, "rows_axpy_int_q4_0_apart_scalar" },
     },
     .blocks_axpy = {
         [SFFN_Q8_0] = { blocks_axpy_q8_0_scalar, "blocks_axpy_q8_0_scalar" },
