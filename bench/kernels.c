@@ -471,11 +471,22 @@ struct table {
     int has_header;
 };
 
-/* The name of the kernel that this context uses, from its table. */
+static const char *find_kernel(const struct kernel_run *k, const char *prefix)
+{
+    for (size_t i = 0; i < sffn_context_n_kernels(k->ctx); i++) {
+        const char *name = sffn_context_kernel_name(k->ctx, i);
+        if (name && strncmp(name, prefix, strlen(prefix)) == 0)
+            return name;
+    }
+    return NULL;
+}
+
+/* The name of the kernel that this context uses, from its table. Its matrices are copies, which have the scales of q4_0 apart where there are
+ * kernels for that. */
 static const char *kernel_name(const struct kernel_run *k, char *text, size_t size)
 {
     const int is_int = sffn_dtype_block_size(k->dtype) > 1;
-    char prefix[64];
+    char prefix[64], apart[80];
     switch (k->op) {
     case OP_ROWS_AXPY:
         snprintf(prefix, sizeof prefix, "%s_%s_", is_int ? "rows_axpy_int" : "rows_axpy",
@@ -489,11 +500,12 @@ static const char *kernel_name(const struct kernel_run *k, char *text, size_t si
         snprintf(prefix, sizeof prefix, "%s_", op_names[k->op]);
         break;
     }
-    for (size_t i = 0; i < sffn_context_n_kernels(k->ctx); i++) {
-        const char *name = sffn_context_kernel_name(k->ctx, i);
-        if (name && strncmp(name, prefix, strlen(prefix)) == 0)
-            return name;
-    }
+    snprintf(apart, sizeof apart, "%sapart_", prefix);
+    const char *name = find_kernel(k, apart);
+    if (!name || strstr(name, "_scalar"))
+        name = find_kernel(k, prefix);
+    if (name)
+        return name;
     snprintf(text, size, "%.*s", (int)strlen(prefix) - 1, prefix);
     return text;
 }

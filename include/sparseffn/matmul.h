@@ -34,7 +34,7 @@ typedef struct sffn_matmul_config {
     uint32_t n_cols;      /**< > 0; a multiple of 32 for packed q8_0 and q4_0 rows */
     sffn_weights weights;
     int32_t storage;      /**< enum sffn_storage; default SFFN_STORAGE_COPY */
-    int32_t dtype;        /**< packed type; -1 (default) keeps the source's. Rows of the same type are copied bit for bit */
+    int32_t dtype;        /**< packed type; -1 (default) keeps the source's. Rows of the same type keep their values, bit for bit */
     uint32_t block_size;  /**< 32 with a q8_0 or q4_0 source in SFFN_LAYOUT_COLUMNS, n_rows a multiple of 32 and unchanged type: the source's blocks
                                are kept losslessly, [n_rows / 32][n_cols], and rows are active in whole blocks of 32. 1 (default): row by row */
 } sffn_matmul_config;

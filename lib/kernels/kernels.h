@@ -17,9 +17,8 @@
 
 /* Weight types as kernels know them: those of sffn_dtype, and forms that only packed copies have.
  *
- * Apart: a row of q4_0 in as many bytes, first the f16 scales of all its blocks, then their 16 bytes of quants. So quants lie on whole cache
- * lines, and vectors of them need no shuffling into place (rows_dot on Zen 4: from the cache 30 -> 49 GB/s; scattered rows of 4096, from memory,
- * rows_dot 15.7 -> 22.5, rows_axpy_int 16 -> 21.7). */
+ * Apart: a row of q4_0 in as many bytes, first the f16 scales of all its blocks, then their 16 bytes of quants. So vectors of quants
+ * need no shuffling into place, and with packed rows of a multiple of 1024 weights they lie on whole cache lines. */
 enum sffn_wtype {
     SFFN_W_Q4_0_APART = SFFN_DTYPE_COUNT_,
     SFFN_N_WTYPES

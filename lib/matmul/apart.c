@@ -3,7 +3,7 @@
 #include <stdint.h>
 #include <string.h>
 
-enum { SCALE_BYTES = 2, QUANT_BYTES = SFFN_Q4_0_BYTES - SCALE_BYTES };
+enum { SCALE_BYTES = SFFN_APART_SCALE_STEP, QUANT_BYTES = SFFN_Q4_0_BYTES - SCALE_BYTES };
 
 void sffn_apart_from_blocks(const void *blocks, size_t n_blocks, void *row)
 {

@@ -298,7 +298,7 @@ sffn_status sffn_matmul_rows_axpy(sffn_context *ctx, const sffn_matmul *m, const
 static sffn_status get_plain_row(const struct sffn_matmul *m, uint32_t row, float *out)
 {
     const uint8_t *from = m->data + row * m->stride;
-    if (m->wtype == m->dtype)
+    if (m->wtype != SFFN_W_Q4_0_APART)
         return sffn_dtype_to_f32(m->dtype, from, m->n_cols, out);
     const size_t n_blocks = m->n_cols / 32;
     for (size_t first = 0; first < n_blocks; first += 32) {

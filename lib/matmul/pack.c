@@ -131,11 +131,11 @@ static void put_row(const struct pack_job *job, const float *row, void *blocks, 
 {
     const int32_t dtype = job->plan->dtype;
     const size_t n = job->config->n_cols;
-    if (job->plan->wtype == dtype) {
-        sffn_dtype_from_f32(dtype, row, n, to);
-    } else {
+    if (job->plan->wtype == SFFN_W_Q4_0_APART) {
         sffn_dtype_from_f32(dtype, row, n, blocks);
         sffn_apart_from_blocks(blocks, n / 32, to);
+    } else {
+        sffn_dtype_from_f32(dtype, row, n, to);
     }
 }
 
@@ -265,7 +265,8 @@ sffn_status sffn_matmul_init(sffn_context *ctx, struct sffn_matmul *m,
     if (!m->row_scale_max)
         return sffn_fail(ctx, SFFN_ERR_OUT_OF_MEMORY,
                          "the allocator returned NULL for %u row scales", (unsigned)m->n_rows);
-    const size_t step = m->wtype != m->dtype ? 2 : sffn_dtype_row_bytes(plan->dtype, 32);
+    const size_t step = m->wtype == SFFN_W_Q4_0_APART ? SFFN_APART_SCALE_STEP
+                                                      : sffn_dtype_row_bytes(plan->dtype, 32);
     for (uint32_t r = 0; r < m->n_rows; r++)
         m->row_scale_max[r] = max_scale(data + r * stride, m->n_cols / 32, step);
     return SFFN_OK;

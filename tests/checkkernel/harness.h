@@ -89,7 +89,7 @@ size_t ck_row_count(const struct ck *ck, size_t index, size_t *n_rows);
 
 /* ---- benchmarks ---- */
 
-/* An arena larger than any cache, in huge pages where the system gives them, filled with rows of `dtype`. */
+/* An arena larger than any cache, in huge pages where the system gives them, filled with rows of `wtype`. */
 const char *ck_arena(struct ck *ck, int32_t wtype, size_t row_elements, size_t *bytes);
 
 enum ck_mode { CK_DENSE, CK_GATHERED, CK_WARM };

@@ -41,7 +41,7 @@ static int usage(const char *wrong)
 static void check_all(void)
 {
 #define SFFN_WEIGHT_OP(op)                                                                         \
-    for (int32_t dtype = 0; dtype < SFFN_N_WTYPES; dtype++)                                    \
+    for (int32_t dtype = 0; dtype < SFFN_N_WTYPES; dtype++)                                        \
         if (ck.table->op[dtype].fn != NULL)                                                        \
             check_##op(&ck, dtype);
 #include "kernels/weight_ops.inc"

@@ -1,6 +1,6 @@
 /* instantiate_q.h  The integer bodies for the wt_q8_0.h, wt_q4_0.h or wt_q4_0_apart.h included before, which it forgets; OWN_ROWS_AXPY_INT
- * leaves that op to the ISA. Apart rows have no blocks_axpy, and their functions that load get a pointer to the quants, too. For ISAs whose
- * vectors have a compile-time size. They provide in quants_<isa>.h, with <s> = <type>_<isa>:
+ * leaves that op to the ISA. Apart rows have no blocks_axpy, and their functions that load are (&w, &scales, scale, quants) and (.., count).
+ * For ISAs whose vectors have a compile-time size. They provide in quants_<isa>.h, with <s> = <type>_<isa>:
  *     struct quants_<s>                        VF_LEN decoded blocks
  *     quants_load_<s>(&w, &scales, p)          from VF_LEN whole blocks at p, and their scales, lane b that of block b; reads nothing else
  *     quants_load_part_<s>(.., p, count)       the same from count < VF_LEN blocks, the others being zero
@@ -16,9 +16,9 @@
 /* VF_LEN blocks, or `count` of them; quants: how far behind the first one's scale their quants start, where they are apart. */
 #if WT_IS_APART
 #define QUANTS_LOAD(w, scales, row, block, quants) \
-    KERNEL(quants_load)(w, scales, (row) + (block) * WT_SCALE_BYTES, (row) + (quants) + (block) * (WT_BLOCK_BYTES - WT_SCALE_BYTES))
+    KERNEL(quants_load)(w, scales, (row) + (block) * WT_SCALE_STEP, (row) + (quants) + (block) * (WT_BLOCK_BYTES - WT_SCALE_STEP))
 #define QUANTS_LOAD_PART(w, scales, row, block, quants, count) \
-    KERNEL(quants_load_part)(w, scales, (row) + (block) * WT_SCALE_BYTES, (row) + (quants) + (block) * (WT_BLOCK_BYTES - WT_SCALE_BYTES), count)
+    KERNEL(quants_load_part)(w, scales, (row) + (block) * WT_SCALE_STEP, (row) + (quants) + (block) * (WT_BLOCK_BYTES - WT_SCALE_STEP), count)
 #else
 #define QUANTS_LOAD(w, scales, row, block, quants) KERNEL(quants_load)(w, scales, (row) + (block) * WT_BLOCK_BYTES)
 #define QUANTS_LOAD_PART(w, scales, row, block, quants, count) KERNEL(quants_load_part)(w, scales, (row) + (block) * WT_BLOCK_BYTES, count)
@@ -35,5 +35,5 @@
 #undef QUANTS_LOAD_PART
 #undef WT
 #undef WT_BLOCK_BYTES
-#undef WT_SCALE_BYTES
+#undef WT_SCALE_STEP
 #undef WT_IS_APART

@@ -214,15 +214,15 @@ static void KERNEL(rows_dot)(float *out, const void *w, size_t row_bytes, const 
         const size_t stride = (n_blocks + VF_LEN - 1) / VF_LEN * VF_LEN;
         const size_t fit = stride != 0 ? PANEL_BLOCKS / stride : n_tokens, group = fit < n_tokens ? fit : n_tokens;
         const size_t chunk = group == n_tokens ? n_rows : 32; /* rows that stay in the cache for all groups */
-        const char *const from = (const char *)w + block * WT_SCALE_BYTES;
+        const char *const from = (const char *)w + block * WT_SCALE_STEP;
         const struct KERNEL(dot_job) job = {
             out, block != 0, from, row_bytes, rows, masks, n_rows, n_tokens, n_blocks, stride,
             is_dense && is_left_to_hardware(x, stride * (32 + sizeof(float) + sizeof(int32_t))), is_dense && !x->streams && VF_ROWS == 8,
             ahead_plan_of(from, row_bytes, rows, n_rows, rows != NULL ? DOT_SIDE : 1, n_blocks * WT_BLOCK_BYTES),
         };
         size_t begin = 0;
-        /* the scales of all blocks, and the quants of those before, less their scales */
-        panel.quants = n / 32 * WT_SCALE_BYTES + block * (WT_BLOCK_BYTES - 2 * WT_SCALE_BYTES);
+        /* where they are apart: the scales of all blocks, and the quants of those before, less their scales */
+        panel.quants = WT_IS_APART ? n / 32 * WT_SCALE_STEP + block * WT_BLOCK_BYTES - 2 * block * WT_SCALE_STEP : 0;
 #ifdef DOT_TOGETHER
         if (rows == NULL && masks == NULL && n_tokens >= KERNEL_JOIN2(DOT_TOGETHER_TOKENS, WT))
             for (; n_rows - begin >= DOT_TOGETHER; begin += DOT_TOGETHER) {

@@ -211,7 +211,7 @@ static void KERNEL(dot_tiles)(const struct KERNEL(dot_job) *job, size_t first, s
     for (size_t token = 0; token < job->n_tokens; token += group) {
         const size_t n_tokens = job->n_tokens - token < group ? job->n_tokens - token : group;
         const unsigned all = (1u << n_tokens) - 1u;
-        const int may_pair = n_tokens > 1 && n_tokens <= VF_TOKENS;
+        const int may_pair = job->n_tokens > 1 && n_tokens <= VF_TOKENS;
         size_t col = 0;
         do {
             const size_t n = job->n - col < tile ? job->n - col : tile;
@@ -233,11 +233,17 @@ static void KERNEL(dot_tiles)(const struct KERNEL(dot_job) *job, size_t first, s
                     ahead[i].far = (uintptr_t)row_at(job->w, job->row_bytes, job->rows, next) + col * WT_BYTES;
                 }
                 const struct ahead *fetch = token == 0 ? ahead : NULL;
-                if (DOT_BLOCK == 4 && side == 4 && n_tokens == VF_TOKENS) {
-                    KERNEL(dot_block)(DOT_BLOCK, VF_TOKENS, is_first, is_last, kept, out, job->n_tokens, row, fetch, x, job->x->x_stride, n);
-                    r += 3;
+                if (DOT_BLOCK == 4 && side == 4 && (n_tokens == VF_TOKENS || n_tokens == 1)) {
+                    if (n_tokens == 1)
+                        KERNEL(dot_block)(DOT_BLOCK, 1, is_first, is_last, kept, out, job->n_tokens, row, fetch, x, job->x->x_stride, n);
+                    else
+                        KERNEL(dot_block)(DOT_BLOCK, VF_TOKENS, is_first, is_last, kept, out, job->n_tokens, row, fetch, x, job->x->x_stride, n);
+                    r += DOT_BLOCK - 1;
                 } else if (side >= 2) {
                     switch (n_tokens) {
+                    case 1:
+                        KERNEL(dot_block)(2, 1, is_first, is_last, kept, out, job->n_tokens, row, fetch, x, job->x->x_stride, n);
+                        break;
 #if VF_TOKENS > 2
                     case 3:
                         KERNEL(dot_block)(2, 3, is_first, is_last, kept, out, job->n_tokens, row, fetch, x, job->x->x_stride, n);

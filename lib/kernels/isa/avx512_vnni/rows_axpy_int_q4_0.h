@@ -20,6 +20,13 @@ enum {
 };
 _Static_assert((size_t)Q4_PANEL * Q4_BYTES <= PREFETCH_MOST_BYTES / Q4_ROWS, "a panel of Q4_ROWS rows is fetched as a whole");
 
+/* The blocks of a panel, when a row of `total` is cut into even ones of whole lines. */
+KERNEL_INLINE size_t q4_panel_blocks(size_t total)
+{
+    const size_t n_panels = (total + Q4_PANEL - 1) / Q4_PANEL;
+    return n_panels == 0 ? 0 : ((total + n_panels - 1) / n_panels + 31) / 32 * 32;
+}
+
 /* The words of `count` blocks of a group; the others are not read. */
 KERNEL_INLINE __mmask32 q4_mask(size_t count)
 {
@@ -172,8 +179,7 @@ KERNEL_INLINE void q4_rows_axpy(const int R, int32_t *acc, int32_t *v_sum, const
 static void rows_axpy_int_q4_0_avx512_vnni(int32_t *acc, const void *w, size_t row_bytes, const uint32_t *rows, const float *h, float inv,
                                            size_t n_rows, size_t n)
 {
-    const size_t n_panels = (n / 32 + Q4_PANEL - 1) / Q4_PANEL;
-    const size_t panel = n_panels == 0 ? 0 : ((n / 32 + n_panels - 1) / n_panels + 31) / 32 * 32; /* even ones, of whole lines */
+    const size_t panel = q4_panel_blocks(n / 32);
     for (size_t first = 0, n_blocks = 0; first < n / 32; first += n_blocks) {
         n_blocks = n / 32 - first < panel ? n / 32 - first : panel;
         const char *const from = (const char *)w + first * Q4_BYTES;

@@ -113,6 +113,8 @@ KERNEL_INLINE void q4a_rows_axpy(const int R, int32_t *acc, int32_t *v_sum, cons
         const struct q4a_step at = { 2 * from, 2 * panel->total + 16 * from, left < Q4A_STEP ? left : Q4A_STEP };
         for (int i = 0; block / Q4A_STEP % 2 == 0 && i < R; i++)
             vf_prefetch(next[i] + at.scales); /* a line of them is enough for two steps */
+        for (int i = 0; left <= Q4A_STEP && i < R; i++)
+            vf_prefetch(next[i] + at.quants + 16 * left - 1); /* which the starts of 64 bytes name only where they are lines */
         if (at.count == Q4A_STEP) {
             const struct q4a_step whole = { at.scales, at.quants, Q4A_STEP };
             q4a_step_axpy(R, acc + 32 * block, v_sum + block, row, next, scaled, &whole);
@@ -125,11 +127,10 @@ KERNEL_INLINE void q4a_rows_axpy(const int R, int32_t *acc, int32_t *v_sum, cons
 static void rows_axpy_int_q4_0_apart_avx512_vnni(int32_t *acc, const void *w, size_t row_bytes, const uint32_t *rows, const float *h,
                                                  float inv, size_t n_rows, size_t n)
 {
-    const size_t total = n / 32, n_panels = (total + Q4_PANEL - 1) / Q4_PANEL;
-    const size_t most = n_panels == 0 ? 0 : ((total + n_panels - 1) / n_panels + 31) / 32 * 32; /* even ones, of whole lines */
+    const size_t total = n / 32, most = q4_panel_blocks(total);
     struct q4a_panel panel = { 0, 0, total };
     for (; panel.first < total; panel.first += panel.n_blocks) {
-        _Alignas(64) int32_t v_sum[Q4_PANEL + Q4A_STEP];
+        _Alignas(64) int32_t v_sum[Q4_PANEL];
         int32_t *const to = acc + 32 * panel.first;
         size_t r = 0;
         panel.n_blocks = total - panel.first < most ? total - panel.first : most;
