@@ -146,6 +146,8 @@ static float tile_max(const struct sffn_axpy_scratch *s, size_t t, uint32_t nth)
     return max < 1e-30f ? 0 : max;
 }
 
+enum { REDUCE_COLUMNS = 256 };
+
 static void drain(int32_t *acc, int64_t *sum, size_t n)
 {
     for (size_t j = 0; j < n; j++) {
@@ -359,19 +361,28 @@ void sffn_axpy_accumulate(const struct sffn_kernels *k, const struct sffn_matmul
     }
 }
 
+/* In doubles, which hold every one of these integers: at most 2^32 rows of 2^21 each. Conversions of 32 bits are vectors everywhere. */
 static void reduce_int(const struct sffn_matmul *m, size_t t, const struct sffn_axpy_scratch *s,
                        const float *bias, float *y, size_t first, size_t last, uint32_t nth)
 {
     const float max = tile_max(s, t, nth);
     const float inv = max > 0 ? SFFN_AXPY_V_MAX / max : 0;
     const double scale = max > 0 ? 1.0 / (double)inv : (double)max;
-    for (size_t j = first; j < last; j++) {
-        int64_t sum = 0;
+    double total[REDUCE_COLUMNS];
+    for (size_t from = first; from < last; from += REDUCE_COLUMNS) {
+        const size_t n = last - from < REDUCE_COLUMNS ? last - from : REDUCE_COLUMNS;
+        memset(total, 0, sizeof(total));
         for (uint32_t i = 0; i < nth; i++) {
-            const size_t at = (i * SFFN_TILE_TOKENS + t) * m->n_cols + j;
-            sum += s->acc[at] + (s->has_sum[i] ? s->sum[at] : 0);
+            const size_t at = (i * SFFN_TILE_TOKENS + t) * m->n_cols + from;
+            for (size_t j = 0; j < n; j++)
+                total[j] += s->acc[at + j];
+            for (size_t j = 0; s->has_sum[i] && j < n; j++)
+                total[j] += (double)s->sum[at + j];
         }
-        y[j] = (float)((double)sum * scale) + (bias ? bias[j] : 0.0f);
+        for (size_t j = 0; j < n; j++)
+            y[from + j] = (float)(total[j] * scale);
+        for (size_t j = 0; bias && j < n; j++)
+            y[from + j] += bias[from + j];
     }
 }
 
