@@ -16,7 +16,7 @@ struct sffn_ffn {
     struct sffn_matmul gate; /* the matrix whose product decides; W_up when ungated */
     struct sffn_matmul up;   /* gated only */
     struct sffn_matmul down; /* neuron-major */
-    uint8_t *arena;          /* packed gate, then the up and down rows of each neuron side by side */
+    uint8_t *arena;          /* packed gate, up and down, one after the other */
     size_t arena_bytes;
     float *gate_bias, *up_bias, *down_bias;
     int32_t activation, act_tie;
@@ -107,7 +107,7 @@ struct sffn_workspace {
     struct sffn_counters *counters; /* [nth] */
     uint8_t *x;                     /* [nth][x_bytes]: quantised x */
     struct sffn_select_scratch select;
-    float *values;                  /* [nth][2][SFFN_CHUNK * SFFN_TILE_TOKENS]: products on their way to a list */
+    float *values;                  /* [nth][2][SFFN_CHUNK_VALUES]: products on their way to a list */
     struct sffn_list selected, active, nonzero;
     /* For rules that look at all neurons of a token: */
     float *rule_values;             /* [SFFN_TILE_TOKENS][d_ff]: |s| or |h|, 0 where there is none */
@@ -117,7 +117,7 @@ struct sffn_workspace {
     size_t x_bytes, n_cuts, cut_scratch_words;
 };
 #define SFFN_PIECE_BYTES 131072 /* of the gate, at least, in a piece of a thread's share: long enough for the hardware to follow */
-#define SFFN_CHUNK 256 /* rows multiplied before they are decided */
+#define SFFN_CHUNK_VALUES 8192 /* products made before they are decided: so many rows for one token, fewer for more. Every chunk begins without rows fetched ahead */
 
 /* What a call wants besides the public arguments: stages run alone. */
 struct sffn_call {

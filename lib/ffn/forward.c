@@ -143,7 +143,7 @@ static inline void append(struct appender *a, uint32_t row, unsigned mask, const
     memcpy(a->list->values + pos * a->n_tokens, values, a->n_tokens * sizeof(float));
 }
 
-/* The rows of a stage, SFFN_CHUNK at most at a time. They come in pieces: each thread takes those of its share, then what others have left of
+/* The rows of a stage, at most SFFN_CHUNK_VALUES / tokens at a time. They come in pieces: each thread takes those of its share, then what others have left of
  * theirs, so that none waits long for the slowest. Which thread did a piece is nowhere to be seen: it appends to the piece's own segment. */
 struct chunks {
     const struct sffn_list *list;
@@ -205,7 +205,8 @@ static int next_chunk(const struct worker *w, struct chunks *c)
             return 0;
     }
     c->start = c->walk.start + c->passed;
-    c->n = c->walk.n - c->passed < SFFN_CHUNK ? c->walk.n - c->passed : SFFN_CHUNK;
+    const size_t left = c->walk.n - c->passed, most = SFFN_CHUNK_VALUES / w->tile;
+    c->n = left < most ? left : most;
     c->passed += c->n;
     return 1;
 }
@@ -255,7 +256,7 @@ static void run_gate(struct worker *w)
     const struct sffn_ffn *ffn = w->ffn;
     const struct sffn_list list = selected_rows(w);
     const struct sffn_x x = prepare_x(w, &ffn->gate);
-    float *g = w->w.values + w->ith * 2 * SFFN_CHUNK * SFFN_TILE_TOKENS;
+    float *g = w->w.values + w->ith * 2 * SFFN_CHUNK_VALUES;
     float threshold;
     int keep_equal;
     const int is_simple = w->tile == 1 && !ffn->gate_bias &&
@@ -348,7 +349,7 @@ static void run_up(struct worker *w)
     const struct sffn_ffn *ffn = w->ffn;
     const struct sffn_list list = sffn_list_input(&w->w.active, w->tile);
     const struct sffn_x x = prepare_x(w, &ffn->up);
-    float *u = w->w.values + w->ith * 2 * SFFN_CHUNK * SFFN_TILE_TOKENS;
+    float *u = w->w.values + w->ith * 2 * SFFN_CHUNK_VALUES;
     const int waits = waits_for_rule(w, SFFN_ON_H);
     struct chunks c = chunks_of(w, &list, &w->w.nonzero, &ffn->up);
     while (next_chunk(w, &c)) {
@@ -451,8 +452,8 @@ static void run_dense_h(struct worker *w)
     const int is_same =
         !ffn->is_gated || sffn_is_quantized(ffn->up.dtype) == sffn_is_quantized(ffn->gate.dtype);
     const struct sffn_x x_up = is_same ? x : prepare_x(w, &ffn->up);
-    float *g = w->w.values + w->ith * 2 * SFFN_CHUNK * SFFN_TILE_TOKENS,
-          *u = g + SFFN_CHUNK * SFFN_TILE_TOKENS;
+    float *g = w->w.values + w->ith * 2 * SFFN_CHUNK_VALUES,
+          *u = g + SFFN_CHUNK_VALUES;
     struct chunks c = chunks_of(w, &list, NULL, &ffn->gate);
     uint64_t n_rows = 0;
     while (next_chunk(w, &c)) {
@@ -581,14 +582,14 @@ static void check_token(struct worker *w, size_t t)
     const struct sffn_x x = sffn_x_prepare(
         w->k, tile_x(w) + t * w->call->args.x_stride, w->call->args.x_stride, 1, ffn->gate.n_cols,
         sffn_is_quantized(ffn->gate.dtype), w->w.x + w->ith * w->w.x_bytes);
-    float *g = w->w.values + w->ith * 2 * SFFN_CHUNK * SFFN_TILE_TOKENS;
+    float *g = w->w.values + w->ith * 2 * SFFN_CHUNK_VALUES;
     struct sffn_walk walk = sffn_walk_begin(&selected, 0, ffn->d_ff);
     size_t pos = 0; /* of the walk's stretch */
     int is_listed = sffn_walk_next(&walk);
     size_t first, last;
     sffn_share(ffn->d_ff, w->ith, w->nth, &first, &last);
-    for (size_t start = first; start < last; start += SFFN_CHUNK) {
-        const size_t n = last - start < SFFN_CHUNK ? last - start : SFFN_CHUNK;
+    for (size_t start = first; start < last; start += SFFN_CHUNK_VALUES) {
+        const size_t n = last - start < SFFN_CHUNK_VALUES ? last - start : SFFN_CHUNK_VALUES;
         sffn_rows_dot(w->k, &ffn->gate, &all, start, n, &x, 1, g);
         for (size_t i = 0; i < n; i++) {
             const uint32_t row = (uint32_t)(start + i);
