@@ -135,6 +135,14 @@ static void rows_axpy_int_q4_0_apart_avx512_vnni(int32_t *acc, const void *w, si
         size_t r = 0;
         panel.n_blocks = total - panel.first < most ? total - panel.first : most;
         memset(v_sum, 0, sizeof v_sum);
+        if (rows != NULL)
+            for (size_t at = 0; at < 16 * panel.n_blocks; at += 64)
+                for (size_t i = 0; i < 16 && i < n_rows; i++) {
+                    const char *row = row_at(w, row_bytes, rows, i);
+                    if (at % 512 == 0)
+                        vf_prefetch((uintptr_t)row + 2 * panel.first + at / 8);
+                    vf_prefetch((uintptr_t)row + 2 * total + 16 * panel.first + at);
+                }
         for (; r + 8 < n_rows; r += 16)
             q4a_rows_axpy(16, to, v_sum, w, row_bytes, rows, h, inv, r, n_rows, &panel);
         if (r < n_rows)
