@@ -119,23 +119,43 @@ int sffn_h_drops(const struct sffn_ffn *ffn, uint32_t neuron, float h)
     return h == 0 || rule_drops(ffn, SFFN_ON_H, neuron, h);
 }
 
-int sffn_gate_is_threshold(const struct sffn_ffn *ffn, float *t, int *keep_equal)
+int sffn_gate_floor(const struct sffn_ffn *ffn, struct sffn_gate_floor *f)
 {
-    if (ffn->rule_on == SFFN_ON_S)
-        return 0;
-    *t = 0;
-    *keep_equal = 0;
+    const struct sffn_gate_floor zero = {.t = 0};
+    int has_zeros = 1;
+    *f = zero;
     switch (ffn->activation) {
     case SFFN_ACT_RELU:
     case SFFN_ACT_DRELU:
-        return 1;
+        f->is_exact = 1;
+        break;
     case SFFN_ACT_FATRELU: /* at t = 0 an equal gate keeps a zero */
-        *keep_equal = ffn->act_tie == SFFN_TIE_KEEP && ffn->act_threshold > 0;
-        *t = ffn->act_threshold;
-        return 1;
+        f->keep_equal = ffn->act_tie == SFFN_TIE_KEEP && ffn->act_threshold > 0;
+        f->t = ffn->act_threshold;
+        f->is_exact = 1;
+        break;
+    case SFFN_ACT_RELU2: /* these two can underflow to zero above it */
+        break;
+    case SFFN_ACT_SHIFTED_RELU:
+        f->t = ffn->act_threshold;
+        break;
     default:
-        return 0; /* ReLU2 and shifted ReLU can underflow to zero above their threshold: the general path sees that */
+        has_zeros = 0;
     }
+    if (ffn->rule_on != SFFN_ON_S)
+        return has_zeros;
+    f->is_exact = 0;
+    const sffn_value_rule *rule = &ffn->value_rule;
+    if ((rule->kind != SFFN_VALUE_ABOVE && rule->kind != SFFN_VALUE_ABS_ABOVE) ||
+        rule->thresholds || !(rule->threshold > f->t) || ffn->activation == SFFN_ACT_RELU2 ||
+        ffn->activation == SFFN_ACT_SHIFTED_RELU)
+        return has_zeros;
+    /* |s| <= |g|, and s has the sign of g: so s > t needs g >= t, and |s| > t needs |g| >= t. */
+    f->t = rule->threshold;
+    f->keep_equal = 1;
+    f->keep_infinite = !has_zeros;
+    f->use_abs = !has_zeros && rule->kind == SFFN_VALUE_ABS_ABOVE;
+    return 1;
 }
 
 int sffn_gate_can_skip(const struct sffn_ffn *ffn)

@@ -1,6 +1,8 @@
 /* ffn.h  One layer, and the plan of one call, as the files of this folder see them. */
 #ifndef SFFN_LIB_FFN_H
 #define SFFN_LIB_FFN_H
+#include <float.h>
+
 #include "active_set/value_rule.h"
 #include "base/stats.h"
 #include "matmul/rows.h"
@@ -67,8 +69,21 @@ static inline int sffn_rule_decides_later(const struct sffn_ffn *ffn)
 int sffn_gate_drops(const struct sffn_ffn *ffn, uint32_t neuron, float s);
 /* The same for h, after the up product. */
 int sffn_h_drops(const struct sffn_ffn *ffn, uint32_t neuron, float h);
-/* 1 when "g > *t" (or >=, when *keep_equal) is all that the gate stage needs: the activation has true zeros and no rule looks at s. */
-int sffn_gate_is_threshold(const struct sffn_ffn *ffn, float *t, int *keep_equal);
+/* A test of the gate product, bias included, that is enough to drop a neuron: g < t, or |g| < t with use_abs, or <= unless keep_equal. NaN passes. */
+struct sffn_gate_floor {
+    float t;
+    int keep_equal, use_abs;
+    int keep_infinite; /* -infinity passes, too: SiLU and GELU make NaN of it */
+    int is_exact;      /* what passes is kept, with s = g */
+};
+/* 0: the layer has no such test. */
+int sffn_gate_floor(const struct sffn_ffn *ffn, struct sffn_gate_floor *f);
+/* 1: the floor drops g. */
+static inline int sffn_below_floor(const struct sffn_gate_floor *f, float g)
+{
+    const float v = f->use_abs && g < 0 ? -g : g;
+    return (f->keep_equal ? v < f->t : v <= f->t) && !(f->keep_infinite && v < -FLT_MAX);
+}
 /* 1 when some neurons can be skipped on the strength of the gate product. */
 int sffn_gate_can_skip(const struct sffn_ffn *ffn);
 

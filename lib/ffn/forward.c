@@ -225,13 +225,18 @@ static inline float note_h(struct worker *w, uint32_t row, size_t t, float h)
     return sffn_axpy_note(&w->ffn->down, row, h, w->w.axpy.h_max + w->ith * SFFN_TILE_TOKENS + t);
 }
 
-/* One token, and the gate value alone decides: the vector kernel finds the survivors of a chunk. */
-static void keep_above_threshold(struct worker *w, struct appender *out, const uint32_t *rows,
-                                 size_t start, const float *g, size_t n, float t, int keep_equal)
+/* One token, and the gate value alone decides: the vector kernel finds the survivors of a chunk. g becomes s. */
+static void keep_above_floor(struct worker *w, struct appender *out, const uint32_t *rows,
+                             size_t start, float *g, size_t n, const struct sffn_gate_floor *f)
 {
+    const float *bias = w->ffn->gate_bias;
     const size_t at = out->segment->start + out->segment->n;
     uint32_t *kept = out->list->rows + at;
-    const size_t n_kept = w->k->threshold.fn(kept, g, 0, n, t, keep_equal, 0);
+    for (size_t i = 0; bias && rows && i < n; i++)
+        g[i] += bias[rows[i]];
+    for (size_t i = 0; bias && !rows && i < n; i++)
+        g[i] += bias[start + i];
+    const size_t n_kept = w->k->threshold.fn(kept, g, 0, n, f->t, f->keep_equal, f->use_abs);
     for (size_t i = 0; i < n_kept; i++) {
         const float s = g[kept[i]];
         kept[i] = rows ? rows[kept[i]] : (uint32_t)(start + kept[i]);
@@ -257,11 +262,10 @@ static void run_gate(struct worker *w)
     const struct sffn_list list = selected_rows(w);
     const struct sffn_x x = prepare_x(w, &ffn->gate);
     float *g = w->w.values + w->ith * 2 * SFFN_CHUNK_VALUES;
-    float threshold;
-    int keep_equal;
-    const int is_simple = w->tile == 1 && !ffn->gate_bias &&
-                          (ffn->is_gated || (ffn->rule == SFFN_RULE_NONE && !w->weights)) &&
-                          sffn_gate_is_threshold(ffn, &threshold, &keep_equal);
+    struct sffn_gate_floor floor;
+    const int has_floor = sffn_gate_floor(ffn, &floor);
+    const int is_simple = has_floor && floor.is_exact && w->tile == 1 &&
+                          (ffn->is_gated || (ffn->rule == SFFN_RULE_NONE && !w->weights));
     const int waits = waits_for_rule(w, SFFN_ON_S);
     if (w->ith == 0 && w->call->select != SFFN_SELECT_GATE && !list.rows)
         w->counters->widened += w->tile;
@@ -271,21 +275,24 @@ static void run_gate(struct worker *w)
         sffn_rows_dot(w->k, &ffn->gate, &list, c.start, c.n, &x, w->tile, g);
         if (is_simple) {
             w->counters->selected += c.n;
-            keep_above_threshold(w, &c.out, list.rows ? list.rows + c.start : NULL, c.start, g, c.n,
-                                 threshold, keep_equal);
+            keep_above_floor(w, &c.out, list.rows ? list.rows + c.start : NULL, c.start, g, c.n,
+                             &floor);
             continue;
         }
         for (size_t i = 0; i < c.n; i++) {
             const uint32_t row = list.rows ? list.rows[c.start + i] : (uint32_t)(c.start + i);
             const unsigned wanted = list.masks ? list.masks[c.start + i] : (1u << w->tile) - 1;
+            const float bias = ffn->gate_bias ? ffn->gate_bias[row] : 0.0f;
             float s[SFFN_TILE_TOKENS] = {0};
             unsigned kept = 0;
             for (size_t t = 0; t < w->tile; t++) {
                 if (!(wanted >> t & 1))
                     continue;
+                const float with_bias = g[i * w->tile + t] + bias;
                 w->counters->selected++;
-                const float v = sffn_activate(
-                    ffn, g[i * w->tile + t] + (ffn->gate_bias ? ffn->gate_bias[row] : 0.0f));
+                if (has_floor && sffn_below_floor(&floor, with_bias))
+                    continue;
+                const float v = sffn_activate(ffn, with_bias);
                 const float h = ffn->is_gated ? 0 : weigh(w, row, t, v);
                 if (sffn_gate_drops(ffn, row, v) || (!ffn->is_gated && sffn_h_drops(ffn, row, h)))
                     continue;
@@ -452,8 +459,7 @@ static void run_dense_h(struct worker *w)
     const int is_same =
         !ffn->is_gated || sffn_is_quantized(ffn->up.dtype) == sffn_is_quantized(ffn->gate.dtype);
     const struct sffn_x x_up = is_same ? x : prepare_x(w, &ffn->up);
-    float *g = w->w.values + w->ith * 2 * SFFN_CHUNK_VALUES,
-          *u = g + SFFN_CHUNK_VALUES;
+    float *g = w->w.values + w->ith * 2 * SFFN_CHUNK_VALUES, *u = g + SFFN_CHUNK_VALUES;
     struct chunks c = chunks_of(w, &list, NULL, &ffn->gate);
     uint64_t n_rows = 0;
     while (next_chunk(w, &c)) {
