@@ -404,7 +404,7 @@ static void drop_phase(void *arg, uint32_t phase, uint32_t ith, uint32_t nth)
                     sffn_matmul_get_row(&c->ffn->down, i, row);
                 is_decoded = 1;
                 call->k->rows_axpy[SFFN_F32].fn(sums + ((t - t0) * n_levels + level) * d, row, 0,
-                                                &zero, h, 1, d);
+                                                &zero, h, 1, 0, d);
             }
         }
         for (size_t t = t0; t < t0 + n; t++) {

@@ -45,8 +45,10 @@ typedef void sffn_rows_dot_fn(float *out, const void *w, size_t row_bytes, const
                               size_t n_rows, const struct sffn_x *x, size_t n_tokens, size_t n);
 
 /* y[j] = fma(h[r], w[rows[r]][j], y[j]) for r = 0, 1, ..., n_rows-1 in this order, j in [0, n): identical bits on every ISA with FMA (scalar uses fmaf).
- * f32, f16, bf16 only. One token. The caller slices columns by offsetting w and y. */
-typedef void sffn_rows_axpy_fn(float *y, const void *w, size_t row_bytes, const uint32_t *rows, const float *h, size_t n_rows, size_t n);
+ * f32, f16, bf16 only. One token. The caller slices columns by offsetting w and y. The list goes on for n_ahead rows, which the next call takes:
+ * they may be fetched. */
+typedef void sffn_rows_axpy_fn(float *y, const void *w, size_t row_bytes, const uint32_t *rows, const float *h, size_t n_rows, size_t n_ahead,
+                               size_t n);
 
 /* Exact integer form for q8_0 and q4_0. One token. With d[r][b] the scale of block b of row rows[r]:
  *     v[r][b] = (int) rint((h[r] * inv) * d[r][b])        f32 products, nearest even

@@ -83,7 +83,7 @@ static void nn_phase(void *arg, uint32_t phase, uint32_t ith, uint32_t nth)
                 for (size_t r = 0; r < depth; r++)
                     scaled[r] = g->alpha * g->a[i * g->lda + l + r];
                 g->k->rows_axpy[SFFN_F32].fn(g->c + i * g->ldc + j, g->b + l * g->ldb + j,
-                                             g->ldb * sizeof(float), NULL, scaled, depth, n);
+                                             g->ldb * sizeof(float), NULL, scaled, depth, 0, n);
             }
         }
     }

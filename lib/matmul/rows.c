@@ -156,20 +156,22 @@ static void drain(int32_t *acc, int64_t *sum, size_t n)
     }
 }
 
-/* The rows that token t needs among entries [start, start + n) of a list, n <= SFFN_GATHER_ROWS, with their h. One token needs all of
- * them, and the list itself serves; else they are copied to a thread's buffers. */
+/* The rows that token t needs among entries [start, start + n) of a list, n <= SFFN_GATHER_ROWS, with their h; n_ahead more follow. One token
+ * needs all of them, and the list itself serves; else they are copied to a thread's buffers. */
 struct needed {
     const uint32_t *rows; /* NULL: consecutive, from first */
     const float *h;
     size_t first, n;
+    size_t n_ahead; /* so many more follow in rows */
 };
 
-static struct needed needed_rows(const struct sffn_list *list, size_t start, size_t n, size_t t,
-                                 size_t n_tokens, const struct sffn_axpy_scratch *s, uint32_t ith)
+static struct needed needed_rows(const struct sffn_list *list, size_t start, size_t n,
+                                 size_t n_ahead, size_t t, size_t n_tokens,
+                                 const struct sffn_axpy_scratch *s, uint32_t ith)
 {
     if (n_tokens == 1 && !list->masks) {
         const struct needed all = {list->rows ? list->rows + start : NULL, list->values + start,
-                                   list->rows ? 0 : start, n};
+                                   list->rows ? 0 : start, n, n_ahead};
         return all;
     }
     uint32_t *rows = s->gather_rows + ith * SFFN_GATHER_ROWS;
@@ -181,7 +183,7 @@ static struct needed needed_rows(const struct sffn_list *list, size_t start, siz
         rows[found] = list->rows ? list->rows[pos] : (uint32_t)pos;
         h[found++] = list->values[pos * n_tokens + t];
     }
-    const struct needed some = {rows, h, 0, found};
+    const struct needed some = {rows, h, 0, found, 0};
     return some;
 }
 
@@ -218,7 +220,7 @@ static void accumulate_int(const struct sffn_kernels *k, const struct sffn_matmu
             since_drain += chunk;
             for (size_t t = 0; t < n_tokens; t++) {
                 const struct needed r =
-                    needed_rows(list, walk.start + done, chunk, t, n_tokens, s, ith);
+                    needed_rows(list, walk.start + done, chunk, 0, t, n_tokens, s, ith);
                 if (inv[t] > 0)
                     k->rows_axpy_int[m->wtype].fn(acc + t * n, m->data + r.first * m->stride,
                                                   m->stride, r.rows, r.h, inv[t], r.n, n);
@@ -276,10 +278,11 @@ static void accumulate_rows(const struct sffn_kernels *k, const struct sffn_matm
         for (size_t done = first; done < last; done += step) {
             const size_t chunk = last - done < step ? last - done : step;
             for (size_t t = 0; t < n_tokens; t++) {
-                const struct needed r =
-                    needed_rows(list, segment.start + done, chunk, t, n_tokens, s, ith);
+                const struct needed r = needed_rows(list, segment.start + done, chunk,
+                                                    segment.n - done - chunk, t, n_tokens, s, ith);
                 k->rows_axpy[m->dtype].fn(s->partial + (t * SFFN_PARTITIONS + p) * n_cols + col,
-                                          w + r.first * m->stride, m->stride, r.rows, r.h, r.n, n);
+                                          w + r.first * m->stride, m->stride, r.rows, r.h, r.n,
+                                          r.n_ahead, n);
             }
         }
     }

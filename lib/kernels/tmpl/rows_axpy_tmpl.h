@@ -4,7 +4,7 @@
  * AXPY_ROWS rows at a time, so that y is loaded and stored once for them; each y[j] still sees its multiply-adds one after the other in the
  * order of the rows. Two vectors of y per step give independent chains.
  */
-#define AXPY_EACH(op) op(0) if (R > 1) { op(1) op(2) op(3) } if (R > 4) { op(4) op(5) op(6) op(7) }
+#define AXPY_EACH(op) op(0) if (R > 1) { op(1) } if (R > 2) { op(2) op(3) } if (R > 4) { op(4) op(5) op(6) op(7) }
 
 KERNEL_INLINE void KERNEL(axpy_rows)(const int R, float *y, const char *const *row, const struct ahead *ahead, const float *h, size_t n)
 {
@@ -37,30 +37,33 @@ KERNEL_INLINE void KERNEL(axpy_rows)(const int R, float *y, const char *const *r
     }
 }
 
-/* R rows from position r. */
+/* R rows from position r; those up to position n_listed may be fetched. */
 KERNEL_INLINE void KERNEL(axpy_from)(const int R, float *y, const void *w, size_t row_bytes, const uint32_t *rows, const float *h, size_t r,
-                                     size_t n_rows, size_t n, const struct ahead_plan *plan)
+                                     size_t n_listed, size_t n, const struct ahead_plan *plan)
 {
     const char *row[AXPY_ROWS];
     struct ahead ahead[AXPY_ROWS];
     for (int i = 0; i < R; i++) {
         row[i] = row_at(w, row_bytes, rows, r + (size_t)i);
-        ahead[i] = ahead_of(plan, row[i], w, row_bytes, rows, r + (size_t)i, n_rows);
+        ahead[i] = ahead_of(plan, row[i], w, row_bytes, rows, r + (size_t)i, n_listed);
     }
     KERNEL(axpy_rows)(R, y, row, ahead, h + r, n);
 }
 
 static void KERNEL(rows_axpy)(float *y, const void *w, size_t row_bytes, const uint32_t *rows, const float *h, size_t n_rows,
-                              size_t n)
+                              size_t n_ahead, size_t n)
 {
-    const struct ahead_plan plan = ahead_plan_of(w, row_bytes, rows, n_rows, AXPY_ROWS, n * WT_BYTES);
+    const size_t n_listed = n_rows + n_ahead;
+    const struct ahead_plan plan = ahead_plan_of(w, row_bytes, rows, n_listed, AXPY_ROWS, n * WT_BYTES);
     size_t r = 0;
     for (; r + AXPY_ROWS <= n_rows; r += AXPY_ROWS)
-        KERNEL(axpy_from)(AXPY_ROWS, y, w, row_bytes, rows, h, r, n_rows, n, &plan);
+        KERNEL(axpy_from)(AXPY_ROWS, y, w, row_bytes, rows, h, r, n_listed, n, &plan);
     for (; AXPY_ROWS > 4 && r + 4 <= n_rows; r += 4)
-        KERNEL(axpy_from)(4, y, w, row_bytes, rows, h, r, n_rows, n, &plan);
-    for (; r < n_rows; r++)
-        KERNEL(axpy_from)(1, y, w, row_bytes, rows, h, r, n_rows, n, &plan);
+        KERNEL(axpy_from)(4, y, w, row_bytes, rows, h, r, n_listed, n, &plan);
+    for (; r + 2 <= n_rows; r += 2)
+        KERNEL(axpy_from)(2, y, w, row_bytes, rows, h, r, n_listed, n, &plan);
+    if (r < n_rows)
+        KERNEL(axpy_from)(1, y, w, row_bytes, rows, h, r, n_listed, n, &plan);
 }
 
 #undef AXPY_EACH

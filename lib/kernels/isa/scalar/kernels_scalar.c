@@ -64,20 +64,23 @@ static void rows_dot_bf16_scalar(float *out, const void *w, size_t row_bytes, co
 }
 
 static void rows_axpy_f32_scalar(float *y, const void *w, size_t row_bytes, const uint32_t *rows, const float *h,
-                                 size_t n_rows, size_t n)
+                                 size_t n_rows, size_t n_ahead, size_t n)
 {
+    (void)n_ahead;
     rows_axpy_float(sffn_load_f32, 4, y, w, row_bytes, rows, h, n_rows, n);
 }
 
 static void rows_axpy_f16_scalar(float *y, const void *w, size_t row_bytes, const uint32_t *rows, const float *h,
-                                 size_t n_rows, size_t n)
+                                 size_t n_rows, size_t n_ahead, size_t n)
 {
+    (void)n_ahead;
     rows_axpy_float(sffn_load_f16, 2, y, w, row_bytes, rows, h, n_rows, n);
 }
 
 static void rows_axpy_bf16_scalar(float *y, const void *w, size_t row_bytes, const uint32_t *rows, const float *h,
-                                  size_t n_rows, size_t n)
+                                  size_t n_rows, size_t n_ahead, size_t n)
 {
+    (void)n_ahead;
     rows_axpy_float(sffn_load_bf16, 2, y, w, row_bytes, rows, h, n_rows, n);
 }
 
