@@ -102,21 +102,10 @@ sffn_status sffn_ffn_set_rule(const sffn_context *ctx, const sffn_ffn_config *c,
     return sffn_value_rule_check(ctx, what, &ffn->value_rule, c->d_ff);
 }
 
-/* Rules that look at one value; NaN passes, so that it is seen. */
-static int rule_drops(const struct sffn_ffn *ffn, enum sffn_rule_on on, uint32_t neuron, float v)
+int sffn_rule_drops(const struct sffn_ffn *ffn, uint32_t neuron, float v)
 {
-    return ffn->rule_on == on && !sffn_value_rule_needs_all(&ffn->value_rule) &&
+    return !sffn_value_rule_needs_all(&ffn->value_rule) &&
            !sffn_value_passes(&ffn->value_rule, neuron, v);
-}
-
-int sffn_gate_drops(const struct sffn_ffn *ffn, uint32_t neuron, float s)
-{
-    return s == 0 || rule_drops(ffn, SFFN_ON_S, neuron, s);
-}
-
-int sffn_h_drops(const struct sffn_ffn *ffn, uint32_t neuron, float h)
-{
-    return h == 0 || rule_drops(ffn, SFFN_ON_H, neuron, h);
 }
 
 int sffn_gate_floor(const struct sffn_ffn *ffn, struct sffn_gate_floor *f)

@@ -65,10 +65,18 @@ static inline int sffn_rule_decides_later(const struct sffn_ffn *ffn)
 {
     return ffn->rule_on != SFFN_ON_NOTHING && sffn_value_rule_needs_all(&ffn->value_rule);
 }
-/* 1 when s is zero or the rule drops the neuron, as far as s alone decides. NaN never drops. */
-int sffn_gate_drops(const struct sffn_ffn *ffn, uint32_t neuron, float s);
+/* 1 when the rule looks at one value at a time and drops this one. NaN passes, so that it is seen. */
+int sffn_rule_drops(const struct sffn_ffn *ffn, uint32_t neuron, float v);
+/* 1 when s is zero or the rule drops the neuron, as far as s alone decides. */
+static inline int sffn_gate_drops(const struct sffn_ffn *ffn, uint32_t neuron, float s)
+{
+    return s == 0 || (ffn->rule_on == SFFN_ON_S && sffn_rule_drops(ffn, neuron, s));
+}
 /* The same for h, after the up product. */
-int sffn_h_drops(const struct sffn_ffn *ffn, uint32_t neuron, float h);
+static inline int sffn_h_drops(const struct sffn_ffn *ffn, uint32_t neuron, float h)
+{
+    return h == 0 || (ffn->rule_on == SFFN_ON_H && sffn_rule_drops(ffn, neuron, h));
+}
 /* A test of the gate product, bias included, that is enough to drop a neuron: g < t, or |g| < t with use_abs, or <= unless keep_equal. NaN passes. */
 struct sffn_gate_floor {
     float t;
