@@ -125,7 +125,7 @@ static int layout_arena(struct source *const sources[3], size_t *bytes)
         if (!s || s->config.storage != SFFN_STORAGE_COPY)
             continue;
         if (!sffn_checked_round_up(used, 4096, &used) ||
-            !sffn_row_stride(s->plan.row_bytes, &s->stride) ||
+            !sffn_row_stride(s->plan.packed_bytes, &s->stride) ||
             !sffn_checked_mul(s->stride, s->plan.n_stored_rows, &total))
             return 0;
         s->offset = used;

@@ -17,12 +17,15 @@
 
 /* Weight types as kernels know them: those of sffn_dtype, and forms that only packed copies have.
  *
- * Apart: a row of q4_0 in as many bytes, first the f16 scales of all its blocks, then their 16 bytes of quants. So vectors of quants
- * need no shuffling into place, and with packed rows of a multiple of 1024 weights they lie on whole cache lines. */
+ * Apart: a row of q4_0, first the f16 scales of all its blocks, then from SFFN_APART_QUANTS on their 16 bytes of quants. So vectors of quants need
+ * no shuffling into place, and in packed rows of a multiple of 128 weights they lie on whole cache lines; packed rows are as many lines as before.
+ * Scales behind the quants, with which nothing would need padding, break the stream that reads all rows (x0.75 to 0.9 on Zen 4). */
 enum sffn_wtype {
     SFFN_W_Q4_0_APART = SFFN_DTYPE_COUNT_,
     SFFN_N_WTYPES
 };
+#define SFFN_APART_QUANTS(n_blocks) ((n_blocks) % 4 == 0 ? ((size_t)(n_blocks) * 2 + 63) / 64 * 64 : (size_t)(n_blocks) * 2)
+#define SFFN_APART_ROW_BYTES(n_blocks) (SFFN_APART_QUANTS(n_blocks) + (size_t)(n_blocks) * 16)
 
 /* The inputs of up to SFFN_TILE_TOKENS tokens, prepared once per call. Token t's vectors start at x + t * x_stride, q + t * q_stride,
  * d + t * (q_stride / 32), sum + t * (q_stride / 32). */

@@ -27,7 +27,7 @@ sffn_status sffn_matmul_create(sffn_context *ctx, const sffn_matmul_config *conf
     const uint8_t *data = c.weights.data;
     m->ctx = ctx;
     if (c.storage == SFFN_STORAGE_COPY) {
-        if (!sffn_row_stride(plan.row_bytes, &stride) ||
+        if (!sffn_row_stride(plan.packed_bytes, &stride) ||
             !sffn_checked_mul(stride, plan.n_stored_rows, &bytes))
             status = sffn_fail(ctx, SFFN_ERR_INVALID_ARGUMENT,
                                "matmul: %u rows of %zu bytes do not fit in memory",

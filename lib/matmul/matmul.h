@@ -23,12 +23,13 @@ struct sffn_matmul {
 struct sffn_pack_plan {
     int32_t dtype, wtype;
     uint32_t n_stored_rows; /* n_rows, or n_rows / 32 */
-    size_t row_bytes;
+    size_t row_bytes;    /* of weights */
+    size_t packed_bytes; /* of a packed row, gaps inside it included: the smallest distance of two */
 };
 /* Checks a config and says what its packed rows are. `what` names the matrix in error texts. */
 sffn_status sffn_pack_plan(const sffn_context *ctx, const char *what, const sffn_matmul_config *config,
                            struct sffn_pack_plan *plan);
-/* Distance of packed rows of `bytes` bytes: whole cache lines and nothing between them, since a gap breaks the stream that reads all rows
+/* Distance of packed rows of `bytes` bytes each: whole cache lines and nothing between them, since a gap breaks the stream that reads all rows
  * (ahead.h). 0 on overflow. */
 int sffn_row_stride(size_t bytes, size_t *stride);
 /* Writes the packed rows, `stride` bytes apart, at dst. */

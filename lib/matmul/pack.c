@@ -1,5 +1,6 @@
 #include "matmul/matmul.h"
 
+#include <assert.h>
 #include <float.h>
 #include <math.h>
 #include <string.h>
@@ -104,6 +105,8 @@ sffn_status sffn_pack_plan(const sffn_context *ctx, const char *what, const sffn
     if (c->storage == SFFN_STORAGE_COPY && c->block_size == 1 && plan->dtype == SFFN_Q4_0 &&
         has_apart_kernels(ctx))
         plan->wtype = SFFN_W_Q4_0_APART;
+    plan->packed_bytes =
+        plan->wtype == SFFN_W_Q4_0_APART ? SFFN_APART_ROW_BYTES(c->n_cols / 32) : plan->row_bytes;
     if (plan->row_bytes == 0)
         return sffn_fail(ctx, SFFN_ERR_SHAPE,
                          "%s: packed rows have %u elements; %s needs a multiple of %zu", what,
@@ -213,6 +216,7 @@ sffn_status sffn_pack(sffn_context *ctx, const sffn_matmul_config *config,
 {
     struct pack_job job = {.config = config, .plan = plan, .dst = dst, .stride = stride};
     const sffn_weights *w = &config->weights;
+    assert(stride >= plan->packed_bytes);
     job.src_stride =
         w->row_bytes ? w->row_bytes : sffn_dtype_row_bytes(w->dtype, stored_row_length(config));
     job.scratch_floats = (TRANSPOSE_ROWS + 2) * ((size_t)config->n_cols + 64);

@@ -54,15 +54,15 @@ sffn_status sffn_screened_gate_init(sffn_context *ctx, struct sffn_predictor *p,
     if (c.weights.layout != SFFN_LAYOUT_ROWS)
         return sffn_fail(ctx, SFFN_ERR_UNSUPPORTED,
                          "screened gate: gate.layout must be SFFN_LAYOUT_ROWS");
-    const size_t bytes = plan.row_bytes * plan.n_stored_rows; /* read from end to end: no gaps */
+    const size_t bytes = plan.packed_bytes * plan.n_stored_rows; /* read from end to end: no gaps */
     uint8_t *data = sffn_mem_alloc_weights(ctx, bytes);
     if (!data)
         return sffn_fail(ctx, SFFN_ERR_OUT_OF_MEMORY,
                          "the allocator returned NULL for %zu bytes of screened gate", bytes);
-    sffn_matmul_init(ctx, &s->m, &c, &plan, data, plan.row_bytes, 0);
+    sffn_matmul_init(ctx, &s->m, &c, &plan, data, plan.packed_bytes, 0);
     s->m.owned = data;
     s->m.owned_bytes = bytes;
-    status = sffn_pack(ctx, &c, &plan, data, plan.row_bytes);
+    status = sffn_pack(ctx, &c, &plan, data, plan.packed_bytes);
     if (status == SFFN_OK && config->margin > 0)
         status = measure_errors(ctx, s, &config->gate);
     s->margin = config->margin;

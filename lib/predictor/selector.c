@@ -354,15 +354,15 @@ sffn_status sffn_selector_pack(sffn_context *ctx, const char *what, const sffn_w
                          "%s: weights.layout is %d; expected SFFN_LAYOUT_ROWS", what,
                          (int)weights->layout);
     /* Rows are read from end to end: no gaps. */
-    if (!sffn_checked_mul(plan.row_bytes, plan.n_stored_rows, &bytes) ||
+    if (!sffn_checked_mul(plan.packed_bytes, plan.n_stored_rows, &bytes) ||
         !(data = sffn_mem_alloc_weights(ctx, bytes)))
         return sffn_fail(ctx, SFFN_ERR_OUT_OF_MEMORY,
                          "the allocator returned NULL for %u rows of %zu bytes of %s",
-                         (unsigned)n_rows, plan.row_bytes, what);
-    sffn_matmul_init(ctx, m, &c, &plan, data, plan.row_bytes, 0);
+                         (unsigned)n_rows, plan.packed_bytes, what);
+    sffn_matmul_init(ctx, m, &c, &plan, data, plan.packed_bytes, 0);
     m->owned = data;
     m->owned_bytes = bytes;
-    status = sffn_pack(ctx, &c, &plan, data, plan.row_bytes);
+    status = sffn_pack(ctx, &c, &plan, data, plan.packed_bytes);
     return status == SFFN_OK ? check_weights(ctx, what, m) : status;
 }
 

@@ -167,6 +167,12 @@ int32_t ck_dtype(int32_t wtype)
     return wtype == SFFN_W_Q4_0_APART ? SFFN_Q4_0 : wtype;
 }
 
+size_t ck_row_bytes(int32_t wtype, size_t n)
+{
+    return wtype == SFFN_W_Q4_0_APART ? SFFN_APART_ROW_BYTES(n / 32)
+                                      : sffn_dtype_row_bytes(wtype, n);
+}
+
 void ck_pack_row(int32_t wtype, const void *row, size_t n, void *packed)
 {
     if (wtype == SFFN_W_Q4_0_APART)
@@ -267,7 +273,7 @@ void ck_draw_rows(struct ck *ck, struct ck_rows *rows, int32_t wtype, size_t n, 
     rows->n_rows =
         all ? n_listed
             : n_listed + 1 + ck_below(ck, 4 * n_listed + 3); /* listed densely, or scattered */
-    rows->size = sffn_dtype_row_bytes(dtype, n);
+    rows->size = ck_row_bytes(wtype, n);
     rows->row_bytes = rows->size + padding;
     w = ck_guarded(ck, rows->n_rows == 0 ? 0 : (rows->n_rows - 1) * rows->row_bytes + rows->size,
                    where);
@@ -395,7 +401,7 @@ static size_t arena_elements;
 const char *ck_arena(struct ck *ck, int32_t wtype, size_t row_elements, size_t *bytes)
 {
     const int32_t dtype = ck_dtype(wtype);
-    const size_t row_bytes = sffn_dtype_row_bytes(dtype, row_elements);
+    const size_t row_bytes = ck_row_bytes(wtype, row_elements);
     *bytes = ck->bench_bytes;
     if (arena == NULL) {
         const size_t huge = (size_t)2 << 20;
@@ -440,7 +446,7 @@ void ck_bench_rows(struct ck *ck, struct ck_bench_rows *out, enum ck_mode mode, 
 {
     size_t bytes;
     out->w = ck_arena(ck, wtype, row_elements, &bytes);
-    out->row_bytes = sffn_dtype_row_bytes(ck_dtype(wtype), row_elements);
+    out->row_bytes = ck_row_bytes(wtype, row_elements);
     out->n_rows = bytes / out->row_bytes;
     out->rows = NULL;
     if (mode == CK_WARM) {

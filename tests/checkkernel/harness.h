@@ -78,6 +78,8 @@ int ck_within(float a, double exact, double bound);
 /* n * u / (1 - n * u), u = 2^-24 */
 double ck_gamma(size_t n);
 
+/* Bytes of a row of n weights. */
+size_t ck_row_bytes(int32_t wtype, size_t n);
 /* enum sffn_dtype of an enum sffn_wtype. */
 int32_t ck_dtype(int32_t wtype);
 /* A row of ggml's blocks as the kernels of a type want it, which may be as it is. */

@@ -7,10 +7,13 @@
 /* Bodies are written once with a constant number of tokens or rows, and must be inlined to become that. */
 #if defined(_MSC_VER)
 #define KERNEL_INLINE static __forceinline
+#define KERNEL_OUTLINE static __declspec(noinline)
 #elif defined(__GNUC__)
 #define KERNEL_INLINE static inline __attribute__((always_inline))
+#define KERNEL_OUTLINE static __attribute__((noinline))
 #else
 #define KERNEL_INLINE static inline
+#define KERNEL_OUTLINE static
 #endif
 
 /* KERNEL(rows_dot) is rows_dot_f16_avx2 in an instantiation with WT f16 and ISA avx2; PLAIN_KERNEL(threshold) is threshold_avx2. */

@@ -8,7 +8,7 @@
 
 KERNEL_INLINE void KERNEL(axpy_rows)(const int R, float *y, const char *const *row, const struct ahead *ahead, const float *h, size_t n)
 {
-    vf hs[AXPY_ROWS];
+    vf hs[8]; /* as many as AXPY_EACH names */
     size_t i = 0;
     for (int r = 0; r < R; r++)
         hs[r] = vf_set1(h[r]);

@@ -222,7 +222,7 @@ static void KERNEL(rows_dot)(float *out, const void *w, size_t row_bytes, const 
         };
         size_t begin = 0;
         /* where they are apart: the scales of all blocks, and the quants of those before, less their scales */
-        panel.quants = WT_IS_APART ? n / 32 * WT_SCALE_STEP + block * WT_BLOCK_BYTES - 2 * block * WT_SCALE_STEP : 0;
+        panel.quants = WT_IS_APART ? SFFN_APART_QUANTS(n / 32) + block * WT_BLOCK_BYTES - 2 * block * WT_SCALE_STEP : 0;
 #ifdef DOT_TOGETHER
         if (rows == NULL && masks == NULL && n_tokens >= KERNEL_JOIN2(DOT_TOGETHER_TOKENS, WT))
             for (; n_rows - begin >= DOT_TOGETHER; begin += DOT_TOGETHER) {

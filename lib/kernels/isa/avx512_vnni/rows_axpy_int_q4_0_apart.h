@@ -90,9 +90,21 @@ KERNEL_INLINE void q4a_step_axpy(const int R, int32_t *acc, int32_t *v_sum, cons
     }
 }
 
-/* The blocks [first, first + n_blocks) of all rows of `total` blocks. */
+/* The whole steps, apart from what surrounds them: inlined there, gcc 12 allots registers that change their time by 15 % with every change of it. */
+#define Q4A_WHOLE_STEP(R) \
+    KERNEL_OUTLINE void q4a_whole_step_##R(int32_t *acc, int32_t *v_sum, const char *const *row, const uintptr_t *next, \
+                                                  const float *scaled, size_t scales, size_t quants) \
+    { \
+        const struct q4a_step at = { scales, quants, Q4A_STEP }; \
+        q4a_step_axpy(R, acc, v_sum, row, next, scaled, &at); \
+    }
+Q4A_WHOLE_STEP(8)
+Q4A_WHOLE_STEP(16)
+#undef Q4A_WHOLE_STEP
+
+/* The blocks [first, first + n_blocks) of rows whose quants begin at `quants`. */
 struct q4a_panel {
-    size_t first, n_blocks, total;
+    size_t first, n_blocks, quants;
 };
 
 /* R rows from position r; those past n_rows repeat the last one with v = 0. */
@@ -110,16 +122,33 @@ KERNEL_INLINE void q4a_rows_axpy(const int R, int32_t *acc, int32_t *v_sum, cons
     }
     for (size_t block = 0; block < panel->n_blocks; block += Q4A_STEP) {
         const size_t from = panel->first + block, left = panel->n_blocks - block;
-        const struct q4a_step at = { 2 * from, 2 * panel->total + 16 * from, left < Q4A_STEP ? left : Q4A_STEP };
+        const struct q4a_step at = { 2 * from, panel->quants + 16 * from, left < Q4A_STEP ? left : Q4A_STEP };
         for (int i = 0; block / Q4A_STEP % 2 == 0 && i < R; i++)
             vf_prefetch(next[i] + at.scales); /* a line of them is enough for two steps */
         for (int i = 0; left <= Q4A_STEP && i < R; i++)
             vf_prefetch(next[i] + at.quants + 16 * left - 1); /* which the starts of 64 bytes name only where they are lines */
         if (at.count == Q4A_STEP) {
-            const struct q4a_step whole = { at.scales, at.quants, Q4A_STEP };
-            q4a_step_axpy(R, acc + 32 * block, v_sum + block, row, next, scaled, &whole);
+            if (R == 16)
+                q4a_whole_step_16(acc + 32 * block, v_sum + block, row, next, scaled, at.scales, at.quants);
+            else
+                q4a_whole_step_8(acc + 32 * block, v_sum + block, row, next, scaled, at.scales, at.quants);
         } else {
             q4a_step_axpy(R, acc + 32 * block, v_sum + block, row, next, scaled, &at);
+        }
+    }
+}
+
+/* Fetches the panel of a list's first rows, which nothing was ahead of, in the order in which they are read: without it 133 instead of 127 us
+ * for 1178 rows on Zen 4, and x0.93 for short lists of several tokens. */
+KERNEL_INLINE void q4a_fetch_first(const void *w, size_t row_bytes, const uint32_t *rows, size_t n_rows, const struct q4a_panel *panel)
+{
+    const size_t n = n_rows < Q4_ROWS ? n_rows : Q4_ROWS;
+    for (size_t block = panel->first; block < panel->first + panel->n_blocks; block += 4) {
+        for (size_t r = 0; r < n; r++) {
+            const uintptr_t row = (uintptr_t)row_at(w, row_bytes, rows, r);
+            if (block % 32 == 0)
+                vf_prefetch(row + 2 * block);
+            vf_prefetch(row + panel->quants + 16 * block);
         }
     }
 }
@@ -128,7 +157,7 @@ static void rows_axpy_int_q4_0_apart_avx512_vnni(int32_t *acc, const void *w, si
                                                  float inv, size_t n_rows, size_t n)
 {
     const size_t total = n / 32, most = q4_panel_blocks(total);
-    struct q4a_panel panel = { 0, 0, total };
+    struct q4a_panel panel = { 0, 0, SFFN_APART_QUANTS(total) };
     for (; panel.first < total; panel.first += panel.n_blocks) {
         _Alignas(64) int32_t v_sum[Q4_PANEL];
         int32_t *const to = acc + 32 * panel.first;
@@ -136,13 +165,7 @@ static void rows_axpy_int_q4_0_apart_avx512_vnni(int32_t *acc, const void *w, si
         panel.n_blocks = total - panel.first < most ? total - panel.first : most;
         memset(v_sum, 0, sizeof v_sum);
         if (rows != NULL)
-            for (size_t at = 0; at < 16 * panel.n_blocks; at += 64)
-                for (size_t i = 0; i < 16 && i < n_rows; i++) {
-                    const char *row = row_at(w, row_bytes, rows, i);
-                    if (at % 512 == 0)
-                        vf_prefetch((uintptr_t)row + 2 * panel.first + at / 8);
-                    vf_prefetch((uintptr_t)row + 2 * total + 16 * panel.first + at);
-                }
+            q4a_fetch_first(w, row_bytes, rows, n_rows, &panel);
         for (; r + 8 < n_rows; r += 16)
             q4a_rows_axpy(16, to, v_sum, w, row_bytes, rows, h, inv, r, n_rows, &panel);
         if (r < n_rows)

@@ -101,7 +101,7 @@ static struct places together(size_t block_bytes)
 
 static struct places apart(size_t block_bytes, size_t n)
 {
-    const struct places p = { 2, n / BLOCK * 2, block_bytes - 2 };
+    const struct places p = { 2, SFFN_APART_QUANTS(n / BLOCK), block_bytes - 2 };
     return p;
 }
 
