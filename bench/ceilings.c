@@ -15,7 +15,7 @@
 #define MAX_AHEAD   16u
 #define MAX_RESULTS 256u
 #define STREAM_WAYS 4u
-#define RECENT      8u /* passes of a stream in each way that the median is taken of: two measurements */
+#define RECENT      8u /* passes in each way that the median is taken of: two measurements */
 
 /* Prefetch by software how, and how far ahead. Which is best differs: the lines that a core can have on their way into L1 limit a gather to
  * 64 bytes * buffers / latency (10 GB/s on a Zen 4 with 185 ns), into L2 there are more; hardware prefetchers help only long pieces. */
@@ -32,8 +32,11 @@ struct result {
     size_t piece_bytes; /* 0: streaming */
     double density, gbps;
     char how[96];
-    double recent[STREAM_WAYS][RECENT]; /* GB/s of passes, 0: none yet */
-    size_t n_passes;                    /* of each way */
+    struct way way; /* the best of a gather */
+    double recent
+        [STREAM_WAYS]
+        [RECENT]; /* GB/s of passes: of a stream in each of its ways, of a gather in its best, as the first */
+    size_t n_passes; /* of each way */
 };
 
 struct ceilings {
@@ -278,16 +281,21 @@ double ceilings_stream_gbps(struct ceilings *c, uint32_t n_threads)
     return r->gbps;
 }
 
+static double recent_median(const struct result *r, size_t way)
+{
+    double gbps[RECENT];
+    const size_t n = r->n_passes < RECENT ? r->n_passes : RECENT;
+    struct samples passes = {gbps, n, 0.0};
+    memcpy(gbps, r->recent[way], n * sizeof *gbps);
+    return n > 0 ? samples_summary(&passes).median : 0.0;
+}
+
 double ceilings_stream_median_gbps(struct ceilings *c, uint32_t n_threads)
 {
     const struct result *r = find_result(c, n_threads, 0, 1.0);
-    const size_t n = !r ? 0 : r->n_passes < RECENT ? r->n_passes : RECENT;
     double best = 0.0;
-    for (size_t i = 0; n > 0 && i < STREAM_WAYS; i++) {
-        double gbps[RECENT];
-        struct samples passes = {gbps, n, 0.0};
-        memcpy(gbps, r->recent[i], n * sizeof *gbps);
-        const double median = samples_summary(&passes).median;
+    for (size_t i = 0; r && i < STREAM_WAYS; i++) {
+        const double median = recent_median(r, i);
         best = median > best ? median : best;
     }
     return best;
@@ -339,25 +347,14 @@ static double gather_once(struct ceilings *c, uint32_t n_threads, size_t piece_b
     return ns > 0.0 ? (double)(share / per_piece * n_threads * piece_bytes) / ns : 0.0;
 }
 
-double ceilings_gather_gbps(struct ceilings *c, uint32_t n_threads, size_t piece_bytes,
-                            double density)
+/* Finds the best way to gather r's pieces: r->gbps, way and how. */
+static void find_gather(struct ceilings *c, struct result *r)
 {
     static const unsigned chunk_lines[] = {16, 36, 72, 1024}, aheads[] = {1, 2, 4, 8};
     enum { MAX_WAYS = 40, FINALISTS = 3, REPEATS = 5 };
     struct way ways[MAX_WAYS];
     double gbps[MAX_WAYS] = {0.0};
-    size_t n_ways = 0;
-    if (n_threads < 1 || n_threads > MAX_THREADS || piece_bytes == 0 || !(density > 0.0))
-        return 0.0;
-    size_t piece_lines = (piece_bytes + LINE - 1) / LINE;
-    if (density > 1.0)
-        density = 1.0;
-    struct result *r = find_result(c, n_threads, piece_bytes, density);
-    if (r) {
-        memcpy(c->how, r->how, sizeof c->how);
-        return r->gbps;
-    }
-    r = add_result(c, n_threads, piece_bytes, density);
+    size_t n_ways = 0, piece_lines = (r->piece_bytes + LINE - 1) / LINE;
     ways[n_ways++] = (struct way){0, 0, 1024, 0, 0};
     for (unsigned side = 4; side <= 8; side += 4)
         for (unsigned groups = 1; groups <= 2; groups++)
@@ -375,19 +372,20 @@ double ceilings_gather_gbps(struct ceilings *c, uint32_t n_threads, size_t piece
             }
         }
     for (size_t i = 0; i < n_ways; i++)
-        gbps[i] = gather_once(c, n_threads, piece_bytes, density, ways[i]);
+        gbps[i] = gather_once(c, r->n_threads, r->piece_bytes, r->density, ways[i]);
     for (int f = 0; f < FINALISTS; f++) { /* the best few of the first round are measured again */
         size_t best = 0;
         for (size_t i = 1; i < n_ways; i++)
             best = gbps[i] > gbps[best] ? i : best;
         double top = gbps[best];
         for (int repeat = 0; repeat < REPEATS; repeat++) {
-            double once = gather_once(c, n_threads, piece_bytes, density, ways[best]);
+            double once = gather_once(c, r->n_threads, r->piece_bytes, r->density, ways[best]);
             top = once > top ? once : top;
         }
         if (top > r->gbps) {
             const struct way *w = &ways[best];
             r->gbps = top;
+            r->way = *w;
             if (w->ahead == 0)
                 snprintf(r->how, sizeof r->how, "no software prefetch");
             else if (w->side > 0)
@@ -400,6 +398,32 @@ double ceilings_gather_gbps(struct ceilings *c, uint32_t n_threads, size_t piece
         }
         gbps[best] = 0.0;
     }
+}
+
+double ceilings_gather_gbps(struct ceilings *c, uint32_t n_threads, size_t piece_bytes,
+                            double density)
+{
+    if (n_threads < 1 || n_threads > MAX_THREADS || piece_bytes == 0 || !(density > 0.0))
+        return 0.0;
+    if (density > 1.0)
+        density = 1.0;
+    struct result *r = find_result(c, n_threads, piece_bytes, density);
+    if (!r) {
+        r = add_result(c, n_threads, piece_bytes, density);
+        find_gather(c, r);
+    }
+    for (size_t repeat = 0; repeat < RECENT / 2; repeat++, r->n_passes++) {
+        const double gbps = gather_once(c, n_threads, piece_bytes, density, r->way);
+        r->gbps = gbps > r->gbps ? gbps : r->gbps;
+        r->recent[0][r->n_passes % RECENT] = gbps;
+    }
     memcpy(c->how, r->how, sizeof c->how);
     return r->gbps;
+}
+
+double ceilings_gather_median_gbps(struct ceilings *c, uint32_t n_threads, size_t piece_bytes,
+                                   double density)
+{
+    const struct result *r = find_result(c, n_threads, piece_bytes, density < 1.0 ? density : 1.0);
+    return r ? recent_median(r, 0) : 0.0;
 }

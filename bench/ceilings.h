@@ -22,9 +22,12 @@ double ceilings_stream_gbps(struct ceilings *c, uint32_t n_threads);
  * of the same minutes. 0 before the first call. */
 double ceilings_stream_median_gbps(struct ceilings *c, uint32_t n_threads);
 /* GB/s of reading a random share `density` of all pieces of piece_bytes, in order of address, cold, each thread one contiguous range:
- * best of several repeats of several ways to prefetch. Results are remembered: a second call with the same arguments measures nothing. */
+ * best of several repeats of several ways to prefetch. The best way is remembered: a second call with the same arguments measures only that. */
 double ceilings_gather_gbps(struct ceilings *c, uint32_t n_threads, size_t piece_bytes,
                             double density);
+/* What its median pass reached in the last two of those calls; 0 before the first one. */
+double ceilings_gather_median_gbps(struct ceilings *c, uint32_t n_threads, size_t piece_bytes,
+                                   double density);
 /* How the best gather was done, "burst into L2, 36 lines, 4 ahead"; of the last ceilings_gather_gbps(). */
 const char *ceilings_gather_how(const struct ceilings *c);
 

@@ -61,7 +61,8 @@ struct row {
     struct summary own, dense;
     struct traffic traffic;
     struct errors errors;
-    double stream_gbps, stream_median_gbps, gather_gbps, ideal_ns, speedup_vs_first;
+    double stream_gbps, stream_median_gbps, gather_gbps, gather_median_gbps, ideal_ns,
+        median_ideal_ns, speedup_vs_first;
 };
 
 /* ---- measuring ---- */
@@ -98,11 +99,6 @@ static int measure_times(struct layer_run *run, struct row *row)
     return status == SFFN_OK ? 1 : layer_run_fail(run, "running the layer", status);
 }
 
-static double time_at(double bytes, double gbps)
-{
-    return bytes > 0.0 ? bytes / gbps : 0.0;
-}
-
 static int measure_row(struct layer_run *run, struct row *row)
 {
     const struct traffic *t = &row->traffic;
@@ -110,18 +106,21 @@ static int measure_row(struct layer_run *run, struct row *row)
     memset(row, 0, sizeof *row);
     progress("measuring the memory");
     ceilings_stream_gbps(ceilings, run->n_threads);
-    if (!measure_times(run, row) || !layer_run_traffic(run, &row->traffic) ||
-        !layer_run_errors(run, &row->errors))
+    if (!layer_run_traffic(run, &row->traffic))
+        return 0;
+    layer_run_gather_times(run, t);
+    if (!measure_times(run, row) || !layer_run_errors(run, &row->errors))
         return 0;
     progress("measuring the memory");
     row->stream_gbps =
         ceilings_stream_gbps(ceilings, run->n_threads); /* the best of before and after */
     row->stream_median_gbps = ceilings_stream_median_gbps(ceilings, run->n_threads);
-    const double gather_ns = time_at(t->gate_gathered, layer_run_gate_gbps(run, t)) +
-                             time_at(t->active_gathered, layer_run_active_gbps(run, t));
-    row->gather_gbps =
-        gather_ns > 0.0 ? (t->gate_gathered + t->active_gathered) / gather_ns : (double)NAN;
-    row->ideal_ns = time_at(t->streamed, row->stream_gbps) + gather_ns;
+    const struct gather_times gather = layer_run_gather_times(run, t);
+    const double gathered = t->gate_gathered + t->active_gathered;
+    row->gather_gbps = gathered > 0.0 ? gathered / gather.ns : (double)NAN;
+    row->gather_median_gbps = gathered > 0.0 ? gathered / gather.median_ns : (double)NAN;
+    row->ideal_ns = t->streamed / row->stream_gbps + gather.ns;
+    row->median_ideal_ns = t->streamed / row->stream_median_gbps + gather.median_ns;
     return 1;
 }
 
@@ -211,10 +210,12 @@ static void print_json_row(const struct rows *rows, const struct layer_run *run,
     json_number(&j, "stream_gbps", r->stream_gbps);
     json_number(&j, "stream_median_gbps", r->stream_median_gbps);
     json_number(&j, "gather_gbps", r->gather_gbps);
+    json_number(&j, "gather_median_gbps", r->gather_median_gbps);
     json_number(&j, "limit_fraction", r->traffic.touched / r->stream_gbps / r->own.median);
     json_number(&j, "median_limit_fraction",
                 r->traffic.touched / r->stream_median_gbps / r->own.median);
     json_number(&j, "gather_fraction", r->ideal_ns / r->own.median);
+    json_number(&j, "median_gather_fraction", r->median_ideal_ns / r->own.median);
     json_number(&j, "speedup_vs_dense", r->dense.median / r->own.median);
     json_number(&j, "speedup_vs_onednn", rows->peer->median_ns / r->own.median);
     json_number(&j, "relative_error", r->errors.reference);

@@ -578,6 +578,27 @@ double layer_run_active_gbps(struct layer_run *run, const struct traffic *t)
     return gather_gbps(run, t->active_gathered, t->active_density);
 }
 
+static double time_at(double bytes, double gbps)
+{
+    return bytes > 0.0 ? bytes / gbps : 0.0;
+}
+
+static double gather_median_gbps(const struct layer_run *run, double density)
+{
+    return ceilings_gather_median_gbps(run->w->ceilings, run->n_threads,
+                                       run->w->layer.row_bytes * neurons_per_piece(run), density);
+}
+
+struct gather_times layer_run_gather_times(struct layer_run *run, const struct traffic *t)
+{
+    const struct gather_times times = {
+        time_at(t->gate_gathered, layer_run_gate_gbps(run, t)) +
+            time_at(t->active_gathered, layer_run_active_gbps(run, t)),
+        time_at(t->gate_gathered, gather_median_gbps(run, t->gate_density)) +
+            time_at(t->active_gathered, gather_median_gbps(run, t->active_density))};
+    return times;
+}
+
 /* ---- errors ---- */
 
 /* The share of the truly active neurons that the selection kept, over all inputs. */

@@ -80,9 +80,14 @@ struct traffic {
     int is_sparse;
 };
 int layer_run_traffic(struct layer_run *run, struct traffic *t);
-/* GB/s at which this traffic's gathers can be done; 0 where there are none. */
+/* GB/s at which this traffic's gathers can be done, measured again at each call; 0 where there are none. */
 double layer_run_gate_gbps(struct layer_run *run, const struct traffic *t);
 double layer_run_active_gbps(struct layer_run *run, const struct traffic *t);
+/* The time that they take at those rates, and at the rates of the median passes of the last two calls. */
+struct gather_times {
+    double ns, median_ns;
+};
+struct gather_times layer_run_gather_times(struct layer_run *run, const struct traffic *t);
 
 struct errors {
     double reference, dense,

@@ -12,8 +12,8 @@ HEAD = """# Results
 Written by `bench/results.py` from the JSON lines in `bench/results`; `bench/run` measures and writes again. [README.md](README.md) says what the columns mean and
 how the figures are taken. Medians; "±" is half the 95 % confidence interval of the median, and an interval beyond 5 % is marked with !. "limit" is what the memory
 would take at its streaming rate (the best pass of the run) for the bytes that the call reads, divided by the time: 1 is the best possible. "of median" is the same
-with the median pass of the stream just before and after the row, a median against a median. "gather" is the same with the measured rate of
-gathering pieces of that size for the gathered bytes. "error" is |y - y64| / |y64| against the whole layer in float64 from the same packed weights.
+with the median pass of the stream just before and after the row, a median against a median. "gather" is "limit" with the measured rate of
+gathering pieces of that size for the gathered bytes, best and median pass likewise. "error" is |y - y64| / |y64| against the whole layer in float64 from the same packed weights.
 """
 
 
@@ -64,7 +64,7 @@ def get(key, form=None, unit=""):
 FFN = [("weights", get("dtype")), ("selection", selection), ("active", get("density", ".3f")), ("tokens", get("n_tokens")), ("threads", get("n_threads")),
        ("layer", get("trace_layer")), ("ms", ms), ("±", spread), ("min", lambda r: ms(r, "min_ns")), ("max", lambda r: ms(r, "max_ns")),
        ("MB read", lambda r: number(r["touched_bytes"] * 1e-6, ".1f")), ("GB/s", get("effective_gbps", ".1f")), ("memory GB/s", get("stream_gbps", ".1f")),
-       ("limit", get("limit_fraction", ".2f")), ("of median", get("median_limit_fraction", ".2f")), ("gather", get("gather_fraction", ".2f")), ("own dense", get("speedup_vs_dense", ".2f", "x")),
+       ("limit", get("limit_fraction", ".2f")), ("of median", get("median_limit_fraction", ".2f")), ("gather", get("gather_fraction", ".2f")), ("of median", get("median_gather_fraction", ".2f")), ("own dense", get("speedup_vs_dense", ".2f", "x")),
        ("oneDNN", get("speedup_vs_onednn", ".2f", "x")), ("against first", get("speedup_vs_first", ".2f", "x")), ("recall", get("recall", ".3f")),
        ("error", get("relative_error", ".1e"))]
 STAGES = [("weights", get("dtype")), ("selection", selection), ("threads", get("n_threads")), ("stage", get("stage")),
@@ -135,7 +135,7 @@ def write_goals(folder):
         peer_ns = fastest(1, 1, "median_ns")
         batches = [(n, fastest(n, 1, "sffn_select_speedup")) for n in (2, 4, 8)]
         cells.append((dtype, fractions(dense, "limit_fraction"), fractions(dense, "median_limit_fraction"), fractions(stage, "limit_fraction"),
-                      fractions(stage, "median_limit_fraction"), fractions(mask, "gather_fraction"),
+                      fractions(stage, "median_limit_fraction"), fractions(mask, "gather_fraction"), fractions(mask, "median_gather_fraction"),
                       fractions(mask, "limit_fraction"), fractions(gate, "speedup_vs_dense"),
                       ", ".join(f"{fastest(1, n, 'sffn_select_speedup'):.1f}" + (f" ({n})" if n > 1 else "")
                                 for n in sorted({row["n_threads"] for row in peers}) if fastest(1, n, "sffn_select_speedup")),
@@ -144,7 +144,7 @@ def write_goals(folder):
     if cells:
         print("\nOne token unless said otherwise; in brackets the number of threads, in the last column of tokens. \"/ dense\" and \"/ peers\": how many times faster than "
               "the own dense\npath and than the fastest dense layer of another library.")
-        titles = ("weights", "dense: limit", "of median", "gate stage: limit", "of median", "mask of 10.7 %: gather", "mask: limit", "gate-first / dense", "gate-first / peers",
+        titles = ("weights", "dense: limit", "of median", "gate stage: limit", "of median", "mask of 10.7 %: gather", "of median", "mask: limit", "gate-first / dense", "gate-first / peers",
                   "predicted / peers", "gate-first / peers, tokens")
         table([(title, lambda line, i=i: line[i]) for i, title in enumerate(titles)], cells)
 

@@ -14,7 +14,7 @@ from cli_test import ROOT, Case  # noqa: E402
 COMMANDS = ("ffn", "stages", "kernels", "scaling", "memory", "trace", "compare", "plot")
 # The contract of design and header texts; more may come.
 FFN_KEYS = set("""name shape d_model d_ff dtype select density n_tokens n_threads isa median_ns min_ns max_ns repeats weight_bytes touched_bytes
-effective_gbps stream_gbps stream_median_gbps gather_gbps limit_fraction median_limit_fraction gather_fraction speedup_vs_dense speedup_vs_onednn relative_error let_through recall median_error
+effective_gbps stream_gbps stream_median_gbps gather_gbps gather_median_gbps limit_fraction median_limit_fraction gather_fraction median_gather_fraction speedup_vs_dense speedup_vs_onednn relative_error let_through recall median_error
 spread""".split())
 SMALL = ("--cold", "16", "--repeats", "3", "--no-onednn")
 KERNELS = ("--cols", "64", "--from", "cache", "--repeats", "3")
