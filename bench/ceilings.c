@@ -412,7 +412,7 @@ double ceilings_gather_gbps(struct ceilings *c, uint32_t n_threads, size_t piece
         r = add_result(c, n_threads, piece_bytes, density);
         find_gather(c, r);
     }
-    for (size_t repeat = 0; repeat < RECENT / 2; repeat++, r->n_passes++) {
+    for (size_t repeat = 0; r->gbps > 0.0 && repeat < RECENT / 2; repeat++, r->n_passes++) {
         const double gbps = gather_once(c, n_threads, piece_bytes, density, r->way);
         r->gbps = gbps > r->gbps ? gbps : r->gbps;
         r->recent[0][r->n_passes % RECENT] = gbps;

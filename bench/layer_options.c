@@ -81,7 +81,7 @@ const char layer_keys_help[] =
     "after the row\n"
     "  gather_gbps          gathering pieces of this layout's size at this density, measured in "
     "this run;\n"
-    "                       gather_median_gbps: likewise\n"
+    "                       gather_median_gbps: likewise (not in stages)\n"
     "  limit_fraction       touched_bytes / stream_gbps / median_ns: 1 is the memory's limit; "
     "median_limit_fraction:\n"
     "                       the same with stream_median_gbps, a median against a median\n"

@@ -591,11 +591,15 @@ static double gather_median_gbps(const struct layer_run *run, double density)
 
 struct gather_times layer_run_gather_times(struct layer_run *run, const struct traffic *t)
 {
-    const struct gather_times times = {
-        time_at(t->gate_gathered, layer_run_gate_gbps(run, t)) +
-            time_at(t->active_gathered, layer_run_active_gbps(run, t)),
-        time_at(t->gate_gathered, gather_median_gbps(run, t->gate_density)) +
-            time_at(t->active_gathered, gather_median_gbps(run, t->active_density))};
+    struct gather_times times;
+    /* A mask has one density for all rows: one measurement is enough. */
+    const int are_alike = t->gate_gathered > 0.0 && t->active_gathered > 0.0 &&
+                          fabs(t->gate_density - t->active_density) < 0.01 * t->active_density;
+    const double gate = layer_run_gate_gbps(run, t),
+                 active = are_alike ? gate : layer_run_active_gbps(run, t);
+    times.ns = time_at(t->gate_gathered, gate) + time_at(t->active_gathered, active);
+    times.median_ns = time_at(t->gate_gathered, gather_median_gbps(run, t->gate_density)) +
+                      time_at(t->active_gathered, gather_median_gbps(run, t->active_density));
     return times;
 }
 

@@ -2,11 +2,11 @@
  * calls show differences of one or two.
  *
  *   ninja -C build bench/alternate
- *   build/bench/alternate [-t TYPE] [-s D_MODEL,D_FF] [-d DENSITY] [-n TOKENS] [-j THREADS] [-r ROUNDS] [-a ACTIVATION]
+ *   build/bench/alternate [-t TYPE] [-s D_MODEL,D_FF] [-d DENSITY] [-n TOKENS] [-j THREADS] [-r ROUNDS] [-a NUMBER]
  *                         [-o dense,gate,mask] OLD.so NEW.so...
  *
  * Each library gets copies of a random gated layer, more bytes than caches hold, and calls take turns: library after library, copy after copy,
- * from scratch memory in several places. Lines: the median of all calls in ms, that of each stage in us (dense: gate and up are one), GB/s of
+ * from scratch memory in several places. -a: of enum sffn_activation. Lines: the median of all calls in ms, that of each stage in us (dense: gate and up are one), GB/s of
  * the bytes read, and the median over rounds of the first library's time divided by this one's (above 1: this one is faster), with the middle
  * half of these ratios. Give the same build twice to see what a difference means.
  */
@@ -84,12 +84,13 @@ static double quantile(const double *v, size_t n, double q)
     return x;
 }
 
-static void check(const struct lib *l, sffn_status status, const char *what)
+static void check(const struct lib *l, const sffn_context *ctx, sffn_status status,
+                  const char *what)
 {
     if (status == SFFN_OK)
         return;
     fprintf(stderr, "alternate: %s: %s: status %d: %s\n", l->path, what, (int)status,
-            l->sffn_context_last_error(l->ctx));
+            l->sffn_context_last_error(ctx));
     exit(1);
 }
 
@@ -124,9 +125,9 @@ static void load(struct lib *l, const char *path, uint32_t n_threads)
     sffn_context_config c = SFFN_CONTEXT_CONFIG_INIT;
     c.n_threads = n_threads;
     c.collect_stats = 1;
-    check(l, l->sffn_context_create(&c, &l->ctx), "context");
+    check(l, NULL, l->sffn_context_create(&c, &l->ctx), "context");
     for (int i = 0; i < N_CONTEXTS; i++)
-        check(l, l->sffn_context_create(&c, &l->runs[i]), "context");
+        check(l, NULL, l->sffn_context_create(&c, &l->runs[i]), "context");
 }
 
 int main(int argc, char **argv)
@@ -192,9 +193,9 @@ int main(int argc, char **argv)
             config.gate_bias = bias;
             config.dtype = values[dtype];
             config.activation = activation;
-            check(l, l->sffn_ffn_create(l->ctx, &config, &l->ffn[c]), "layer");
+            check(l, l->ctx, l->sffn_ffn_create(l->ctx, &config, &l->ffn[c]), "layer");
             for (int k = 0; c == 0 && k < N_CONTEXTS; k++) {
-                check(l, l->sffn_ffn_reserve(l->runs[k], l->ffn[c]), "scratch");
+                check(l, l->runs[k], l->sffn_ffn_reserve(l->runs[k], l->ffn[c]), "scratch");
                 if (!malloc(1000 +
                             (size_t)(uniform() * 100000))) /* never freed: moves what follows */
                     return 1;
@@ -208,13 +209,13 @@ int main(int argc, char **argv)
         config.max_tokens = n_tokens;
         for (size_t k = 0; k < N_INPUTS; k++) {
             sffn_ffn_args args = SFFN_FFN_ARGS_INIT;
-            check(l, l->sffn_active_set_create(l->ctx, &config, &l->sets[k]), "set");
+            check(l, l->ctx, l->sffn_active_set_create(l->ctx, &config, &l->sets[k]), "set");
             args.x = x + k * n_tokens * d_model;
             args.y = y;
             args.n_tokens = n_tokens;
             args.select = SFFN_SELECT_GATE;
             args.active_out = l->sets[k];
-            check(l, l->sffn_ffn_forward(l->ctx, l->ffn[0], &args), "who is active");
+            check(l, l->ctx, l->sffn_ffn_forward(l->ctx, l->ffn[0], &args), "who is active");
         }
         for (int k = 0; k < 5; k++)
             l->ns[k] = malloc((size_t)n_rounds * sizeof(double));
@@ -237,7 +238,7 @@ int main(int argc, char **argv)
                 struct lib *l = &libs[(turn + round) % n_libs];
                 args.active = op[0] == 'm' ? l->sets[input] : NULL;
                 const double start = now_ns();
-                check(l,
+                check(l, l->runs[round % N_CONTEXTS],
                       l->sffn_ffn_forward(l->runs[round % N_CONTEXTS],
                                           l->ffn[(size_t)(round + round / 8) % n_copies], &args),
                       op);

@@ -111,35 +111,40 @@ int sffn_rule_drops(const struct sffn_ffn *ffn, uint32_t neuron, float v)
 int sffn_gate_floor(const struct sffn_ffn *ffn, struct sffn_gate_floor *f)
 {
     const struct sffn_gate_floor zero = {.t = 0};
-    int has_zeros = 1;
+    int has_zeros = 1, is_bounded = 0; /* is_bounded: |s| <= |g|, and s has the sign of g */
     *f = zero;
     switch (ffn->activation) {
     case SFFN_ACT_RELU:
     case SFFN_ACT_DRELU:
-        f->is_exact = 1;
+        f->is_exact = is_bounded = 1;
         break;
     case SFFN_ACT_FATRELU: /* at t = 0 an equal gate keeps a zero */
         f->keep_equal = ffn->act_tie == SFFN_TIE_KEEP && ffn->act_threshold > 0;
         f->t = ffn->act_threshold;
-        f->is_exact = 1;
+        f->is_exact = is_bounded = 1;
         break;
     case SFFN_ACT_RELU2: /* these two can underflow to zero above it */
         break;
     case SFFN_ACT_SHIFTED_RELU:
         f->t = ffn->act_threshold;
         break;
-    default:
+    case SFFN_ACT_SILU:
+    case SFFN_ACT_GELU_ERF:
+    case SFFN_ACT_GELU_TANH:
         has_zeros = 0;
+        is_bounded = 1;
+        break;
+    default:
+        return 0;
     }
     if (ffn->rule_on != SFFN_ON_S)
         return has_zeros;
     f->is_exact = 0;
     const sffn_value_rule *rule = &ffn->value_rule;
-    if ((rule->kind != SFFN_VALUE_ABOVE && rule->kind != SFFN_VALUE_ABS_ABOVE) ||
-        rule->thresholds || !(rule->threshold > f->t) || ffn->activation == SFFN_ACT_RELU2 ||
-        ffn->activation == SFFN_ACT_SHIFTED_RELU)
+    if (!is_bounded || sffn_value_rule_needs_all(rule) || rule->thresholds ||
+        !(rule->threshold > f->t))
         return has_zeros;
-    /* |s| <= |g|, and s has the sign of g: so s > t needs g >= t, and |s| > t needs |g| >= t. */
+    /* s > t needs g >= t, and |s| > t needs |g| >= t. */
     f->t = rule->threshold;
     f->keep_equal = 1;
     f->keep_infinite = !has_zeros;

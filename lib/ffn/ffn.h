@@ -60,7 +60,7 @@ static inline float sffn_make_h(const struct sffn_ffn *ffn, uint32_t neuron, flo
 }
 /* Takes the rule apart: value_rule and rule_on. Checks it. */
 sffn_status sffn_ffn_set_rule(const sffn_context *ctx, const sffn_ffn_config *config, const char *name, struct sffn_ffn *ffn);
-/* 1 when the rule looks at all neurons of a token before it decides: the DECIDE stages then follow the stage that makes its values. */
+/* 1 when the rule looks at all neurons of a token before it decides: CUT and KEEP then follow the stage that makes its values. */
 static inline int sffn_rule_decides_later(const struct sffn_ffn *ffn)
 {
     return ffn->rule_on != SFFN_ON_NOTHING && sffn_value_rule_needs_all(&ffn->value_rule);

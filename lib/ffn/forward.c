@@ -232,10 +232,8 @@ static void keep_above_floor(struct worker *w, struct appender *out, const uint3
     const float *bias = w->ffn->gate_bias;
     const size_t at = out->segment->start + out->segment->n;
     uint32_t *kept = out->list->rows + at;
-    for (size_t i = 0; bias && rows && i < n; i++)
-        g[i] += bias[rows[i]];
-    for (size_t i = 0; bias && !rows && i < n; i++)
-        g[i] += bias[start + i];
+    for (size_t i = 0; bias && i < n; i++)
+        g[i] += bias[rows ? rows[i] : start + i];
     const size_t n_kept = w->k->threshold.fn(kept, g, 0, n, f->t, f->keep_equal, f->use_abs);
     for (size_t i = 0; i < n_kept; i++) {
         const float s = g[kept[i]];
@@ -262,9 +260,9 @@ static void run_gate(struct worker *w)
     const struct sffn_list list = selected_rows(w);
     const struct sffn_x x = prepare_x(w, &ffn->gate);
     float *g = w->w.values + w->ith * 2 * SFFN_CHUNK_VALUES;
-    struct sffn_gate_floor floor;
-    const int has_floor = sffn_gate_floor(ffn, &floor);
-    const int is_simple = has_floor && floor.is_exact && w->tile == 1 &&
+    struct sffn_gate_floor gate_floor;
+    const int has_floor = sffn_gate_floor(ffn, &gate_floor);
+    const int is_simple = has_floor && gate_floor.is_exact && w->tile == 1 &&
                           (ffn->is_gated || (ffn->rule == SFFN_RULE_NONE && !w->weights));
     const int waits = waits_for_rule(w, SFFN_ON_S);
     if (w->ith == 0 && w->call->select != SFFN_SELECT_GATE && !list.rows)
@@ -276,7 +274,7 @@ static void run_gate(struct worker *w)
         if (is_simple) {
             w->counters->selected += c.n;
             keep_above_floor(w, &c.out, list.rows ? list.rows + c.start : NULL, c.start, g, c.n,
-                             &floor);
+                             &gate_floor);
             continue;
         }
         for (size_t i = 0; i < c.n; i++) {
@@ -290,7 +288,7 @@ static void run_gate(struct worker *w)
                     continue;
                 const float with_bias = g[i * w->tile + t] + bias;
                 w->counters->selected++;
-                if (has_floor && sffn_below_floor(&floor, with_bias))
+                if (has_floor && sffn_below_floor(&gate_floor, with_bias))
                     continue;
                 const float v = sffn_activate(ffn, with_bias);
                 const float h = ffn->is_gated ? 0 : weigh(w, row, t, v);

@@ -4,7 +4,7 @@
  * "nothing better". Kernels know nothing of threads, layers or memory: they get rows, and touch exactly the rows listed.
  *
  * Weights are rows of ggml's element order (or apart, below) at any alignment, row_bytes apart: row r starts at w + r * row_bytes. A kernel never
- * reads outside [row, row + sffn_dtype_row_bytes(type, n)), not even to fill a vector, because borrowed rows may end at a page's end.
+ * reads outside [row, row + sffn_dtype_row_bytes(type, n)), or SFFN_APART_ROW_BYTES, not even to fill a vector, because borrowed rows may end at a page's end.
  * It may prefetch any address. `rows` lists row indices (ascending in practice); rows == NULL means 0 .. n_rows-1.
  */
 #ifndef SFFN_KERNELS_H
@@ -18,13 +18,13 @@
 /* Weight types as kernels know them: those of sffn_dtype, and forms that only packed copies have.
  *
  * Apart: a row of q4_0, first the f16 scales of all its blocks, then from SFFN_APART_QUANTS on their 16 bytes of quants. So vectors of quants need
- * no shuffling into place, and in packed rows of a multiple of 128 weights they lie on whole cache lines; packed rows are as many lines as before.
- * Scales behind the quants, with which nothing would need padding, break the stream that reads all rows (x0.75 to 0.9 on Zen 4). */
+ * no shuffling into place, and in packed rows of a multiple of 128 weights they lie on whole cache lines, which costs no line where rows are whole
+ * lines apart. Not in rows of less than 1024 weights, of which predictors have many side by side. Scales behind the quants, with which nothing would need padding, break the stream that reads all rows (x0.75 to 0.9 on Zen 4). */
 enum sffn_wtype {
     SFFN_W_Q4_0_APART = SFFN_DTYPE_COUNT_,
     SFFN_N_WTYPES
 };
-#define SFFN_APART_QUANTS(n_blocks) ((n_blocks) % 4 == 0 ? ((size_t)(n_blocks) * 2 + 63) / 64 * 64 : (size_t)(n_blocks) * 2)
+#define SFFN_APART_QUANTS(n_blocks) ((n_blocks) % 4 == 0 && (n_blocks) >= 32 ? ((size_t)(n_blocks) * 2 + 63) / 64 * 64 : (size_t)(n_blocks) * 2)
 #define SFFN_APART_ROW_BYTES(n_blocks) (SFFN_APART_QUANTS(n_blocks) + (size_t)(n_blocks) * 16)
 
 /* The inputs of up to SFFN_TILE_TOKENS tokens, prepared once per call. Token t's vectors start at x + t * x_stride, q + t * q_stride,
@@ -48,7 +48,7 @@ typedef void sffn_rows_dot_fn(float *out, const void *w, size_t row_bytes, const
                               size_t n_rows, const struct sffn_x *x, size_t n_tokens, size_t n);
 
 /* y[j] = fma(h[r], w[rows[r]][j], y[j]) for r = 0, 1, ..., n_rows-1 in this order, j in [0, n): identical bits on every ISA with FMA (scalar uses fmaf).
- * f32, f16, bf16 only. One token. The caller slices columns by offsetting w and y. The list goes on for n_ahead rows, which the next call takes:
+ * f32, f16, bf16 only. One token. The caller slices columns by offsetting w and y. The list goes on for n_ahead rows, which next calls take:
  * they may be fetched. */
 typedef void sffn_rows_axpy_fn(float *y, const void *w, size_t row_bytes, const uint32_t *rows, const float *h, size_t n_rows, size_t n_ahead,
                                size_t n);

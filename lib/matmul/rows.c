@@ -146,8 +146,6 @@ static float tile_max(const struct sffn_axpy_scratch *s, size_t t, uint32_t nth)
     return max < 1e-30f ? 0 : max;
 }
 
-enum { REDUCE_COLUMNS = 256 };
-
 static void drain(int32_t *acc, int64_t *sum, size_t n)
 {
     for (size_t j = 0; j < n; j++) {
@@ -156,22 +154,20 @@ static void drain(int32_t *acc, int64_t *sum, size_t n)
     }
 }
 
-/* The rows that token t needs among entries [start, start + n) of a list, n <= SFFN_GATHER_ROWS, with their h; n_ahead more follow. One token
- * needs all of them, and the list itself serves; else they are copied to a thread's buffers. */
+/* The rows that token t needs among entries [start, start + n) of a list, n <= SFFN_GATHER_ROWS, with their h. One token needs all of
+ * them, and the list itself serves; else they are copied to a thread's buffers. */
 struct needed {
     const uint32_t *rows; /* NULL: consecutive, from first */
     const float *h;
     size_t first, n;
-    size_t n_ahead; /* so many more follow in rows */
 };
 
-static struct needed needed_rows(const struct sffn_list *list, size_t start, size_t n,
-                                 size_t n_ahead, size_t t, size_t n_tokens,
-                                 const struct sffn_axpy_scratch *s, uint32_t ith)
+static struct needed needed_rows(const struct sffn_list *list, size_t start, size_t n, size_t t,
+                                 size_t n_tokens, const struct sffn_axpy_scratch *s, uint32_t ith)
 {
     if (n_tokens == 1 && !list->masks) {
         const struct needed all = {list->rows ? list->rows + start : NULL, list->values + start,
-                                   list->rows ? 0 : start, n, n_ahead};
+                                   list->rows ? 0 : start, n};
         return all;
     }
     uint32_t *rows = s->gather_rows + ith * SFFN_GATHER_ROWS;
@@ -183,7 +179,7 @@ static struct needed needed_rows(const struct sffn_list *list, size_t start, siz
         rows[found] = list->rows ? list->rows[pos] : (uint32_t)pos;
         h[found++] = list->values[pos * n_tokens + t];
     }
-    const struct needed some = {rows, h, 0, found, 0};
+    const struct needed some = {rows, h, 0, found};
     return some;
 }
 
@@ -220,7 +216,7 @@ static void accumulate_int(const struct sffn_kernels *k, const struct sffn_matmu
             since_drain += chunk;
             for (size_t t = 0; t < n_tokens; t++) {
                 const struct needed r =
-                    needed_rows(list, walk.start + done, chunk, 0, t, n_tokens, s, ith);
+                    needed_rows(list, walk.start + done, chunk, t, n_tokens, s, ith);
                 if (inv[t] > 0)
                     k->rows_axpy_int[m->wtype].fn(acc + t * n, m->data + r.first * m->stride,
                                                   m->stride, r.rows, r.h, inv[t], r.n, n);
@@ -262,12 +258,14 @@ static uint32_t n_slices(size_t n_cols, uint32_t nth)
     return slices;
 }
 
+/* Columns [col, col + n) of partition p; the rows of those up to p_end are this thread's, too. */
 static void accumulate_rows(const struct sffn_kernels *k, const struct sffn_matmul *m,
                             const struct sffn_list *list, size_t n_tokens,
-                            const struct sffn_axpy_scratch *s, uint32_t ith, uint32_t p, size_t col,
-                            size_t n)
+                            const struct sffn_axpy_scratch *s, uint32_t ith, uint32_t p,
+                            uint32_t p_end, size_t col, size_t n)
 {
     const size_t n_cols = m->n_cols, step = sffn_gather_rows(m, list, n_tokens);
+    const int is_whole = n_tokens == 1 && !list->masks; /* the list itself serves */
     const uint8_t *w = m->data + sffn_dtype_row_bytes(m->dtype, col);
     for (size_t t = 0; t < n_tokens; t++)
         memset(s->partial + (t * SFFN_PARTITIONS + p) * n_cols + col, 0, n * sizeof(float));
@@ -275,14 +273,15 @@ static void accumulate_rows(const struct sffn_kernels *k, const struct sffn_matm
         const struct sffn_segment segment = list->segments[g];
         const size_t first = lower_bound(list, segment, partition_first(m, p));
         const size_t last = lower_bound(list, segment, partition_first(m, p + 1));
+        const size_t end = is_whole ? lower_bound(list, segment, partition_first(m, p_end)) : last;
         for (size_t done = first; done < last; done += step) {
             const size_t chunk = last - done < step ? last - done : step;
             for (size_t t = 0; t < n_tokens; t++) {
-                const struct needed r = needed_rows(list, segment.start + done, chunk,
-                                                    segment.n - done - chunk, t, n_tokens, s, ith);
+                const struct needed r =
+                    needed_rows(list, segment.start + done, chunk, t, n_tokens, s, ith);
                 k->rows_axpy[m->dtype].fn(s->partial + (t * SFFN_PARTITIONS + p) * n_cols + col,
                                           w + r.first * m->stride, m->stride, r.rows, r.h, r.n,
-                                          r.n_ahead, n);
+                                          is_whole ? end - done - chunk : 0, n);
             }
         }
     }
@@ -360,9 +359,12 @@ void sffn_axpy_accumulate(const struct sffn_kernels *k, const struct sffn_matmul
         if (m->block_size == 32)
             accumulate_blocks(k, m, list, n_tokens, s, ith, p, col, end - col);
         else
-            accumulate_rows(k, m, list, n_tokens, s, ith, p, col, end - col);
+            accumulate_rows(k, m, list, n_tokens, s, ith, p, slices == 1 ? (uint32_t)last : p + 1,
+                            col, end - col);
     }
 }
+
+enum { REDUCE_COLUMNS = 256 };
 
 /* In doubles, which hold every one of these integers: at most 2^32 rows of 2^21 each. Conversions of 32 bits are vectors everywhere. */
 static void reduce_int(const struct sffn_matmul *m, size_t t, const struct sffn_axpy_scratch *s,

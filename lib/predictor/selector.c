@@ -353,7 +353,7 @@ sffn_status sffn_selector_pack(sffn_context *ctx, const char *what, const sffn_w
         return sffn_fail(ctx, SFFN_ERR_INVALID_ARGUMENT,
                          "%s: weights.layout is %d; expected SFFN_LAYOUT_ROWS", what,
                          (int)weights->layout);
-    /* Rows are read from end to end: no gaps. */
+    /* Rows are read from end to end: no gaps between them. */
     if (!sffn_checked_mul(plan.packed_bytes, plan.n_stored_rows, &bytes) ||
         !(data = sffn_mem_alloc_weights(ctx, bytes)))
         return sffn_fail(ctx, SFFN_ERR_OUT_OF_MEMORY,

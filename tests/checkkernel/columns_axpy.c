@@ -88,7 +88,8 @@ void check_columns_axpy(struct ck *ck)
         return;
     }
     for (size_t groups = 0; groups <= 5; groups++)
-        for (size_t n_columns = 0; n_columns <= 5 * SFFN_COLUMNS_STEP; n_columns += SFFN_COLUMNS_STEP) {
+        for (size_t n_columns = 0; n_columns <= 5 * SFFN_COLUMNS_STEP;
+             n_columns += SFFN_COLUMNS_STEP) {
             check_values(ck, fn, groups * SFFN_COLUMNS_ROWS, n_columns, ck_below(ck, 4) == 0,
                          ck_below(ck, 2) == 0 ? CK_AT_END : CK_AT_START);
             ck_release(ck);

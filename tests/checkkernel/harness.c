@@ -364,8 +364,9 @@ size_t ck_length(const struct ck *ck, size_t index, int blocks, size_t *n)
     static const size_t elements[] = {1,   17,  64,  131, 1000, 0,   2,   3,   7,  8,
                                       9,   15,  16,  31,  32,   33,  63,  65,  95, 96,
                                       127, 128, 129, 255, 257,  384, 511, 4099};
-    static const size_t n_blocks[] = {1,  5,  16, 23, 33, 0,  2,  3,  4,  6,   7,   8,   9,   12,
-                                      15, 17, 18, 20, 24, 28, 31, 32, 40, 128, 129, 515, 1037};
+    static const size_t n_blocks[] = {1,  5,  16, 23,  33,  0,   2,    3,   4,  6,
+                                      7,  8,  9,  12,  15,  17,  18,   20,  24, 28,
+                                      31, 32, 40, 128, 129, 515, 1036, 1037};
     const size_t count = ck->quick ? 5
                          : blocks  ? sizeof n_blocks / sizeof *n_blocks
                                    : sizeof elements / sizeof *elements;

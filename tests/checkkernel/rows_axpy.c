@@ -57,8 +57,8 @@ static void run_bench(void *arg)
     for (size_t r = 0; r < a->rows.n_rows; r += 1024) {
         const size_t count = a->rows.n_rows - r < 1024 ? a->rows.n_rows - r : 1024;
         a->fn(a->y, a->rows.rows != NULL ? a->rows.w : a->rows.w + r * a->rows.row_bytes,
-              a->rows.row_bytes, a->rows.rows != NULL ? a->rows.rows + r : NULL, a->h, count, 0,
-              a->n);
+              a->rows.row_bytes, a->rows.rows != NULL ? a->rows.rows + r : NULL, a->h, count,
+              a->rows.n_rows - r - count, a->n);
     }
 }
 

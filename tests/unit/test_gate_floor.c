@@ -64,7 +64,8 @@ static void drops_what_the_layer_drops(void **state)
     static const float of_each[1] = {0.4f};
     const sffn_ffn_config init = SFFN_FFN_CONFIG_INIT;
     struct seen seen = {0, 0, 0, 0, 0};
-    for (int32_t activation = SFFN_ACT_RELU; activation <= SFFN_ACT_SHIFTED_RELU; activation++)
+    for (int32_t activation = SFFN_ACT_RELU;
+         strcmp(sffn_activation_name(activation), "unknown") != 0; activation++)
         for (int32_t rule = SFFN_RULE_NONE; strcmp(sffn_rule_name(rule), "unknown") != 0; rule++)
             for (size_t a = 0; a < N_THRESHOLDS; a++)
                 for (size_t r = 0; r < N_THRESHOLDS; r++)
