@@ -32,11 +32,10 @@ struct result {
     size_t piece_bytes; /* 0: streaming */
     double density, gbps;
     char how[96];
-    struct way way; /* the best of a gather */
-    double recent
-        [STREAM_WAYS]
-        [RECENT]; /* GB/s of passes: of a stream in each of its ways, of a gather in its best, as the first */
+    struct way way;  /* the best of a gather */
     size_t n_passes; /* of each way */
+    /* GB/s of passes: of a stream in each of its ways, of a gather in its best, as the first. */
+    double recent[STREAM_WAYS][RECENT];
 };
 
 struct ceilings {

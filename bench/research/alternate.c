@@ -29,20 +29,18 @@
 #define N_INPUTS   8
 #define N_CONTEXTS 5
 
+/* The functions that are taken from each library. */
+#define EACH_CALL(op)                                                                              \
+    op(sffn_context_create) op(sffn_context_last_error) op(sffn_active_set_create)                 \
+        op(sffn_ffn_create) op(sffn_ffn_reserve) op(sffn_ffn_forward) op(sffn_normal_quantile)
+
 struct lib {
     const char *path;
-#define CALL(name) __typeof__(&name) name
-    CALL(sffn_context_create);
-    CALL(sffn_context_last_error);
-    CALL(sffn_active_set_create);
-    CALL(sffn_ffn_create);
-    CALL(sffn_ffn_reserve);
-    CALL(sffn_ffn_forward);
-    CALL(sffn_normal_quantile);
-#undef CALL
-    sffn_context *ctx,
-        *runs
-            [N_CONTEXTS]; /* scratch lies in several places: its place alone changes times by up to 5 % */
+#define DECLARE(name) __typeof__(&name) name;
+    EACH_CALL(DECLARE)
+#undef DECLARE
+    /* Scratch lies in several places: its place alone changes times by up to 5 %. */
+    sffn_context *ctx, *runs[N_CONTEXTS];
     sffn_ffn *ffn[MAX_COPIES];
     sffn_active_set *sets[N_INPUTS]; /* who is active */
     double *ns[5];                   /* [round]: whole call, gate, up, down, bytes */
@@ -113,15 +111,9 @@ static void load(struct lib *l, const char *path, uint32_t n_threads)
         exit(2);
     }
     l->path = path;
-#define CALL(name) find(l, so, #name, &l->name)
-    CALL(sffn_context_create);
-    CALL(sffn_context_last_error);
-    CALL(sffn_active_set_create);
-    CALL(sffn_ffn_create);
-    CALL(sffn_ffn_reserve);
-    CALL(sffn_ffn_forward);
-    CALL(sffn_normal_quantile);
-#undef CALL
+#define FIND(name) find(l, so, #name, &l->name);
+    EACH_CALL(FIND)
+#undef FIND
     sffn_context_config c = SFFN_CONTEXT_CONFIG_INIT;
     c.n_threads = n_threads;
     c.collect_stats = 1;

@@ -3,8 +3,8 @@
 #define SFFN_APART_H
 #include "kernels/kernels.h"
 
-#define SFFN_Q4_0_BYTES 18      /* of a block */
-#define SFFN_APART_SCALE_STEP 2 /* from one scale to the next */
+#define SFFN_Q4_0_BYTES       18 /* of a block */
+#define SFFN_APART_SCALE_STEP 2  /* from one scale to the next */
 
 /* A row of n_blocks blocks, in SFFN_APART_ROW_BYTES; the two must not overlap. */
 void sffn_apart_from_blocks(const void *blocks, size_t n_blocks, void *row);

@@ -54,7 +54,8 @@ sffn_status sffn_screened_gate_init(sffn_context *ctx, struct sffn_predictor *p,
     if (c.weights.layout != SFFN_LAYOUT_ROWS)
         return sffn_fail(ctx, SFFN_ERR_UNSUPPORTED,
                          "screened gate: gate.layout must be SFFN_LAYOUT_ROWS");
-    const size_t bytes = plan.packed_bytes * plan.n_stored_rows; /* read from end to end: no gaps between rows */
+    const size_t bytes =
+        plan.packed_bytes * plan.n_stored_rows; /* read from end to end: no gaps between rows */
     uint8_t *data = sffn_mem_alloc_weights(ctx, bytes);
     if (!data)
         return sffn_fail(ctx, SFFN_ERR_OUT_OF_MEMORY,
