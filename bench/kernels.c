@@ -489,8 +489,8 @@ static const char *kernel_name(const struct kernel_run *k, char *text, size_t si
     char prefix[64], apart[80];
     switch (k->op) {
     case OP_ROWS_AXPY:
-        snprintf(prefix, sizeof prefix, "%s_%s_", is_int ? "rows_axpy_int" : "rows_axpy",
-                 sffn_dtype_name(k->dtype));
+        snprintf(prefix, sizeof prefix, "%s_axpy_%s%s_", k->n_tokens > 1 ? "batch" : "rows",
+                 is_int ? "int_" : "", sffn_dtype_name(k->dtype));
         break;
     case OP_ROWS_DOT:
     case OP_BLOCKS_AXPY:

@@ -53,6 +53,10 @@ typedef void sffn_rows_dot_fn(float *out, const void *w, size_t row_bytes, const
 typedef void sffn_rows_axpy_fn(float *y, const void *w, size_t row_bytes, const uint32_t *rows, const float *h, size_t n_rows, size_t n_ahead,
                                size_t n);
 
+/* The same for 1 to SFFN_TILE_TOKENS tokens that all need every row, h[r * n_tokens + t] and y[t * y_stride + j]: the bits of rows_axpy for each. */
+typedef void sffn_batch_axpy_fn(float *y, size_t y_stride, const void *w, size_t row_bytes, const uint32_t *rows, const float *h, size_t n_rows,
+                                size_t n_tokens, size_t n);
+
 /* Exact integer form for q8_0 and q4_0. One token. With d[r][b] the scale of block b of row rows[r]:
  *     v[r][b] = (int) rint((h[r] * inv) * d[r][b])        f32 products, nearest even
  *     acc[j] += sum_r v[r][j / 32] * q[r][j]              exact in int32 (q4_0: nibble - 8)
@@ -63,6 +67,11 @@ typedef void sffn_rows_axpy_fn(float *y, const void *w, size_t row_bytes, const 
 #define SFFN_AXPY_ROWS_MAX_Q4_0 16384 /* 16384 * 8 * 16320 < 2^31 */
 typedef void sffn_rows_axpy_int_fn(int32_t *acc, const void *w, size_t row_bytes, const uint32_t *rows, const float *h, float inv,
                                    size_t n_rows, size_t n);
+
+/* The same for 1 to SFFN_TILE_TOKENS tokens that all need every row: h[r * n_tokens + t], inv[t] and acc[t * acc_stride + j]. A token with inv = 0 may
+ * have h that are not finite, and then any acc. */
+typedef void sffn_batch_axpy_int_fn(int32_t *acc, size_t acc_stride, const void *w, size_t row_bytes, const uint32_t *rows, const float *h,
+                                    const float *inv, size_t n_rows, size_t n_tokens, size_t n);
 
 /* Lossless blocks of 32 neurons (q8_0, q4_0): "row" e holds n blocks, block j being the weights of the expert's 32 neurons for output j.
  *     y[j] = fma((float)I_ej, d_w[e][j] * d_h[e], y[j]) for e = 0, 1, ... in this order, I_ej = sum_k q_w * q_h exact
@@ -114,7 +123,9 @@ typedef void sffn_count_signs_fn(uint32_t *out, const uint8_t *w, size_t n_rows,
     }
 SFFN_KERNEL_ENTRY(rows_dot);
 SFFN_KERNEL_ENTRY(rows_axpy);
+SFFN_KERNEL_ENTRY(batch_axpy);
 SFFN_KERNEL_ENTRY(rows_axpy_int);
+SFFN_KERNEL_ENTRY(batch_axpy_int);
 SFFN_KERNEL_ENTRY(blocks_axpy);
 SFFN_KERNEL_ENTRY(quantize_x);
 SFFN_KERNEL_ENTRY(threshold);

@@ -101,6 +101,28 @@ static size_t blocks_per_partition(uint32_t n_rows)
     return (n_rows / 32 + SFFN_PARTITIONS - 1) / SFFN_PARTITIONS + 1;
 }
 
+/* From one token's sums, n of them, to the next one's. Not a multiple of 4 KiB, as the sums themselves often are: the same columns of all tokens
+ * would compete for a few places of the first-level cache. */
+static size_t token_stride(size_t n)
+{
+    return n + 32;
+}
+
+static int32_t *acc_of(const struct sffn_axpy_scratch *s, size_t n_cols, uint32_t ith, size_t t)
+{
+    return s->acc + (ith * SFFN_TILE_TOKENS + t) * token_stride(n_cols);
+}
+
+static int64_t *sum_of(const struct sffn_axpy_scratch *s, size_t n_cols, uint32_t ith, size_t t)
+{
+    return s->sum + (ith * SFFN_TILE_TOKENS + t) * token_stride(n_cols);
+}
+
+static float *partial_of(const struct sffn_axpy_scratch *s, size_t n_cols, size_t t, uint32_t p)
+{
+    return s->partial + t * token_stride(SFFN_PARTITIONS * n_cols) + p * n_cols;
+}
+
 size_t sffn_axpy_scratch_layout(int32_t dtype, uint32_t block_size, uint32_t n_rows,
                                 uint32_t n_cols, uint32_t nth, struct sffn_axpy_scratch *s,
                                 void *base)
@@ -113,13 +135,12 @@ size_t sffn_axpy_scratch_layout(int32_t dtype, uint32_t block_size, uint32_t n_r
             s->field = (void *)(p + used);                                                         \
         used += round_up_64((size_t)(count) * sizeof(*s->field));                                  \
     } while (0)
-    const size_t tile = (size_t)SFFN_TILE_TOKENS * n_cols;
     if (sffn_is_quantized(dtype) && block_size == 1) {
-        TAKE(acc, nth * tile);
-        TAKE(sum, nth * tile);
+        TAKE(acc, nth * SFFN_TILE_TOKENS * token_stride(n_cols));
+        TAKE(sum, nth * SFFN_TILE_TOKENS * token_stride(n_cols));
         TAKE(has_sum, nth);
     } else {
-        TAKE(partial, SFFN_PARTITIONS * tile);
+        TAKE(partial, SFFN_TILE_TOKENS * token_stride((size_t)SFFN_PARTITIONS * n_cols));
     }
     if (block_size == 32) {
         const size_t n = nth * blocks_per_partition(n_rows);
@@ -187,17 +208,16 @@ static void accumulate_int(const struct sffn_kernels *k, const struct sffn_matmu
                            const struct sffn_list *list, size_t n_tokens,
                            const struct sffn_axpy_scratch *s, uint32_t ith, uint32_t nth)
 {
-    const size_t n = m->n_cols, step = sffn_gather_rows(m, list, n_tokens);
+    const size_t n = m->n_cols, step = sffn_gather_rows(m, list);
     const size_t rows_max =
         m->dtype == SFFN_Q8_0 ? SFFN_AXPY_ROWS_MAX_Q8_0 : SFFN_AXPY_ROWS_MAX_Q4_0;
-    int64_t *sum = s->sum + ith * SFFN_TILE_TOKENS * n;
-    int32_t *acc = s->acc + ith * SFFN_TILE_TOKENS * n;
     float inv[SFFN_TILE_TOKENS];
     for (size_t t = 0; t < n_tokens; t++) {
         const float max = tile_max(s, t, nth);
         inv[t] = max > 0 ? SFFN_AXPY_V_MAX / max : 0;
     }
-    memset(acc, 0, n_tokens * n * sizeof(*acc));
+    for (size_t t = 0; t < n_tokens; t++)
+        memset(acc_of(s, n, ith, t), 0, n * sizeof(*s->acc));
     s->has_sum[ith] = 0;
     size_t first, last, since_drain = 0;
     sffn_share(sffn_list_count(list), ith, nth, &first, &last);
@@ -206,20 +226,30 @@ static void accumulate_int(const struct sffn_kernels *k, const struct sffn_matmu
         for (size_t done = 0; done < walk.n; done += step) {
             const size_t chunk = walk.n - done < step ? walk.n - done : step;
             if (since_drain + chunk > rows_max) {
-                if (!s->has_sum[ith])
-                    memset(sum, 0, n_tokens * n * sizeof(*sum));
+                for (size_t t = 0; t < n_tokens; t++) {
+                    if (!s->has_sum[ith])
+                        memset(sum_of(s, n, ith, t), 0, n * sizeof(*s->sum));
+                    drain(acc_of(s, n, ith, t), sum_of(s, n, ith, t), n);
+                }
                 s->has_sum[ith] = 1;
-                for (size_t t = 0; t < n_tokens; t++)
-                    drain(acc + t * n, sum + t * n, n);
                 since_drain = 0;
             }
             since_drain += chunk;
+            if (n_tokens > 1 && !list->masks) {
+                k->batch_axpy_int[m->wtype].fn(
+                    acc_of(s, n, ith, 0), token_stride(n),
+                    list->rows ? m->data : m->data + (walk.start + done) * m->stride, m->stride,
+                    list->rows ? list->rows + walk.start + done : NULL,
+                    list->values + (walk.start + done) * n_tokens, inv, chunk, n_tokens, n);
+                continue;
+            }
             for (size_t t = 0; t < n_tokens; t++) {
                 const struct needed r =
                     needed_rows(list, walk.start + done, chunk, t, n_tokens, s, ith);
                 if (inv[t] > 0)
-                    k->rows_axpy_int[m->wtype].fn(acc + t * n, m->data + r.first * m->stride,
-                                                  m->stride, r.rows, r.h, inv[t], r.n, n);
+                    k->rows_axpy_int[m->wtype].fn(acc_of(s, n, ith, t),
+                                                  m->data + r.first * m->stride, m->stride, r.rows,
+                                                  r.h, inv[t], r.n, n);
             }
         }
     }
@@ -264,11 +294,11 @@ static void accumulate_rows(const struct sffn_kernels *k, const struct sffn_matm
                             const struct sffn_axpy_scratch *s, uint32_t ith, uint32_t p,
                             uint32_t p_end, size_t col, size_t n)
 {
-    const size_t n_cols = m->n_cols, step = sffn_gather_rows(m, list, n_tokens);
+    const size_t n_cols = m->n_cols, step = sffn_gather_rows(m, list);
     const int is_whole = n_tokens == 1 && !list->masks; /* the list itself serves */
     const uint8_t *w = m->data + sffn_dtype_row_bytes(m->dtype, col);
     for (size_t t = 0; t < n_tokens; t++)
-        memset(s->partial + (t * SFFN_PARTITIONS + p) * n_cols + col, 0, n * sizeof(float));
+        memset(partial_of(s, n_cols, t, p) + col, 0, n * sizeof(float));
     for (uint32_t g = 0; g < list->n_segments; g++) {
         const struct sffn_segment segment = list->segments[g];
         const size_t first = lower_bound(list, segment, partition_first(m, p));
@@ -276,10 +306,19 @@ static void accumulate_rows(const struct sffn_kernels *k, const struct sffn_matm
         const size_t end = is_whole ? lower_bound(list, segment, partition_first(m, p_end)) : last;
         for (size_t done = first; done < last; done += step) {
             const size_t chunk = last - done < step ? last - done : step;
+            if (n_tokens > 1 && !list->masks) {
+                const size_t at = segment.start + done;
+                k->batch_axpy[m->dtype].fn(partial_of(s, n_cols, 0, p) + col,
+                                           token_stride(SFFN_PARTITIONS * n_cols),
+                                           list->rows ? w : w + at * m->stride, m->stride,
+                                           list->rows ? list->rows + at : NULL,
+                                           list->values + at * n_tokens, chunk, n_tokens, n);
+                continue;
+            }
             for (size_t t = 0; t < n_tokens; t++) {
                 const struct needed r =
                     needed_rows(list, segment.start + done, chunk, t, n_tokens, s, ith);
-                k->rows_axpy[m->dtype].fn(s->partial + (t * SFFN_PARTITIONS + p) * n_cols + col,
+                k->rows_axpy[m->dtype].fn(partial_of(s, n_cols, t, p) + col,
                                           w + r.first * m->stride, m->stride, r.rows, r.h, r.n,
                                           is_whole ? end - done - chunk : 0, n);
             }
@@ -300,7 +339,7 @@ static void accumulate_blocks(const struct sffn_kernels *k, const struct sffn_ma
     const uint32_t begin = partition_first(m, p), end = partition_first(m, p + 1);
     const uint8_t *w = m->data + sffn_dtype_row_bytes(m->dtype, col * 32);
     for (size_t t = 0; t < n_tokens; t++) {
-        float *y = s->partial + (t * SFFN_PARTITIONS + p) * n_cols + col;
+        float *y = partial_of(s, n_cols, t, p) + col;
         memset(y, 0, n * sizeof(float));
         float h[32];
         uint32_t blocks[SFFN_GATHER_ROWS], n_blocks = 0, current = UINT32_MAX;
@@ -378,11 +417,12 @@ static void reduce_int(const struct sffn_matmul *m, size_t t, const struct sffn_
         const size_t n = last - from < REDUCE_COLUMNS ? last - from : REDUCE_COLUMNS;
         memset(total, 0, sizeof(total));
         for (uint32_t i = 0; i < nth; i++) {
-            const size_t at = (i * SFFN_TILE_TOKENS + t) * m->n_cols + from;
+            const int32_t *acc = acc_of(s, m->n_cols, i, t) + from;
+            const int64_t *sum = sum_of(s, m->n_cols, i, t) + from;
             for (size_t j = 0; j < n; j++)
-                total[j] += s->acc[at + j];
+                total[j] += acc[j];
             for (size_t j = 0; s->has_sum[i] && j < n; j++)
-                total[j] += (double)s->sum[at + j];
+                total[j] += (double)sum[j];
         }
         for (size_t j = 0; j < n; j++)
             y[from + j] = (float)(total[j] * scale);
@@ -397,7 +437,7 @@ static void reduce_float(const struct sffn_matmul *m, size_t t, const struct sff
                          const float *bias, float *restrict y, size_t first, size_t last)
 {
     const size_t n = m->n_cols;
-    const float *partial = s->partial + t * SFFN_PARTITIONS * n;
+    const float *partial = partial_of(s, n, t, 0);
     memcpy(y + first, partial + first, (last - first) * sizeof(*y));
     for (uint32_t p = 1; p < SFFN_PARTITIONS; p += 5) {
         const float *from = partial + p * n;

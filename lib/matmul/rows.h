@@ -83,14 +83,13 @@ struct sffn_axpy_scratch {
 };
 #define SFFN_GATHER_ROWS 1024
 
-/* Rows handled for all tokens of a tile before the next ones. When every token needs them all, they stay in the second-level cache; when each needs
- * some, few are needed twice, and long lists, of which the kernels fetch each row ahead, count for more (8 tokens of 10.7 % each, q8_0 on
- * Zen 4: 1.25 times as fast with 2 MiB as with 512 KiB). */
-static inline size_t sffn_gather_rows(const struct sffn_matmul *m, const struct sffn_list *list,
-                                      size_t n_tokens)
+/* Rows handled for all tokens of a tile before the next ones. When each token needs some of its own, few are needed twice, and long lists, of which
+ * the kernels fetch each row ahead, count for more than what stays in the second-level cache (8 tokens of 10.7 % each, q8_0 on Zen 4: 1.25
+ * times as fast with 2 MiB as with 512 KiB). */
+static inline size_t sffn_gather_rows(const struct sffn_matmul *m, const struct sffn_list *list)
 {
-    const size_t fit = (list->masks ? 2097152u : 524288u) / (m->stride + 1);
-    return n_tokens == 1 || fit > SFFN_GATHER_ROWS ? SFFN_GATHER_ROWS : fit < 64 ? 64 : fit;
+    const size_t fit = 2097152u / (m->stride + 1);
+    return !list->masks || fit > SFFN_GATHER_ROWS ? SFFN_GATHER_ROWS : fit < 64 ? 64 : fit;
 }
 
 /* Bytes of scratch for a matrix of this shape; with base, also fills *s. All sizes are multiples of 64. */

@@ -5,7 +5,8 @@
  * Each (row, token) has VF_CHAINS accumulators, whatever else is computed with it, so its bits depend on n alone. Rows and tokens go in
  * blocks of such cells, whose chains hide the latency of the multiply-add: VF_ROWS rows for one token, DOT_BLOCK rows x VF_TOKENS
  * tokens, so that what is loaded and converted is used again (4 tokens, bf16 on Zen 4, one / two / four rows: 13.8 / 17.6 / 20 GB/s; f32, which
- * needs no conversion, 23.7 with two rows and 20 with four). Tokens beyond VF_TOKENS find the row in the cache. Named accumulators, never
+ * needs no conversion, 23.7 with two rows and 20 with four). Tokens beyond VF_TOKENS find the row in the cache, where four rows are better for f32, too
+ * (8 tokens x1.08 to 1.16). Named accumulators, never
  * arrays: SVE vectors have no compile-time size.
  *
  * Several tokens: DOT_ROWS rows go through one tile of columns after the other, for VF_TOKENS tokens at a time, so that their inputs stay in the
@@ -33,7 +34,7 @@
 #define DOT_GATHER_BYTES 1024   /* of a gathered row before its neighbours' turn: whole steps of every type */
 #define DOT_TILE_FLOATS 4096    /* of x, all tokens of a group together: 16 KiB */
 #define DOT_VECTOR (4 * VF_LEN) /* columns per step; tiles are whole steps */
-#define DOT_BLOCK (VF_CHAINS == 1 && VF_TOKENS == 4 && WT_BYTES == 2 ? 4 : 2) /* rows for VF_TOKENS tokens */
+#define DOT_BLOCK (VF_CHAINS == 1 && VF_TOKENS == 4 ? 4 : 2) /* most rows for VF_TOKENS tokens */
 #define DOT_IS_SHORT (VF_LEN * WT_BYTES < 32) /* a vector of weights */
 #define DOT_CHAIN_X_BYTES 20480u /* x of rows that go one by one */
 /* The accumulator of a step's second vector. */
@@ -233,7 +234,7 @@ static void KERNEL(dot_tiles)(const struct KERNEL(dot_job) *job, size_t first, s
                     ahead[i].far = (uintptr_t)row_at(job->w, job->row_bytes, job->rows, next) + col * WT_BYTES;
                 }
                 const struct ahead *fetch = token == 0 ? ahead : NULL;
-                if (DOT_BLOCK == 4 && side == 4 && (n_tokens == VF_TOKENS || n_tokens == 1)) {
+                if (DOT_BLOCK == 4 && side == 4 && (WT_BYTES == 2 || token > 0) && (n_tokens == VF_TOKENS || n_tokens == 1)) {
                     if (n_tokens == 1)
                         KERNEL(dot_block)(DOT_BLOCK, 1, is_first, is_last, kept, out, job->n_tokens, row, fetch, x, job->x->x_stride, n);
                     else

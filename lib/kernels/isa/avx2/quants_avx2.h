@@ -98,6 +98,41 @@ KERNEL_INLINE vi add_products(vi sum, vi a, vi b)
     return _mm256_add_epi32(sum, _mm256_madd_epi16(a, b));
 }
 
+/* ---- pairs of rows, for batch_axpy_int ---- */
+
+typedef vi row_pairs;
+
+KERNEL_INLINE vi pairs_add(vi acc, row_pairs w, int32_t v)
+{
+    return add_products(acc, w, _mm256_set1_epi32(v));
+}
+
+/* 16 bytes in an order that widening and interleaving turn into that of the columns. */
+KERNEL_INLINE __m128i bytes_for_pairs(const char *quants)
+{
+    return _mm_shuffle_epi32(load128(quants), _MM_SHUFFLE(3, 1, 2, 0));
+}
+
+KERNEL_INLINE vi q4_nibbles(const char *quants, int half)
+{
+    const vi bytes = _mm256_cvtepu8_epi16(bytes_for_pairs(quants));
+    return _mm256_sub_epi16(half ? _mm256_srli_epi16(bytes, 4) : _mm256_and_si256(bytes, _mm256_set1_epi16(15)), _mm256_set1_epi16(8));
+}
+
+KERNEL_INLINE void quants_pairs_q4_0_avx2(row_pairs w[2], const char *even, const char *odd, int half)
+{
+    const vi a = q4_nibbles(even, half), b = q4_nibbles(odd, half);
+    w[0] = _mm256_unpacklo_epi16(a, b);
+    w[1] = _mm256_unpackhi_epi16(a, b);
+}
+
+KERNEL_INLINE void quants_pairs_q8_0_avx2(row_pairs w[2], const char *even, const char *odd, int half)
+{
+    const vi a = _mm256_cvtepi8_epi16(bytes_for_pairs(even + 16 * half)), b = _mm256_cvtepi8_epi16(bytes_for_pairs(odd + 16 * half));
+    w[0] = _mm256_unpacklo_epi16(a, b);
+    w[1] = _mm256_unpackhi_epi16(a, b);
+}
+
 /* Dword 0 in lane 0, dword 1 in lane 1. */
 KERNEL_INLINE vi dword_per_lane(const int32_t *p)
 {

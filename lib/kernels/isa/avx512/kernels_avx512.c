@@ -15,6 +15,11 @@ const struct sffn_kernels sffn_kernels_avx512 = {
         [SFFN_F16] = KERNEL_ENTRY(rows_axpy_f16_avx512),
         [SFFN_BF16] = KERNEL_ENTRY(rows_axpy_bf16_avx512),
     },
+    .batch_axpy = {
+        [SFFN_F32] = KERNEL_ENTRY(batch_axpy_f32_avx512),
+        [SFFN_F16] = KERNEL_ENTRY(batch_axpy_f16_avx512),
+        [SFFN_BF16] = KERNEL_ENTRY(batch_axpy_bf16_avx512),
+    },
     .quantize_x = KERNEL_ENTRY(quantize_x_avx512),
     .threshold = KERNEL_ENTRY(threshold_avx512),
     .pack_signs = KERNEL_ENTRY(pack_signs_avx512),

@@ -27,6 +27,11 @@ const struct sffn_kernels sffn_kernels_avx512_vnni = {
         [SFFN_Q4_0] = KERNEL_ENTRY(rows_axpy_int_q4_0_avx512_vnni),
         [SFFN_W_Q4_0_APART] = KERNEL_ENTRY(rows_axpy_int_q4_0_apart_avx512_vnni),
     },
+    .batch_axpy_int = {
+        [SFFN_Q8_0] = KERNEL_ENTRY(batch_axpy_int_q8_0_avx512_vnni),
+        [SFFN_Q4_0] = KERNEL_ENTRY(batch_axpy_int_q4_0_avx512_vnni),
+        [SFFN_W_Q4_0_APART] = KERNEL_ENTRY(batch_axpy_int_q4_0_apart_avx512_vnni),
+    },
     .blocks_axpy = {
         [SFFN_Q8_0] = KERNEL_ENTRY(blocks_axpy_q8_0_avx512_vnni),
         [SFFN_Q4_0] = KERNEL_ENTRY(blocks_axpy_q4_0_avx512_vnni),

@@ -43,6 +43,16 @@ KERNEL_INLINE void quants_split_q4_0(struct quants_q4_0_avx512_vnni *w, vi b0, v
     w->high[3] = _mm512_and_si512(_mm512_srli_epi16(b3, 4), mask);
 }
 
+/* The scales of 16 blocks in r0 .. r4, as below: block b's is word 9b, so eight of them lie in r0 and r1, seven in r2 and r3, the last in r4. */
+KERNEL_INLINE vf scales_of_q4_0(vi r0, vi r1, vi r2, vi r3, vi r4)
+{
+    const vi first = _mm512_castsi128_si512(_mm_setr_epi16(0, 9, 18, 27, 36, 45, 54, 63));
+    const vi second = _mm512_castsi256_si512(_mm256_setr_epi16(0, 0, 0, 0, 0, 0, 0, 0, 8, 17, 26, 35, 44, 53, 62, 0));
+    const vi s01 = _mm512_permutex2var_epi16(r0, first, r1), s23 = _mm512_permutex2var_epi16(r2, second, r3);
+    const vi s = _mm512_mask_permutexvar_epi16(_mm512_mask_blend_epi16(0xff00u, s01, s23), 0x8000u, _mm512_set1_epi16(7), r4);
+    return _mm512_cvtph_ps(_mm512_castsi512_si256(s));
+}
+
 /* r0 .. r4: 16 blocks, 288 bytes, four and a half registers. Nearly every load crosses a cache line and costs two, so each is done once. */
 KERNEL_INLINE void quants_decode_q4_0(struct quants_q4_0_avx512_vnni *w, vf *scales, vi r0, vi r1, vi r2, vi r3, vi r4)
 {
@@ -51,12 +61,7 @@ KERNEL_INLINE void quants_decode_q4_0(struct quants_q4_0_avx512_vnni *w, vf *sca
     const vi b1 = _mm512_permutex2var_epi16(r1, WORDS_OF_BLOCKS(4), r2);
     const vi b2 = _mm512_permutex2var_epi16(r2, WORDS_OF_BLOCKS(8), r3);
     const vi b3 = _mm512_permutex2var_epi16(r3, WORDS_OF_BLOCKS(12), r4);
-    /* block b's scale is word 9b: eight of them lie in r0 and r1, seven in r2 and r3, the last in r4 */
-    const vi first = _mm512_castsi128_si512(_mm_setr_epi16(0, 9, 18, 27, 36, 45, 54, 63));
-    const vi second = _mm512_castsi256_si512(_mm256_setr_epi16(0, 0, 0, 0, 0, 0, 0, 0, 8, 17, 26, 35, 44, 53, 62, 0));
-    const vi s01 = _mm512_permutex2var_epi16(r0, first, r1), s23 = _mm512_permutex2var_epi16(r2, second, r3);
-    const vi s = _mm512_mask_permutexvar_epi16(_mm512_mask_blend_epi16(0xff00u, s01, s23), 0x8000u, _mm512_set1_epi16(7), r4);
-    *scales = _mm512_cvtph_ps(_mm512_castsi512_si256(s));
+    *scales = scales_of_q4_0(r0, r1, r2, r3, r4);
     quants_split_q4_0(w, b0, b1, b2, b3);
 }
 
@@ -65,6 +70,12 @@ KERNEL_INLINE void quants_load_q4_0_avx512_vnni(struct quants_q4_0_avx512_vnni *
     const vi r4 = _mm512_castsi256_si512(_mm256_loadu_si256((const __m256i *)(const void *)(p + 256)));
     quants_decode_q4_0(w, scales, _mm512_loadu_si512(p), _mm512_loadu_si512(p + 64), _mm512_loadu_si512(p + 128),
                        _mm512_loadu_si512(p + 192), r4);
+}
+
+KERNEL_INLINE vf quants_scales_q4_0_avx512_vnni(const char *p)
+{
+    const vi r4 = _mm512_castsi256_si512(_mm256_loadu_si256((const __m256i *)(const void *)(p + 256)));
+    return scales_of_q4_0(_mm512_loadu_si512(p), _mm512_loadu_si512(p + 64), _mm512_loadu_si512(p + 128), _mm512_loadu_si512(p + 192), r4);
 }
 
 /* The words below n_words of the 64 bytes at p; the others are zero and not read. */
@@ -117,16 +128,45 @@ KERNEL_INLINE vi quants_dot_same_q4_0_avx512_vnni(const struct quants_q4_0_avx51
 
 #define QUANTS_OFFSET_q4_0 8
 
+/* ---- pairs of rows, for batch_axpy_int ---- */
+
+typedef vi row_pairs;
+
+KERNEL_INLINE vi pairs_add(vi acc, row_pairs w, int32_t v)
+{
+    return _mm512_dpwssd_epi32(acc, w, _mm512_set1_epi32(v));
+}
+
+KERNEL_INLINE vi q4_dwords(const char *quants)
+{
+    return _mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i *)(const void *)quants));
+}
+
+KERNEL_INLINE void quants_pairs_q4_0_avx512_vnni(row_pairs w[2], const char *even, const char *odd, int half)
+{
+    const vi bytes = _mm512_or_si512(q4_dwords(even), _mm512_slli_epi32(q4_dwords(odd), 16)), eight = _mm512_set1_epi16(8);
+    (void)half;
+    w[0] = _mm512_sub_epi16(_mm512_and_si512(bytes, _mm512_set1_epi16(15)), eight);
+    w[1] = _mm512_sub_epi16(_mm512_srli_epi16(bytes, 4), eight);
+}
+
+
 /* ---- q4_0, apart: the same from 16 scales and 256 bytes of quants ---- */
 
 #define quants_q4_0_apart_avx512_vnni quants_q4_0_avx512_vnni
 #define quants_arrange_q4_0_apart_avx512_vnni quants_arrange_q4_0_avx512_vnni
 #define quants_dot_q4_0_apart_avx512_vnni quants_dot_q4_0_avx512_vnni
+#define quants_pairs_q4_0_apart_avx512_vnni quants_pairs_q4_0_avx512_vnni
 #define QUANTS_OFFSET_q4_0_apart QUANTS_OFFSET_q4_0
+
+KERNEL_INLINE vf quants_scales_q4_0_apart_avx512_vnni(const char *scales)
+{
+    return _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)(const void *)scales));
+}
 
 KERNEL_INLINE void quants_load_q4_0_apart_avx512_vnni(struct quants_q4_0_avx512_vnni *w, vf *scales, const char *scale, const char *quants)
 {
-    *scales = _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)(const void *)scale));
+    *scales = quants_scales_q4_0_apart_avx512_vnni(scale);
     quants_split_q4_0(w, _mm512_loadu_si512(quants), _mm512_loadu_si512(quants + 64), _mm512_loadu_si512(quants + 128),
                       _mm512_loadu_si512(quants + 192));
 }
@@ -245,6 +285,21 @@ KERNEL_INLINE void axpy_part_q8_0_avx512_vnni(const int P, int32_t *acc, const c
         vi_accumulate(acc + 32 * b, _mm512_permutex2var_epi64(low, first, high));
         vi_accumulate(acc + 32 * b + 16, _mm512_permutex2var_epi64(low, second, high));
     }
+}
+
+/* Lanes of four dwords in an order that interleaving turns into that of the columns. */
+KERNEL_INLINE vi q8_words_for_pairs(const char *quants)
+{
+    const __m256i order = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7);
+    return _mm512_cvtepi8_epi16(_mm256_permutevar8x32_epi32(_mm256_loadu_si256((const __m256i *)(const void *)quants), order));
+}
+
+KERNEL_INLINE void quants_pairs_q8_0_avx512_vnni(row_pairs w[2], const char *even, const char *odd, int half)
+{
+    const vi a = q8_words_for_pairs(even), b = q8_words_for_pairs(odd);
+    (void)half;
+    w[0] = _mm512_unpacklo_epi16(a, b);
+    w[1] = _mm512_unpackhi_epi16(a, b);
 }
 
 #endif /* SFFN_QUANTS_AVX512_VNNI_H */

@@ -3,6 +3,7 @@
 #include "kernels/isa/neon/quants_neon.h"
 #include "kernels/wtype/wt_q8_0.h"
 #define OWN_ROWS_AXPY_INT /* adds words, not bytes: NEON's */
+#define NO_BATCH_AXPY_INT
 #include "kernels/tmpl/instantiate_q.h"
 #include "kernels/wtype/wt_q4_0.h"
 #include "kernels/tmpl/instantiate_q.h"

@@ -24,9 +24,18 @@ const struct sffn_kernels sffn_kernels_neon = {
         [SFFN_F16] = KERNEL_ENTRY(rows_axpy_f16_neon),
         [SFFN_BF16] = KERNEL_ENTRY(rows_axpy_bf16_neon),
     },
+    .batch_axpy = {
+        [SFFN_F32] = KERNEL_ENTRY(batch_axpy_f32_neon),
+        [SFFN_F16] = KERNEL_ENTRY(batch_axpy_f16_neon),
+        [SFFN_BF16] = KERNEL_ENTRY(batch_axpy_bf16_neon),
+    },
     .rows_axpy_int = {
         [SFFN_Q8_0] = KERNEL_ENTRY(rows_axpy_int_q8_0_neon),
         [SFFN_Q4_0] = KERNEL_ENTRY(rows_axpy_int_q4_0_neon),
+    },
+    .batch_axpy_int = {
+        [SFFN_Q8_0] = KERNEL_ENTRY(batch_axpy_int_q8_0_neon),
+        [SFFN_Q4_0] = KERNEL_ENTRY(batch_axpy_int_q4_0_neon),
     },
     .blocks_axpy = {
         [SFFN_Q8_0] = KERNEL_ENTRY(blocks_axpy_q8_0_neon),

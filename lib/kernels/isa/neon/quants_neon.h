@@ -73,6 +73,27 @@ KERNEL_INLINE void add_block(int32x4_t sum[8], struct bytes32 w, int16_t v)
     }
 }
 
+/* Eight columns of an even and an odd row, for batch_axpy_int. */
+typedef struct {
+    int16x8_t even, odd;
+} row_pairs;
+
+KERNEL_INLINE vi pairs_add(vi acc, row_pairs w, int32_t v)
+{
+    const int16_t even = (int16_t)v, odd = (int16_t)(v >> 16);
+    acc.v[0] = vmlal_n_s16(vmlal_n_s16(acc.v[0], vget_low_s16(w.even), even), vget_low_s16(w.odd), odd);
+    acc.v[1] = vmlal_high_n_s16(vmlal_high_n_s16(acc.v[1], w.even, even), w.odd, odd);
+    return acc;
+}
+
+KERNEL_INLINE void pairs_of_bytes(row_pairs w[2], struct bytes32 even, struct bytes32 odd, int half)
+{
+    w[0].even = vmovl_s8(vget_low_s8(even.v[half]));
+    w[0].odd = vmovl_s8(vget_low_s8(odd.v[half]));
+    w[1].even = vmovl_high_s8(even.v[half]);
+    w[1].odd = vmovl_high_s8(odd.v[half]);
+}
+
 /* The functions of a type whose blocks of `bytes` bytes decode() makes signed bytes. */
 #define QUANTS_OF(type, bytes, decode)                                                                                                     \
     struct QUANTS(quants, type) {                                                                                                          \
@@ -121,6 +142,11 @@ KERNEL_INLINE void add_block(int32x4_t sum[8], struct bytes32 w, int16_t v)
         for (int b = 0; b < 8; b++)                                                                                                        \
             d[b] = dot32(w->block[b], x);                                                                                                  \
         return sums_of_dwords(d);                                                                                                          \
+    }                                                                                                                                      \
+                                                                                                                                           \
+    KERNEL_INLINE void QUANTS(quants_pairs, type)(row_pairs w[2], const char *even, const char *odd, int half)                                  \
+    {                                                                                                                                      \
+        pairs_of_bytes(w, decode(even - 2), decode(odd - 2), half);                                                                        \
     }                                                                                                                                      \
                                                                                                                                            \
     KERNEL_INLINE void QUANTS(axpy_part, type)(const int P, int32_t *acc, const char *const *rows, size_t offset, const int32_t *v,        \

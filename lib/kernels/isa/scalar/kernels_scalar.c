@@ -45,6 +45,19 @@ static inline void rows_axpy_float(load_fn *load, size_t size, float *y, const v
     }
 }
 
+static inline void batch_axpy_float(load_fn *load, size_t size, float *y, size_t y_stride, const void *w, size_t row_bytes,
+                                    const uint32_t *rows, const float *h, size_t n_rows, size_t n_tokens, size_t n)
+{
+    for (size_t r = 0; r < n_rows; r++) {
+        const unsigned char *row = row_at(w, row_bytes, rows, r);
+        for (size_t t = 0; t < n_tokens; t++) {
+            float *yt = y + t * y_stride;
+            for (size_t j = 0; j < n; j++)
+                sffn_store_f32(yt + j, fmaf(h[r * n_tokens + t], load(row + j * size), sffn_load_f32(yt + j)));
+        }
+    }
+}
+
 static void rows_dot_f32_scalar(float *out, const void *w, size_t row_bytes, const uint32_t *rows, const uint8_t *masks,
                                 size_t n_rows, const struct sffn_x *x, size_t n_tokens, size_t n)
 {
@@ -82,6 +95,24 @@ static void rows_axpy_bf16_scalar(float *y, const void *w, size_t row_bytes, con
 {
     (void)n_ahead;
     rows_axpy_float(sffn_load_bf16, 2, y, w, row_bytes, rows, h, n_rows, n);
+}
+
+static void batch_axpy_f32_scalar(float *y, size_t y_stride, const void *w, size_t row_bytes, const uint32_t *rows, const float *h,
+                                  size_t n_rows, size_t n_tokens, size_t n)
+{
+    batch_axpy_float(sffn_load_f32, 4, y, y_stride, w, row_bytes, rows, h, n_rows, n_tokens, n);
+}
+
+static void batch_axpy_f16_scalar(float *y, size_t y_stride, const void *w, size_t row_bytes, const uint32_t *rows, const float *h,
+                                  size_t n_rows, size_t n_tokens, size_t n)
+{
+    batch_axpy_float(sffn_load_f16, 2, y, y_stride, w, row_bytes, rows, h, n_rows, n_tokens, n);
+}
+
+static void batch_axpy_bf16_scalar(float *y, size_t y_stride, const void *w, size_t row_bytes, const uint32_t *rows, const float *h,
+                                   size_t n_rows, size_t n_tokens, size_t n)
+{
+    batch_axpy_float(sffn_load_bf16, 2, y, y_stride, w, row_bytes, rows, h, n_rows, n_tokens, n);
 }
 
 /* ---- quantised weights: `decode` gives the 32 integers of one block's quants ---- */
@@ -167,6 +198,27 @@ static inline void rows_axpy_int_blocks(decode_fn *decode, struct places at, int
     }
 }
 
+static inline void batch_axpy_int_blocks(decode_fn *decode, struct places at, int32_t *acc, size_t acc_stride, const void *w,
+                                         size_t row_bytes, const uint32_t *rows, const float *h, const float *inv, size_t n_rows,
+                                         size_t n_tokens, size_t n)
+{
+    for (size_t r = 0; r < n_rows; r++) {
+        const unsigned char *row = row_at(w, row_bytes, rows, r);
+        for (size_t b = 0; b < n / BLOCK; b++) {
+            const float d = sffn_load_f16(row + b * at.scale_step);
+            int8_t q[BLOCK];
+            decode(q, row + at.quants + b * at.quants_step);
+            for (size_t t = 0; t < n_tokens; t++) {
+                const float rounded = rintf(h[r * n_tokens + t] * inv[t] * d);
+                /* as above */
+                const int32_t v = fabsf(rounded) <= 32767.0f ? (int32_t)rounded : 0;
+                for (size_t k = 0; k < BLOCK; k++)
+                    acc[t * acc_stride + b * BLOCK + k] += v * q[k];
+            }
+        }
+    }
+}
+
 static inline void blocks_axpy_blocks(decode_fn *decode, struct places at, float *y, const void *w, size_t row_bytes,
                                       const uint32_t *blocks, const struct sffn_x *h, size_t n_blocks, size_t n)
 {
@@ -215,6 +267,24 @@ static void rows_axpy_int_q4_0_apart_scalar(int32_t *acc, const void *w, size_t 
                                             float inv, size_t n_rows, size_t n)
 {
     rows_axpy_int_blocks(decode_q4_0, apart(Q4_0_BYTES, n), acc, w, row_bytes, rows, h, inv, n_rows, n);
+}
+
+static void batch_axpy_int_q8_0_scalar(int32_t *acc, size_t acc_stride, const void *w, size_t row_bytes, const uint32_t *rows,
+                                       const float *h, const float *inv, size_t n_rows, size_t n_tokens, size_t n)
+{
+    batch_axpy_int_blocks(decode_q8_0, together(Q8_0_BYTES), acc, acc_stride, w, row_bytes, rows, h, inv, n_rows, n_tokens, n);
+}
+
+static void batch_axpy_int_q4_0_scalar(int32_t *acc, size_t acc_stride, const void *w, size_t row_bytes, const uint32_t *rows,
+                                       const float *h, const float *inv, size_t n_rows, size_t n_tokens, size_t n)
+{
+    batch_axpy_int_blocks(decode_q4_0, together(Q4_0_BYTES), acc, acc_stride, w, row_bytes, rows, h, inv, n_rows, n_tokens, n);
+}
+
+static void batch_axpy_int_q4_0_apart_scalar(int32_t *acc, size_t acc_stride, const void *w, size_t row_bytes, const uint32_t *rows,
+                                             const float *h, const float *inv, size_t n_rows, size_t n_tokens, size_t n)
+{
+    batch_axpy_int_blocks(decode_q4_0, apart(Q4_0_BYTES, n), acc, acc_stride, w, row_bytes, rows, h, inv, n_rows, n_tokens, n);
 }
 
 static void blocks_axpy_q8_0_scalar(float *y, const void *w, size_t row_bytes, const uint32_t *blocks,
@@ -356,10 +426,20 @@ const struct sffn_kernels sffn_kernels_scalar = {
         [SFFN_F16] = { rows_axpy_f16_scalar, "rows_axpy_f16_scalar" },
         [SFFN_BF16] = { rows_axpy_bf16_scalar, "rows_axpy_bf16_scalar" },
     },
+    .batch_axpy = {
+        [SFFN_F32] = { batch_axpy_f32_scalar, "batch_axpy_f32_scalar" },
+        [SFFN_F16] = { batch_axpy_f16_scalar, "batch_axpy_f16_scalar" },
+        [SFFN_BF16] = { batch_axpy_bf16_scalar, "batch_axpy_bf16_scalar" },
+    },
     .rows_axpy_int = {
         [SFFN_Q8_0] = { rows_axpy_int_q8_0_scalar, "rows_axpy_int_q8_0_scalar" },
         [SFFN_Q4_0] = { rows_axpy_int_q4_0_scalar, "rows_axpy_int_q4_0_scalar" },
         [SFFN_W_Q4_0_APART] = { rows_axpy_int_q4_0_apart_scalar, "rows_axpy_int_q4_0_apart_scalar" },
+    },
+    .batch_axpy_int = {
+        [SFFN_Q8_0] = { batch_axpy_int_q8_0_scalar, "batch_axpy_int_q8_0_scalar" },
+        [SFFN_Q4_0] = { batch_axpy_int_q4_0_scalar, "batch_axpy_int_q4_0_scalar" },
+        [SFFN_W_Q4_0_APART] = { batch_axpy_int_q4_0_apart_scalar, "batch_axpy_int_q4_0_apart_scalar" },
     },
     .blocks_axpy = {
         [SFFN_Q8_0] = { blocks_axpy_q8_0_scalar, "blocks_axpy_q8_0_scalar" },
