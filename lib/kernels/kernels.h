@@ -53,7 +53,8 @@ typedef void sffn_rows_dot_fn(float *out, const void *w, size_t row_bytes, const
 typedef void sffn_rows_axpy_fn(float *y, const void *w, size_t row_bytes, const uint32_t *rows, const float *h, size_t n_rows, size_t n_ahead,
                                size_t n);
 
-/* The same for 1 to SFFN_TILE_TOKENS tokens that all need every row, h[r * n_tokens + t] and y[t * y_stride + j]: the bits of rows_axpy for each. */
+/* The same for 1 to SFFN_TILE_TOKENS tokens that all need every row, h[r * n_tokens + t] and y[t * y_stride + j]: the bits of rows_axpy for each. Tokens'
+ * y do not overlap, and what lies between them is not written. */
 typedef void sffn_batch_axpy_fn(float *y, size_t y_stride, const void *w, size_t row_bytes, const uint32_t *rows, const float *h, size_t n_rows,
                                 size_t n_tokens, size_t n);
 
@@ -68,8 +69,8 @@ typedef void sffn_batch_axpy_fn(float *y, size_t y_stride, const void *w, size_t
 typedef void sffn_rows_axpy_int_fn(int32_t *acc, const void *w, size_t row_bytes, const uint32_t *rows, const float *h, float inv,
                                    size_t n_rows, size_t n);
 
-/* The same for 1 to SFFN_TILE_TOKENS tokens that all need every row: h[r * n_tokens + t], inv[t] and acc[t * acc_stride + j]. A token with inv = 0 may
- * have h that are not finite, and then any acc. */
+/* The same for 1 to SFFN_TILE_TOKENS tokens that all need every row: h[r * n_tokens + t], inv[t] and acc[t * acc_stride + j], which
+ * do not overlap, and nothing between them is written. A token with inv = 0 may have h that are not finite, and then any acc. */
 typedef void sffn_batch_axpy_int_fn(int32_t *acc, size_t acc_stride, const void *w, size_t row_bytes, const uint32_t *rows, const float *h,
                                     const float *inv, size_t n_rows, size_t n_tokens, size_t n);
 

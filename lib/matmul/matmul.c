@@ -135,7 +135,8 @@ static void axpy_phase(void *arg, uint32_t phase, uint32_t ith, uint32_t nth)
     struct product *p = arg;
     const struct sffn_matmul *m = p->m;
     if (phase == 1) {
-        sffn_axpy_accumulate(p->k, m, &p->list, p->tile, &p->axpy, ith, nth);
+        const struct sffn_list list = sffn_list_input(&p->list, p->tile);
+        sffn_axpy_accumulate(p->k, m, &list, p->tile, &p->axpy, ith, nth);
         return;
     }
     if (phase == 2) {

@@ -41,10 +41,18 @@ static size_t round_up_64(size_t n)
     return (n + 63) & ~(size_t)63;
 }
 
+/* From one token's numbers, n of them, to the next one's. Not the multiple of 4 KiB that they take with the usual n: the same columns of all tokens
+ * would compete for a few places of the first-level cache. */
+static size_t token_stride(size_t n)
+{
+    return n + 64;
+}
+
 /* Of a tile's x in blocks of 8 bits, and of its floats with every token on a cache line; side by side, since a layer may have both. */
 static size_t x_blocks_bytes(size_t n)
 {
-    const size_t per_token = n + n / 32 * (sizeof(float) + sizeof(int32_t));
+    const size_t per_token =
+        token_stride(n) + token_stride(n) / 32 * (sizeof(float) + sizeof(int32_t));
     return round_up_64(per_token * SFFN_TILE_TOKENS + 192);
 }
 
@@ -72,16 +80,16 @@ struct sffn_x sffn_x_prepare(const struct sffn_kernels *k, const float *x, size_
             align_x(&out, n_tokens, n, (float *)((uint8_t *)scratch + x_blocks_bytes(n)));
         return out;
     }
-    const size_t n_blocks = n / 32;
+    const size_t stride = token_stride(n), n_blocks = stride / 32;
     int8_t *q = scratch;
-    float *d = (float *)(q + round_up_64(n * SFFN_TILE_TOKENS));
+    float *d = (float *)(q + round_up_64(stride * SFFN_TILE_TOKENS));
     int32_t *sum = (int32_t *)(d + n_blocks * SFFN_TILE_TOKENS);
     for (size_t t = 0; t < n_tokens; t++)
-        k->quantize_x.fn(q + t * n, d + t * n_blocks, sum + t * n_blocks, x + t * x_stride, n);
+        k->quantize_x.fn(q + t * stride, d + t * n_blocks, sum + t * n_blocks, x + t * x_stride, n);
     out.q = q;
     out.d = d;
     out.sum = sum;
-    out.q_stride = n;
+    out.q_stride = stride;
     return out;
 }
 
@@ -99,13 +107,6 @@ void sffn_rows_dot(const struct sffn_kernels *k, const struct sffn_matmul *m,
 static size_t blocks_per_partition(uint32_t n_rows)
 {
     return (n_rows / 32 + SFFN_PARTITIONS - 1) / SFFN_PARTITIONS + 1;
-}
-
-/* From one token's sums, n of them, to the next one's. Not a multiple of 4 KiB, as the sums themselves often are: the same columns of all tokens
- * would compete for a few places of the first-level cache. */
-static size_t token_stride(size_t n)
-{
-    return n + 32;
 }
 
 static int32_t *acc_of(const struct sffn_axpy_scratch *s, size_t n_cols, uint32_t ith, size_t t)

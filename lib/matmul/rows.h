@@ -69,9 +69,10 @@ void sffn_rows_dot(const struct sffn_kernels *k, const struct sffn_matmul *m,
 #define SFFN_PARTITIONS 16
 
 struct sffn_axpy_scratch {
-    float *partial; /* [n_tokens][SFFN_PARTITIONS][n_cols] */
-    int32_t *acc;   /* [nth][n_tokens][n_cols] */
-    int64_t *sum; /* [nth][n_tokens][n_cols]: what acc had to hand over before it could overflow */
+    /* Tokens are a little more than that apart (rows.c, token_stride()). */
+    float *partial; /* [SFFN_TILE_TOKENS][SFFN_PARTITIONS][n_cols] */
+    int32_t *acc;   /* [nth][SFFN_TILE_TOKENS][n_cols] */
+    int64_t *sum; /* the same: what acc had to hand over before it could overflow */
     uint32_t *has_sum; /* [nth]: 0: nothing was handed over */
     float *gather_h;   /* [nth][SFFN_GATHER_ROWS] */
     uint32_t *gather_rows;

@@ -87,7 +87,7 @@ void check_batch_axpy(struct ck *ck, int32_t dtype)
         for (size_t k = 0; ck_row_count(ck, k, &n_rows); k++) {
             const enum ck_where where = ck_below(ck, 2) == 0 ? CK_AT_END : CK_AT_START;
             const enum ck_values values = (enum ck_values)((i + k) % CK_N_VALUES);
-            const size_t n_tokens = 1 + (i + k) % SFFN_TILE_TOKENS;
+            const size_t n_tokens = 1 + (i + 3 * k) % SFFN_TILE_TOKENS;
             struct ck_rows rows;
             ck_draw_rows(ck, &rows, dtype, n, n_rows, values, where);
             float *h = ck_guarded(ck, n_rows * n_tokens * sizeof *h, where);

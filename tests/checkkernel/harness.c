@@ -378,7 +378,7 @@ size_t ck_length(const struct ck *ck, size_t index, int blocks, size_t *n)
 
 size_t ck_row_count(const struct ck *ck, size_t index, size_t *n_rows)
 {
-    static const size_t counts[] = {1, 9, 0, 2, 3, 4, 5, 7, 8, 16, 27, 41};
+    static const size_t counts[] = {1, 9, 0, 2, 3, 4, 5, 7, 8, 16, 27, 41, 59, 75};
     if (index >= (ck->quick ? 3 : sizeof counts / sizeof *counts))
         return 0;
     *n_rows = counts[index];

@@ -284,7 +284,7 @@ static void extreme_scales(void **state)
 static void largest_integer_sums(void **state)
 {
     int32_t type = *(const int32_t *)*state;
-    enum { ROWS = 40000, COLS = 32 };
+    enum { ROWS = 40000, COLS = 32, TOKENS = 8 };
     struct spec spec = SPEC_INIT(COLS, ROWS, SFFN_F32);
     struct rng rng = rng_named("largest");
     struct layer layer;
@@ -298,13 +298,17 @@ static void largest_integer_sums(void **state)
     for (size_t r = 0; r < ROWS; r++)
         weight_encode(type, ones, COLS, layer.down_source + r * row_bytes);
     layer_decode(&layer);
-    float *h = GUARDED_FLOATS(&layer.memory, ROWS), *y = GUARDED_FLOATS(&layer.memory, COLS);
-    for (size_t r = 0; r < ROWS; r++)
-        h[r] = 1.0f;
+    float *h = GUARDED_FLOATS(&layer.memory, TOKENS * ROWS),
+          *y = GUARDED_FLOATS(&layer.memory, TOKENS * COLS);
+    for (size_t t = 0; t < TOKENS; t++)
+        for (size_t r = 0; r < ROWS; r++)
+            h[t * ROWS + r] = t % 3 == 1 ? -1.0f : 1.0f;
     sffn_matmul *matmul = matrix_create(&layer, SFFN_STORAGE_COPY);
     for (size_t i = 0; i < n_isas; i++)
-        check_axpy(contexts[i], matmul, &layer, h, 1, NULL, NULL, y);
-    CHECK(y[0] < -39000.0f);
+        for (size_t tokens = 1; tokens <= TOKENS; tokens += TOKENS - 1)
+            check_axpy(contexts[i], matmul, &layer, h, tokens, NULL, NULL, y);
+    for (size_t t = 0; t < TOKENS; t++)
+        CHECK(t % 3 == 1 ? y[t * COLS] > 39000.0f : y[t * COLS] < -39000.0f);
     sffn_matmul_destroy(matmul);
     layer_free(&layer);
 }

@@ -9,6 +9,7 @@
  */
 #define BATCH_UNROLLED 8 /* pairs */
 #define BATCH_PAIRS 16
+_Static_assert(BATCH_UNROLLED == 8 && BATCH_PAIRS % BATCH_UNROLLED == 0 && (BATCH_TOKENS == 4 || BATCH_TOKENS == 8), "what is written out below");
 #define BATCH_EACH(op) \
     op(0) if (T > 1) { op(1) } if (T > 2) { op(2) op(3) } if (T > 4) { op(4) op(5) op(6) op(7) }
 
@@ -52,13 +53,12 @@ KERNEL_INLINE void KERNEL(batch_rows)(const int P, const int T, int32_t *acc, si
 {
     _Alignas(64) int32_t v[BATCH_PAIRS][BATCH_TOKENS][VF_LEN];
     for (size_t block = 0; block < rows->n_blocks; block++, acc += 32) {
-        const size_t b = block % VF_LEN, at = rows->quants + block * rows->quants_step;
-        if (b == 0) {
-            const size_t left = rows->n_blocks - block;
-            KERNEL(batch_v)(T, v, rows, token, block, left < VF_LEN ? left : VF_LEN);
-        }
+        const size_t b = block % VF_LEN, at = rows->quants + block * rows->quants_step, left = rows->n_blocks - (block - b);
+        const size_t count = left < VF_LEN ? left : VF_LEN;
+        if (b == 0)
+            KERNEL(batch_v)(T, v, rows, token, block, count);
         /* Each block fetches a share of the rows' next STEP_BYTES. */
-        for (size_t r = 2 * b * rows->n_pairs / VF_LEN; token == 0 && r < 2 * (b + 1) * rows->n_pairs / VF_LEN; r++)
+        for (size_t r = 2 * b * rows->n_pairs / count; token == 0 && r < 2 * (b + 1) * rows->n_pairs / count; r++)
             ahead_fetch(rows->ahead + r, (block - b) * WT_BLOCK_BYTES, STEP_BYTES);
         for (int half = 0; half < 16 / VF_LEN; half++) {
             vi a0, a1, a2, a3, a4, a5, a6, a7, b0, b1, b2, b3, b4, b5, b6, b7;
@@ -98,7 +98,12 @@ KERNEL_INLINE void KERNEL(batch_rows)(const int P, const int T, int32_t *acc, si
 static void KERNEL(batch_axpy_int)(int32_t *acc, size_t acc_stride, const void *w, size_t row_bytes, const uint32_t *rows, const float *h,
                                    const float *inv, size_t n_rows, size_t n_tokens, size_t n)
 {
-    const struct ahead_plan plan = ahead_plan_of(w, row_bytes, rows, n_rows, 2 * BATCH_PAIRS, n / 32 * WT_BLOCK_BYTES);
+    const size_t len = n / 32 * WT_BLOCK_BYTES;
+    struct ahead_plan plan = ahead_plan_of(w, row_bytes, rows, n_rows, 2 * BATCH_PAIRS, len);
+    if (plan.split != 0) { /* whole steps, so that none fetches past the row's end and leaves out lines of the next one */
+        plan.split -= plan.split % STEP_BYTES;
+        plan.distance = len - plan.split;
+    }
     struct KERNEL(batch) batch;
     size_t count;
     batch.n_blocks = n / 32;

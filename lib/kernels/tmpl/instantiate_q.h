@@ -1,5 +1,6 @@
 /* instantiate_q.h  The integer bodies for the wt_q8_0.h, wt_q4_0.h or wt_q4_0_apart.h included before, which it forgets; OWN_ROWS_AXPY_INT
- * leaves that op to the ISA, NO_BATCH_AXPY_INT the other to a weaker one. Apart rows have no blocks_axpy, and their functions that load are (&w, &scales, scale, quants) and (.., count).
+ * leaves rows_axpy_int to the ISA, NO_BATCH_AXPY_INT batch_axpy_int to a weaker one. Apart rows have no blocks_axpy, and their functions that
+ * load are (&w, &scales, scale, quants) and (.., count).
  * For ISAs whose vectors have a compile-time size. They provide in quants_<isa>.h, with <s> = <type>_<isa>:
  *     struct quants_<s>                        VF_LEN decoded blocks
  *     quants_load_<s>(&w, &scales, p)          from VF_LEN whole blocks at p, and their scales, lane b that of block b; reads nothing else
@@ -8,7 +9,7 @@
  *     QUANTS_OFFSET_<type>                     what quants_load adds to the weights: 8 or 128, or 0
  *     vi quants_dot_<s>(&w, q, offset)         lane b: sum of w * q over block b, exact; offset[b]: QUANTS_OFFSET times the sum of q
  *     vi quants_dot_same_<s>(&w, q, offset)    the same against one block of q, not arranged, for all
- * and for the common bodies of rows_axpy_int and batch_axpy_int what rows_axpy_int_q_tmpl.h and batch_axpy_int_q_tmpl.h ask for.
+ * and what rows_axpy_int_q_tmpl.h and batch_axpy_int_q_tmpl.h ask for.
  */
 #include "kernels/tmpl/ahead.h"
 

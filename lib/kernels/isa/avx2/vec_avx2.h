@@ -12,7 +12,7 @@ typedef __m256i vi;
 #define VF_TOKENS 2  /* for two rows at a time: 2 x 2 pairs of accumulators, 4 weights and x of 16 registers */
 #define VF_CHAINS 2  /* per row and token */
 #define AXPY_ROWS 4  /* side by side */
-#define BATCH_TOKENS 4
+#define BATCH_TOKENS 4 /* and two vectors of columns: 8 accumulators, 2 weights and h of 16 registers */
 #define AXPY_STEP 32 /* elements between two rounds of prefetching */
 
 #define vf_prefetch(address) _mm_prefetch((const char *)(address), _MM_HINT_T1) /* ahead.h says why the second level */

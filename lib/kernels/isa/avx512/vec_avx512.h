@@ -8,7 +8,7 @@ typedef __m512 vf;
 typedef __m512i vi;
 #define VF_LEN 16
 #define VF_ROWS 8    /* side by side for one token */
-#define VF_TOKENS 4  /* for two rows at a time, f16 and bf16 four: up to 16 accumulators, 4 weights and x of 32 registers */
+#define VF_TOKENS 4  /* for two or four rows at a time: up to 16 accumulators, 4 weights and x of 32 registers */
 #define VF_CHAINS 1  /* per row and token: eight cells hide the latency, and a single row shall take it (rows_dot_tmpl.h) */
 #define AXPY_ROWS 8  /* side by side */
 #define BATCH_TOKENS 8 /* and two vectors of columns: 16 accumulators, 2 weights and h of 32 registers */

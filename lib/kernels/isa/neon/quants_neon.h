@@ -1,5 +1,4 @@
-/* quants_neon.h  8 blocks of q8_0 or q4_0 for the rows neon and dotprod of the ISA table: what instantiate_q.h and rows_axpy_int_q_tmpl.h ask
- * for. Weights are decoded to signed bytes in the order of the elements, so there is no offset to correct.
+/* quants_neon.h  8 blocks of q8_0 or q4_0 for the rows neon and dotprod of the ISA table: what instantiate_q.h asks for. Weights are decoded to signed bytes in the order of the elements, so there is no offset to correct.
  */
 #ifndef SFFN_QUANTS_NEON_H
 #define SFFN_QUANTS_NEON_H

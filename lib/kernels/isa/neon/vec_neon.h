@@ -16,7 +16,7 @@ typedef struct {
 #define VF_TOKENS 2  /* for two rows at a time: 2 x 2 pairs of accumulators, 4 weights and x, of two registers each; 32 are there */
 #define VF_CHAINS 2  /* per row and token */
 #define AXPY_ROWS 4  /* side by side */
-#define BATCH_TOKENS 4
+#define BATCH_TOKENS 4 /* and two vectors of columns: 8 accumulators, 2 weights and h, of two registers each */
 #define AXPY_STEP 32 /* elements between two rounds of prefetching */
 
 #define vf_prefetch(address) __builtin_prefetch((const void *)(address), 0, 2) /* ahead.h says why the second level */
@@ -206,13 +206,13 @@ KERNEL_INLINE void vi_store(int32_t *p, vi a)
     vst1q_s32(p + 4, a.v[1]);
 }
 
-/* Per lane a pair of words: the low halves of even and odd. */
 KERNEL_INLINE void vi_accumulate(int32_t *p, vi a)
 {
     vst1q_s32(p, vaddq_s32(vld1q_s32(p), a.v[0]));
     vst1q_s32(p + 4, vaddq_s32(vld1q_s32(p + 4), a.v[1]));
 }
 
+/* Per lane a pair of words: the low halves of even and odd. */
 KERNEL_INLINE vi vi_pair16(vi even, vi odd)
 {
     const vi a = { { vsliq_n_s32(even.v[0], odd.v[0], 16), vsliq_n_s32(even.v[1], odd.v[1], 16) } };

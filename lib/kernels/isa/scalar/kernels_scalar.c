@@ -209,8 +209,8 @@ static inline void batch_axpy_int_blocks(decode_fn *decode, struct places at, in
             int8_t q[BLOCK];
             decode(q, row + at.quants + b * at.quants_step);
             for (size_t t = 0; t < n_tokens; t++) {
-                const float rounded = rintf(h[r * n_tokens + t] * inv[t] * d);
-                /* as above */
+                const float scaled = h[r * n_tokens + t] * inv[t], rounded = rintf(scaled * d);
+                /* as in rows_axpy_int_blocks() */
                 const int32_t v = fabsf(rounded) <= 32767.0f ? (int32_t)rounded : 0;
                 for (size_t k = 0; k < BLOCK; k++)
                     acc[t * acc_stride + b * BLOCK + k] += v * q[k];
