@@ -127,7 +127,12 @@ def write_goals(folder):
         gate = [row for row in ours + part_rows(folder, "ffn") if row["select"] == "gate" and row["dtype"] == dtype and abs(row["density"] - 0.107) < 1e-3
                 and row["shape"] == shape]
         stage = [row for row in stages if (row["dtype"], row["select"], row["stage"]) == (dtype, "gate", "gate")]
-        peers = [row for row in compare if row["layer_dtype"] == dtype and row["peer"] != "sffn"]
+        peers = [dict(row) for row in compare if row["layer_dtype"] == dtype and row["peer"] != "sffn"]
+        for row in peers: # where no gate took turns with the peer, its own row of that run
+            run = [own for own in compare if own["peer"] == "sffn" and own["layer_dtype"] == dtype and own["select"] == "gate"
+                   and (own["n_tokens"], own["n_threads"]) == (row["n_tokens"], row["n_threads"])]
+            if row.get("sffn_select") != "gate":
+                row["sffn_select_speedup"] = row["median_ns"] / run[0]["median_ns"] if run else None
         def fastest(n_tokens, n_threads, key):
             return min((row[key] for row in peers if (row["n_tokens"], row["n_threads"]) == (n_tokens, n_threads) and row.get(key)), default=None)
         predicted = min((row for row in selections if "real rows" in row["name"] and row["dtype"] == dtype and row["select"] in ("screen", "cascade")),
