@@ -176,8 +176,8 @@ static void drain(int32_t *acc, int64_t *sum, size_t n)
     }
 }
 
-/* The rows that token t needs among entries [start, start + n) of a list, n <= SFFN_GATHER_ROWS, with their h. One token needs all of
- * them, and the list itself serves; else they are copied to a thread's buffers. */
+/* The rows that token t needs among entries [start, start + n) of a list, n <= SFFN_GATHER_ROWS, with their h. Without masks every token needs all of
+ * them, and the list itself serves, h[row * n_tokens + t]; else they are copied to a thread's buffers, h[row]. */
 struct needed {
     const uint32_t *rows; /* NULL: consecutive, from first */
     const float *h;
@@ -187,16 +187,16 @@ struct needed {
 static struct needed needed_rows(const struct sffn_list *list, size_t start, size_t n, size_t t,
                                  size_t n_tokens, const struct sffn_axpy_scratch *s, uint32_t ith)
 {
-    if (n_tokens == 1 && !list->masks) {
-        const struct needed all = {list->rows ? list->rows + start : NULL, list->values + start,
-                                   list->rows ? 0 : start, n};
+    if (!list->masks) {
+        const struct needed all = {list->rows ? list->rows + start : NULL,
+                                   list->values + start * n_tokens, list->rows ? 0 : start, n};
         return all;
     }
     uint32_t *rows = s->gather_rows + ith * SFFN_GATHER_ROWS;
     float *h = s->gather_h + ith * SFFN_GATHER_ROWS;
     size_t found = 0;
     for (size_t pos = start; pos < start + n; pos++) {
-        if (list->masks && !(list->masks[pos] >> t & 1))
+        if (!(list->masks[pos] >> t & 1))
             continue;
         rows[found] = list->rows ? list->rows[pos] : (uint32_t)pos;
         h[found++] = list->values[pos * n_tokens + t];
@@ -216,9 +216,8 @@ static void accumulate_int(const struct sffn_kernels *k, const struct sffn_matmu
     for (size_t t = 0; t < n_tokens; t++) {
         const float max = tile_max(s, t, nth);
         inv[t] = max > 0 ? SFFN_AXPY_V_MAX / max : 0;
-    }
-    for (size_t t = 0; t < n_tokens; t++)
         memset(acc_of(s, n, ith, t), 0, n * sizeof(*s->acc));
+    }
     s->has_sum[ith] = 0;
     size_t first, last, since_drain = 0;
     sffn_share(sffn_list_count(list), ith, nth, &first, &last);
@@ -237,11 +236,11 @@ static void accumulate_int(const struct sffn_kernels *k, const struct sffn_matmu
             }
             since_drain += chunk;
             if (n_tokens > 1 && !list->masks) {
-                k->batch_axpy_int[m->wtype].fn(
-                    acc_of(s, n, ith, 0), token_stride(n),
-                    list->rows ? m->data : m->data + (walk.start + done) * m->stride, m->stride,
-                    list->rows ? list->rows + walk.start + done : NULL,
-                    list->values + (walk.start + done) * n_tokens, inv, chunk, n_tokens, n);
+                const struct needed r =
+                    needed_rows(list, walk.start + done, chunk, 0, n_tokens, s, ith);
+                k->batch_axpy_int[m->wtype].fn(acc_of(s, n, ith, 0), token_stride(n),
+                                               m->data + r.first * m->stride, m->stride, r.rows,
+                                               r.h, inv, r.n, n_tokens, n);
                 continue;
             }
             for (size_t t = 0; t < n_tokens; t++) {
@@ -308,12 +307,11 @@ static void accumulate_rows(const struct sffn_kernels *k, const struct sffn_matm
         for (size_t done = first; done < last; done += step) {
             const size_t chunk = last - done < step ? last - done : step;
             if (n_tokens > 1 && !list->masks) {
-                const size_t at = segment.start + done;
-                k->batch_axpy[m->dtype].fn(partial_of(s, n_cols, 0, p) + col,
-                                           token_stride(SFFN_PARTITIONS * n_cols),
-                                           list->rows ? w : w + at * m->stride, m->stride,
-                                           list->rows ? list->rows + at : NULL,
-                                           list->values + at * n_tokens, chunk, n_tokens, n);
+                const struct needed r =
+                    needed_rows(list, segment.start + done, chunk, 0, n_tokens, s, ith);
+                k->batch_axpy[m->dtype].fn(
+                    partial_of(s, n_cols, 0, p) + col, token_stride(SFFN_PARTITIONS * n_cols),
+                    w + r.first * m->stride, m->stride, r.rows, r.h, r.n, n_tokens, n);
                 continue;
             }
             for (size_t t = 0; t < n_tokens; t++) {

@@ -1,6 +1,5 @@
 /* batch_axpy_int.c  batch_axpy_int: for each token exact integers, as rows_axpy_int.c checks them for one. */
 #include "harness.h"
-#include "base/fp16.h"
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -138,31 +137,13 @@ void check_batch_axpy_int(struct ck *ck, int32_t wtype)
     /* The most rows of the largest products before acc must be emptied: every v at the limit, every weight at its end of the range. */
     n_rows = dtype == SFFN_Q8_0 ? SFFN_AXPY_ROWS_MAX_Q8_0 : SFFN_AXPY_ROWS_MAX_Q4_0;
     for (int low = 0; low < 2; low++) {
-        const size_t row_bytes = sffn_dtype_row_bytes(dtype, 32), n_tokens = 8;
+        const size_t n_tokens = 8;
         const float limit = SFFN_AXPY_V_MAX;
         const float h_of[8] = {limit, -limit, 1, limit, limit, -limit, 0, -limit};
-        const float weight = dtype == SFFN_Q8_0 ? (low ? -128.0f : 127.0f) : (low ? -8.0f : 7.0f);
-        const uint16_t one = sffn_f32_to_f16(1.0f);
-        unsigned char *w = ck_guarded(ck, n_rows * row_bytes, CK_AT_END);
-        memset(&rows, 0, sizeof rows);
-        rows.wtype = wtype; /* a single block is the same apart */
-        rows.dtype = dtype;
-        rows.n = 32;
-        rows.n_rows = rows.n_listed = n_rows;
-        rows.row_bytes = rows.size = row_bytes;
-        rows.w = (const char *)w;
-        rows.decoded = ck_guarded(ck, n_rows * 32 * sizeof(float), CK_AT_START);
-        rows.scales = ck_guarded(ck, n_rows * sizeof(float), CK_AT_START);
+        ck_limit_rows(ck, &rows, wtype, n_rows, low);
         float *h = ck_guarded(ck, n_rows * n_tokens * sizeof *h, CK_AT_END);
-        for (size_t r = 0; r < n_rows; r++) {
-            memcpy(w + r * row_bytes, &one, sizeof one);
-            memset(w + r * row_bytes + 2,
-                   dtype == SFFN_Q8_0 ? (low ? 0x80 : 0x7f) : (low ? 0x00 : 0xff), row_bytes - 2);
-            rows.scales[r] = 1.0f;
-            for (size_t j = 0; j < 32; j++)
-                rows.decoded[32 * r + j] = weight;
+        for (size_t r = 0; r < n_rows; r++)
             memcpy(h + r * n_tokens, h_of, sizeof h_of);
-        }
         for (size_t t = 0; t < n_tokens; t++)
             inv[t] = 1.0f;
         check_values(ck, fn, &rows, h, inv, n_tokens, CK_AT_END);

@@ -309,6 +309,33 @@ void ck_draw_rows(struct ck *ck, struct ck_rows *rows, int32_t wtype, size_t n, 
     }
 }
 
+void ck_limit_rows(struct ck *ck, struct ck_rows *rows, int32_t wtype, size_t n_rows, int is_low)
+{
+    const int32_t dtype = ck_dtype(wtype);
+    const int is_q8_0 = dtype == SFFN_Q8_0;
+    const size_t row_bytes = sffn_dtype_row_bytes(dtype, 32);
+    const uint16_t one = sffn_f32_to_f16(1.0f);
+    const float weight = is_q8_0 ? (is_low ? -128.0f : 127.0f) : (is_low ? -8.0f : 7.0f);
+    unsigned char *w = ck_guarded(ck, n_rows * row_bytes, CK_AT_END);
+    memset(rows, 0, sizeof *rows);
+    rows->wtype = wtype;
+    rows->dtype = dtype;
+    rows->n = 32;
+    rows->n_rows = rows->n_listed = n_rows;
+    rows->row_bytes = rows->size = row_bytes;
+    rows->w = (const char *)w;
+    rows->decoded = ck_guarded(ck, n_rows * 32 * sizeof(float), CK_AT_START);
+    rows->scales = ck_guarded(ck, n_rows * sizeof(float), CK_AT_START);
+    for (size_t r = 0; r < n_rows; r++) {
+        memcpy(w + r * row_bytes, &one, sizeof one);
+        memset(w + r * row_bytes + 2, is_q8_0 ? (is_low ? 0x80 : 0x7f) : (is_low ? 0x00 : 0xff),
+               row_bytes - 2);
+        rows->scales[r] = 1.0f;
+        for (size_t j = 0; j < 32; j++)
+            rows->decoded[32 * r + j] = weight;
+    }
+}
+
 void ck_poison(struct ck_rows *rows, size_t i, size_t j, float value)
 {
     char *row =

@@ -68,6 +68,8 @@ struct ck_rows {
 };
 void ck_draw_rows(struct ck *ck, struct ck_rows *rows, int32_t wtype, size_t n, size_t n_listed, enum ck_values values,
                   enum ck_where where);
+/* n_rows rows of one block (a single block is the same apart), whose scale is 1 and whose weights are all at the lower, or upper, end of their range. */
+void ck_limit_rows(struct ck *ck, struct ck_rows *rows, int32_t wtype, size_t n_rows, int is_low);
 /* Overwrites element j of the i-th listed row's floats, or the scale of its block, with `value`. */
 void ck_poison(struct ck_rows *rows, size_t i, size_t j, float value);
 

@@ -1,6 +1,5 @@
 /* rows_axpy_int.c  rows_axpy_int: exact integers. */
 #include "harness.h"
-#include "base/fp16.h"
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -117,31 +116,10 @@ void check_rows_axpy_int(struct ck *ck, int32_t wtype)
     /* The most rows of the largest products before acc must be emptied: every v at the limit, every weight at its end of the range. */
     n_rows = dtype == SFFN_Q8_0 ? SFFN_AXPY_ROWS_MAX_Q8_0 : SFFN_AXPY_ROWS_MAX_Q4_0;
     for (int pattern = 0; pattern < 4; pattern++) {
-        const size_t row_bytes = sffn_dtype_row_bytes(dtype, 32);
-        unsigned char *w = ck_guarded(ck, n_rows * row_bytes, CK_AT_END);
-        const uint16_t one = sffn_f32_to_f16(1.0f);
-        memset(&rows, 0, sizeof rows);
-        rows.wtype = wtype; /* a single block is the same apart */
-        rows.dtype = dtype;
-        rows.n = 32;
-        rows.n_rows = rows.n_listed = n_rows;
-        rows.row_bytes = rows.size = row_bytes;
-        rows.w = (const char *)w;
-        rows.decoded = ck_guarded(ck, n_rows * 32 * sizeof(float), CK_AT_START);
-        rows.scales = ck_guarded(ck, n_rows * sizeof(float), CK_AT_START);
+        ck_limit_rows(ck, &rows, wtype, n_rows, pattern < 2);
         h = ck_guarded(ck, n_rows * sizeof *h, CK_AT_END);
-        for (size_t r = 0; r < n_rows; r++) {
-            const int low = pattern < 2;
-            const float weight =
-                dtype == SFFN_Q8_0 ? (low ? -128.0f : 127.0f) : (low ? -8.0f : 7.0f);
-            memcpy(w + r * row_bytes, &one, sizeof one);
-            memset(w + r * row_bytes + 2,
-                   dtype == SFFN_Q8_0 ? (low ? 0x80 : 0x7f) : (low ? 0x00 : 0xff), row_bytes - 2);
-            rows.scales[r] = 1.0f;
-            for (size_t j = 0; j < 32; j++)
-                rows.decoded[32 * r + j] = weight;
+        for (size_t r = 0; r < n_rows; r++)
             h[r] = pattern % 2 != 0 ? -(float)SFFN_AXPY_V_MAX : (float)SFFN_AXPY_V_MAX;
-        }
         check_values(ck, fn, &rows, h, 1.0f, CK_AT_END);
         ck_release(ck);
     }

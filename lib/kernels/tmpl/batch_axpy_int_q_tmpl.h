@@ -7,11 +7,11 @@
  * Rows go in pairs as in rows_axpy_int: weights are widened and interleaved once for all tokens, whose sums over the rows of a batch stay in
  * registers, two vectors for each of BATCH_TOKENS. v comes first, VF_LEN blocks at a time, lane b for block b.
  */
+#include "kernels/tmpl/batch.h"
+
 #define BATCH_UNROLLED 8 /* pairs */
 #define BATCH_PAIRS 16
-_Static_assert(BATCH_UNROLLED == 8 && BATCH_PAIRS % BATCH_UNROLLED == 0 && (BATCH_TOKENS == 4 || BATCH_TOKENS == 8), "what is written out below");
-#define BATCH_EACH(op) \
-    op(0) if (T > 1) { op(1) } if (T > 2) { op(2) op(3) } if (T > 4) { op(4) op(5) op(6) op(7) }
+_Static_assert(BATCH_UNROLLED == 8 && BATCH_PAIRS % BATCH_UNROLLED == 0, "what is written out below");
 
 /* Up to 2 * BATCH_PAIRS rows. */
 struct KERNEL(batch) {
@@ -124,17 +124,14 @@ static void KERNEL(batch_axpy_int)(int32_t *acc, size_t acc_stride, const void *
         for (size_t t = 0, n_done; t < n_tokens; t += n_done) {
             const size_t n_left = n_tokens - t;
             int32_t *const to = acc + t * acc_stride;
-#define BATCH_CASE(T)                                                       \
-    (n_done = T, whole != 0 ? KERNEL(batch_rows)(BATCH_UNROLLED, T, to, acc_stride, &batch, t) \
-                            : KERNEL(batch_rows)(1, T, to, acc_stride, &batch, t))
-            if (BATCH_TOKENS == 8 && n_left == 8)
-                BATCH_CASE(BATCH_TOKENS);
-            else if (n_left >= 4)
-                BATCH_CASE(4);
-            else if (n_left >= 2)
-                BATCH_CASE(2);
-            else
-                BATCH_CASE(1);
+#define BATCH_CASE(T)                                                           \
+    do {                                                                        \
+        if (whole != 0)                                                         \
+            KERNEL(batch_rows)(BATCH_UNROLLED, T, to, acc_stride, &batch, t);   \
+        else                                                                    \
+            KERNEL(batch_rows)(1, T, to, acc_stride, &batch, t);                \
+    } while (0)
+            BATCH_GROUP(n_left, n_done, BATCH_CASE);
 #undef BATCH_CASE
         }
     }
@@ -142,4 +139,3 @@ static void KERNEL(batch_axpy_int)(int32_t *acc, size_t acc_stride, const void *
 
 #undef BATCH_UNROLLED
 #undef BATCH_PAIRS
-#undef BATCH_EACH

@@ -4,9 +4,9 @@
  * Two vectors of columns of up to BATCH_TOKENS tokens stay in registers over BATCH_ROWS rows, so a weight is loaded and converted once for all of
  * them, and y loaded and stored once for all rows; each y[t][j] still sees its multiply-adds in the order of the rows, as in rows_axpy.
  */
+#include "kernels/tmpl/batch.h"
+
 #define BATCH_ROWS 8
-#define BATCH_EACH(op) \
-    op(0) if (T > 1) { op(1) } if (T > 2) { op(2) op(3) } if (T > 4) { op(4) op(5) op(6) op(7) }
 
 /* T tokens (1, 2, 4 or 8, a constant) of n_tokens. */
 KERNEL_INLINE void KERNEL(batch_columns)(const int T, float *y, size_t y_stride, const char *const *row, const struct ahead *ahead, const float *h,
@@ -70,19 +70,11 @@ static void KERNEL(batch_axpy)(float *y, size_t y_stride, const void *w, size_t 
             const struct ahead *fetch = t == 0 ? ahead : NULL;
             float *const to = y + t * y_stride;
             const float *const by = h + first * n_tokens + t;
-#define BATCH_CASE(T) (n_done = T, KERNEL(batch_columns)(T, to, y_stride, row, fetch, by, n_tokens, count, n))
-            if (BATCH_TOKENS == 8 && n_left == 8)
-                BATCH_CASE(BATCH_TOKENS);
-            else if (n_left >= 4)
-                BATCH_CASE(4);
-            else if (n_left >= 2)
-                BATCH_CASE(2);
-            else
-                BATCH_CASE(1);
+#define BATCH_CASE(T) KERNEL(batch_columns)(T, to, y_stride, row, fetch, by, n_tokens, count, n)
+            BATCH_GROUP(n_left, n_done, BATCH_CASE);
 #undef BATCH_CASE
         }
     }
 }
 
 #undef BATCH_ROWS
-#undef BATCH_EACH
