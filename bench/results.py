@@ -185,7 +185,8 @@ def write_machine(folder):
                 last[entry["command"]] = entry
         print("\n### Commands\n\n```sh")
         for entry in last.values():
-            print(f"{entry['command']}   # {entry['seconds']} s, {entry['date']}, {entry['commit']}")
+            took = f"{entry['seconds']} s, " if "seconds" in entry else ""
+            print(f"{entry['command']}   # {took}{entry['date']}, {entry['commit']}")
         print("```")
 
 
