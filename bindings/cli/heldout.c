@@ -7,8 +7,7 @@
 
 #include "cli.h"
 
-/* Fewer than the default of sffn_ffn_config.dense_tokens, so that these batches run sparse in every layer. */
-enum { BATCH = 16 };
+enum { BATCH = 16 }; /* tokens */
 
 static const char *skip_space(const char *at)
 {

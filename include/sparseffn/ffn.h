@@ -68,16 +68,22 @@ typedef struct sffn_ffn_config {
     const sffn_router *router;       /**< borrowed until destroy; NULL: none. Not together with a predictor */
     float max_density;           /**< fallback: when a predictor or a handed-in set lets through more than this share of the neurons (union over a tile of up to 8
                                       tokens), the gate looks at all of them instead. Default 1: never. Results are equal when the skipped neurons are true zeros */
-    uint32_t dense_tokens;       /**< SFFN_SELECT_DEFAULT runs batches of at least this many tokens dense (through oneDNN when the context uses it), where a gate or a
-                                      predictor would select; never against a router or a handed-in set. 0: never, which is up to twice as fast with 10 % of the neurons
-                                      active (bench/RESULTS.md). Default 32 */
+    uint32_t dense_tokens;       /**< from how many tokens on a call is a long prompt. Default SFFN_DENSE_TOKENS_AUTO. A number: such calls of SFFN_SELECT_DEFAULT run
+                                      dense where a gate or a predictor would select, never against a router or a handed-in set, and every dense call of that length
+                                      goes through oneDNN when the context uses it. 0: no call does either */
     const char *name;            /**< for error texts, the log and statistics, e.g. "blk.3"; copied, up to 63 bytes; NULL: "ffn" */
     int32_t select;              /**< the layer's plan, enum sffn_select but not ACTIVE: what SFFN_SELECT_DEFAULT of a call means. DENSE, GATE, PREDICTOR or ROUTER;
                                       DEFAULT (default): the predictor, else the router, else the gate */
 } sffn_ffn_config;
+/**
+ * What the library measured (bench/RESULTS.md): a selection loses to the dense layer at no length, because tokens are taken in tiles of 8, of which those that
+ * need most rows take all of them by themselves; and of layers that run dense anyway, f32 is faster through oneDNN from 128 tokens on, bf16 from 512,
+ * the other types never.
+ */
+#define SFFN_DENSE_TOKENS_AUTO UINT32_MAX
 #define SFFN_FFN_CONFIG_INIT \
     { sizeof(sffn_ffn_config), 0u, 0u, SFFN_WEIGHTS_INIT, SFFN_WEIGHTS_INIT, SFFN_WEIGHTS_INIT, NULL, NULL, NULL, SFFN_ACT_RELU, SFFN_TIE_KEEP, \
-      0.0f, SFFN_RULE_NONE, SFFN_TIE_DROP, 0.0f, NULL, 0u, 0u, 0.0f, SFFN_STORAGE_COPY, -1, 1u, NULL, NULL, 1.0f, 32u, NULL, SFFN_SELECT_DEFAULT }
+      0.0f, SFFN_RULE_NONE, SFFN_TIE_DROP, 0.0f, NULL, 0u, 0u, 0.0f, SFFN_STORAGE_COPY, -1, 1u, NULL, NULL, 1.0f, SFFN_DENSE_TOKENS_AUTO, NULL, SFFN_SELECT_DEFAULT }
 
 /**
  * Packs a layer. Reserves @p ctx's scratch for it.
@@ -125,8 +131,8 @@ SFFN_API size_t sffn_ffn_query_scratch(const sffn_context *ctx, const sffn_ffn *
 
 /** Who decides which neurons run, per call. */
 enum sffn_select {
-    SFFN_SELECT_DEFAULT = 0,   /**< args.active, else the layer's plan (sffn_ffn_config.select), else its predictor, its router, or gate-first exact. Dense for long
-                                    prompts (dense_tokens), and when neither activation nor rule can make zeros */
+    SFFN_SELECT_DEFAULT = 0,   /**< args.active, else the layer's plan (sffn_ffn_config.select), else its predictor, its router, or gate-first exact. Dense when neither
+                                    activation nor rule can make zeros, and from dense_tokens on where the layer has such a number */
     SFFN_SELECT_DENSE = 1,     /**< everything runs, the post-gate rule is not applied: the dense layer of the same weights */
     SFFN_SELECT_GATE = 2,      /**< gate-first: the full gate product decides. Exact for activations with true zeros */
     SFFN_SELECT_PREDICTOR = 3, /**< the layer's predictor, then the gate among those let through */
@@ -241,7 +247,7 @@ typedef struct sffn_ffn_info {
     int32_t select_input;     /**< enum sffn_selector_input of the predictor or router: what to hand in as sffn_ffn_args.select_x; SFFN_INPUT_FFN: nothing */
     int32_t select;           /**< who decides for one token when args.select is DEFAULT and no set is handed in: enum sffn_select */
     int32_t dense_reason;     /**< enum sffn_dense_reason of such a call */
-    uint32_t dense_tokens;    /**< such calls run dense from this many tokens on; 1: all do, 0: none does */
+    uint32_t dense_tokens;    /**< such calls run dense from this many tokens on; 1: all do, 0: none does, however long */
     float max_density;        /**< as configured: selections of a larger share make the gate look at all neurons */
 } sffn_ffn_info;
 #define SFFN_FFN_INFO_INIT { sizeof(sffn_ffn_info), 0u, 0u, 0, 0, 0, 0, 0, 0, 0, 0, 0.0f, 0u, 0u, SFFN_INPUT_FFN, 0, 0, 0u, 0.0f }

@@ -193,7 +193,7 @@ static uint32_t dense_from(const struct sffn_ffn *ffn)
     if (reason)
         return 1;
     sffn_default_select(ffn, UINT32_MAX, &reason);
-    return reason ? ffn->dense_tokens : 0;
+    return reason ? ffn->dense_tokens : 0; /* a number, then */
 }
 
 /* What the layer is, and what will run dense in it. */

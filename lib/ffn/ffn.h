@@ -199,6 +199,6 @@ int sffn_dense_onednn_forward(sffn_context *ctx, const struct sffn_call *call, v
 /* Scratch that it wants; 0 without oneDNN. */
 size_t sffn_dense_onednn_scratch_bytes(const sffn_context *ctx, const struct sffn_ffn *ffn);
 #define SFFN_DENSE_TOKENS 512
-#define SFFN_DENSE_NEURONS 128
+#define SFFN_DENSE_NEURONS 256
 
 #endif /* SFFN_LIB_FFN_H */

@@ -338,6 +338,7 @@ static void run_import(struct worker *w)
     const struct sffn_segment s = list->segments[only];
     for (size_t pos = s.start; pos < s.start + s.n; pos++) {
         for (size_t t = 0; t < w->tile; t++) {
+            list->values[pos * w->tile + t] = 0;
             if (!(list->masks[pos] >> t & 1))
                 continue;
             const uint32_t row = list->rows[pos];

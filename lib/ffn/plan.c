@@ -9,8 +9,9 @@ int32_t sffn_default_select(const struct sffn_ffn *ffn, size_t n_tokens, int32_t
                            : ffn->predictor                   ? SFFN_SELECT_PREDICTOR
                            : ffn->router                      ? SFFN_SELECT_ROUTER
                                                               : SFFN_SELECT_GATE;
-    /* Long prompts touch nearly every neuron. A router's choice is not ours to widen. */
-    const int is_long = ffn->dense_tokens > 0 && n_tokens >= ffn->dense_tokens;
+    /* By itself no number of tokens makes a selection slower than the dense layer. A router's choice is not ours to widen. */
+    const int is_long = ffn->dense_tokens != SFFN_DENSE_TOKENS_AUTO && ffn->dense_tokens > 0 &&
+                        n_tokens >= ffn->dense_tokens;
     *dense_reason = select == SFFN_SELECT_DENSE                              ? SFFN_DENSE_PLAN
                     : select == SFFN_SELECT_GATE && !sffn_gate_can_skip(ffn) ? SFFN_DENSE_NO_ZEROS
                     : select != SFFN_SELECT_ROUTER && is_long ? SFFN_DENSE_MANY_TOKENS

@@ -158,6 +158,7 @@ static void axpy_phase(void *arg, uint32_t phase, uint32_t ith, uint32_t nth)
     for (size_t pos = segment.start; pos < segment.start + segment.n; pos++) {
         const uint32_t row = p->list.rows ? p->list.rows[pos] : (uint32_t)pos;
         for (size_t t = 0; t < p->tile; t++) {
+            p->values[pos * p->tile + t] = 0;
             if (p->list.masks && !(p->list.masks[pos] >> t & 1))
                 continue;
             p->values[pos * p->tile + t] =

@@ -15,6 +15,7 @@ struct sffn_matmul {
     size_t row_bytes; /* bytes of one row that count, without padding */
     /* q8_0 and q4_0 with block_size 1: the largest |scale| of each row (infinite when one is not finite), for the integer axpy. */
     float *row_scale_max;
+    int is_finite; /* every weight, for the float axpy; 0: one is not, or nobody looked */
     void *owned; /* NULL: data is borrowed, or part of another allocation */
     size_t owned_bytes;
 };
@@ -35,10 +36,10 @@ int sffn_row_stride(size_t bytes, size_t *stride);
 /* Writes the packed rows, `stride` bytes apart, at dst. */
 sffn_status sffn_pack(sffn_context *ctx, const sffn_matmul_config *config, const struct sffn_pack_plan *plan,
                       uint8_t *dst, size_t stride);
-/* Makes *m describe packed (or borrowed) rows at data; fills row_scale_max when with_scales. */
+/* Makes *m describe packed (or borrowed) rows at data. for_axpy: fills row_scale_max and, of copies, is_finite. */
 sffn_status sffn_matmul_init(sffn_context *ctx, struct sffn_matmul *m, const sffn_matmul_config *config,
                              const struct sffn_pack_plan *plan, const uint8_t *data, size_t stride,
-                             int with_scales);
+                             int for_axpy);
 void sffn_matmul_fini(struct sffn_matmul *m);
 
 static inline int sffn_is_quantized(int32_t dtype)

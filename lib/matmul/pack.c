@@ -249,9 +249,24 @@ static float max_scale(const uint8_t *row, size_t n_blocks, size_t step)
     return max;
 }
 
+/* Whether all of a row's numbers are finite: none has an exponent of ones. */
+static int is_finite_row(int32_t dtype, const uint8_t *row, size_t n)
+{
+    const uint32_t ones = dtype == SFFN_F32 ? 0x7f800000u : dtype == SFFN_F16 ? 0x7c00u : 0x7f80u;
+    const size_t size = sffn_dtype_row_bytes(dtype, 1);
+    uint32_t n_odd = 0;
+    for (size_t i = 0; i < n; i++) {
+        uint32_t word = 0;
+        uint16_t half = 0;
+        memcpy(size == 4 ? (void *)&word : (void *)&half, row + i * size, size);
+        n_odd += ((size == 4 ? word : half) & ones) == ones;
+    }
+    return n_odd == 0;
+}
+
 sffn_status sffn_matmul_init(sffn_context *ctx, struct sffn_matmul *m,
                              const sffn_matmul_config *config, const struct sffn_pack_plan *plan,
-                             const uint8_t *data, size_t stride, int with_scales)
+                             const uint8_t *data, size_t stride, int for_axpy)
 {
     m->ctx = ctx;
     m->n_rows = config->n_rows;
@@ -263,8 +278,16 @@ sffn_status sffn_matmul_init(sffn_context *ctx, struct sffn_matmul *m,
     m->data = data;
     m->stride = stride;
     m->row_bytes = plan->row_bytes;
-    if (!with_scales || !sffn_is_quantized(plan->dtype) || config->block_size != 1)
+    if (!for_axpy || config->block_size != 1)
         return SFFN_OK;
+    if (!sffn_is_quantized(plan->dtype)) {
+        m->is_finite =
+            config->storage ==
+            SFFN_STORAGE_COPY; /* borrowed weights stay where they are, perhaps on a disk */
+        for (uint32_t r = 0; m->is_finite && r < m->n_rows; r++)
+            m->is_finite = is_finite_row(plan->dtype, data + r * stride, m->n_cols);
+        return SFFN_OK;
+    }
     m->row_scale_max = sffn_mem_alloc(ctx, m->n_rows * sizeof(float));
     if (!m->row_scale_max)
         return sffn_fail(ctx, SFFN_ERR_OUT_OF_MEMORY,

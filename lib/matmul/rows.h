@@ -16,7 +16,7 @@ struct sffn_segment {
 struct sffn_list {
     uint32_t *rows; /* NULL: row r is at position r */
     uint8_t *masks; /* NULL: every token needs every row */
-    float *values;  /* [position][n_tokens], or NULL */
+    float *values;  /* [position][n_tokens], 0 for tokens that are not in the mask; or NULL */
     struct sffn_segment *segments;
     uint32_t n_segments;
 };

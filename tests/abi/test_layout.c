@@ -110,7 +110,7 @@ static void defaults(void **state)
           ffn.rule_threshold == 0.0f && !ffn.rule_thresholds);
     CHECK(ffn.storage == SFFN_STORAGE_COPY && ffn.dtype == -1 && ffn.block_size == 1 &&
           !ffn.predictor && !ffn.router);
-    CHECK(ffn.max_density == 1.0f && ffn.dense_tokens == 32 && !ffn.name &&
+    CHECK(ffn.max_density == 1.0f && ffn.dense_tokens == SFFN_DENSE_TOKENS_AUTO && !ffn.name &&
           ffn.select == SFFN_SELECT_DEFAULT);
     const sffn_calibration_config calibration = SFFN_CALIBRATION_CONFIG_INIT;
     CHECK(!calibration.ffn && calibration.max_samples == 4096 && calibration.eval_samples == 512 &&

@@ -182,6 +182,7 @@ static sffn_status make_ffn_of(struct world *w, void **made, int32_t type, int32
     config.storage = storage;
     config.predictor = predictor;
     config.router = router;
+    config.dense_tokens = 32; /* some calls are longer */
     config.name = "blk.0";
     return sffn_ffn_create(w->ctx, &config, (sffn_ffn **)made);
 }
@@ -585,7 +586,7 @@ static void no_allocation_in_calls(void **state)
     CHECK_OK(ctx, make_matmul_of(&world, (void **)&world.matmul, type, SFFN_LAYOUT_ROWS,
                                  SFFN_STORAGE_COPY, -1, 1));
     CHECK_OK(ctx, sffn_ffn_reserve_threads(ctx, world.ffn, 9));
-    enum { T = 40 }; /* above dense_tokens */
+    enum { T = 40 };
     struct guarded memory = {0};
     float *many_x = draw_x(&memory, &rng, T, D, 0), *y = GUARDED_FLOATS(&memory, T * D),
           *h = GUARDED_FLOATS(&memory, T * F);

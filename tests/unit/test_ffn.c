@@ -650,7 +650,7 @@ static void max_density_falls_back_to_the_gate(void **state)
         }
 }
 
-/* From dense_tokens on the default runs dense, never against a handed-in set; without and with
+/* From a number for dense_tokens on the default runs dense, never against a handed-in set; without and with
  * oneDNN. */
 static void long_prompts_run_dense(void **state)
 {
@@ -696,6 +696,124 @@ static void long_prompts_run_dense(void **state)
             sffn_ffn_destroy(ffn);
             sffn_active_set_destroy(set);
             sffn_context_destroy(own);
+            layer_free(&layer);
+        }
+}
+
+/* Without a number for dense_tokens no length makes a call dense, and dense calls go through oneDNN
+ * only where that is faster. */
+static void the_length_decides_nothing_by_itself(void **state)
+{
+    (void)state;
+    enum { MOST = 513 };
+    static const struct {
+        int32_t type;
+        uint32_t dense_tokens, onednn_from; /* 0: never */
+    } cases[] = {
+        {SFFN_F32, SFFN_DENSE_TOKENS_AUTO, 128},
+        {SFFN_BF16, SFFN_DENSE_TOKENS_AUTO, 512},
+        {SFFN_F16, SFFN_DENSE_TOKENS_AUTO, 0},
+        {SFFN_Q8_0, SFFN_DENSE_TOKENS_AUTO, 0},
+        {SFFN_Q4_0, SFFN_DENSE_TOKENS_AUTO, 0},
+        {SFFN_F32, 0, 0},
+        {SFFN_Q8_0, 40, 40},
+    };
+    const sffn_ffn_config config = SFFN_FFN_CONFIG_INIT;
+    CHECK(config.dense_tokens == SFFN_DENSE_TOKENS_AUTO);
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++)
+        for (int32_t use_onednn = 0; use_onednn < 2; use_onednn++) {
+            struct spec spec = SPEC_INIT(D, F, cases[i].type);
+            struct rng rng = rng_named("no length");
+            struct layer layer;
+            layer_make(&layer, &spec, &rng);
+            const float *x = draw_x(&layer.memory, &rng, MOST, D, 0);
+            sffn_context_config context_config = SFFN_CONTEXT_CONFIG_INIT;
+            sffn_context *own = NULL;
+            context_config.use_onednn = use_onednn;
+            CHECK_OK(NULL, sffn_context_create(&context_config, &own));
+            sffn_context_info context_info = SFFN_CONTEXT_INFO_INIT;
+            CHECK_OK(own, sffn_context_get_info(own, &context_info));
+            layer.config.dense_tokens = cases[i].dense_tokens;
+            sffn_ffn *ffn = layer_create(own, &layer);
+            sffn_ffn_info info = SFFN_FFN_INFO_INIT;
+            CHECK_OK(own, sffn_ffn_get_info(ffn, &info));
+            const uint32_t dense_from = cases[i].dense_tokens == 40 ? 40 : 0;
+            CHECK(info.dense_reason == SFFN_DENSE_NOT && info.dense_tokens == dense_from);
+            static const size_t counts[] = {39, 40, 127, 128, 511, 512, MOST};
+            for (size_t c = 0; c < sizeof counts / sizeof *counts; c++) {
+                const size_t n = counts[c];
+                const int is_onednn = use_onednn && context_info.has_onednn &&
+                                      cases[i].onednn_from && n >= cases[i].onednn_from;
+                struct result plain, dense;
+                sffn_ffn_args args = result_args(&plain, &layer.memory, own, &layer, x, n);
+                args.active_out = NULL; /* which oneDNN does not fill */
+                CHECK_OK(own, sffn_ffn_forward(own, ffn, &args));
+                const int is_long = dense_from && n >= dense_from;
+                CHECK_SAYS(plain.stats.dense_reason ==
+                                   (is_long ? SFFN_DENSE_MANY_TOKENS : SFFN_DENSE_NOT) &&
+                               (plain.stats.path != SFFN_PATH_SPARSE) == is_long,
+                           "case %zu, %zu tokens: path %d, reason %d", i, n, (int)plain.stats.path,
+                           (int)plain.stats.dense_reason);
+                args = result_args(&dense, &layer.memory, own, &layer, x, n);
+                args.active_out = NULL;
+                args.select = SFFN_SELECT_DENSE;
+                CHECK_OK(own, sffn_ffn_forward(own, ffn, &args));
+                CHECK_SAYS(dense.stats.path ==
+                               (is_onednn ? SFFN_PATH_DENSE_ONEDNN : SFFN_PATH_DENSE),
+                           "case %zu, dense, %zu tokens: path %d", i, n, (int)dense.stats.path);
+                result_free(&plain);
+                result_free(&dense);
+            }
+            sffn_ffn_destroy(ffn);
+            sffn_context_destroy(own);
+            layer_free(&layer);
+        }
+}
+
+/* A batch whose tokens need most rows takes all rows for all of them: y of each keeps its bits, and
+ * rows that are not finite stay with the tokens that need them. */
+static void batches_that_need_most_rows(void **state)
+{
+    (void)state;
+    enum { T = 8, WIDTH = 96, N = 333, ONLY_0 = 7, NOBODY = 9 };
+    static const double densities[] = {0.3, 0.5, 0.85, 1};
+    for (int32_t type = 0; type < SFFN_DTYPE_COUNT_; type++)
+        for (size_t i = 0; i < 16; i++) {
+            const int is_poisoned = i & 1;
+            struct spec spec = SPEC_INIT(WIDTH, N, type);
+            struct rng rng = rng_named("most rows");
+            struct layer layer;
+            spec.has_bias = 1;
+            spec.gate_shift = 100;
+            spec.storage = i & 2 ? SFFN_STORAGE_BORROW : SFFN_STORAGE_COPY;
+            layer_make(&layer, &spec, &rng);
+            const float *x = draw_x(&layer.memory, &rng, T, WIDTH, 0);
+            uint8_t *mask = draw_mask(&layer.memory, &rng, T, N, densities[i / 4]);
+            for (size_t t = 0; t < T; t++) {
+                mask[t * N + ONLY_0] = t == 0;
+                mask[t * N + NOBODY] = 0;
+            }
+            for (uint32_t row = ONLY_0; is_poisoned && row <= NOBODY; row += NOBODY - ONLY_0)
+                layer_poison(&layer, row, PART_GATE | PART_UP | PART_DOWN);
+            sffn_ffn *ffn = layer_create(ctx, &layer);
+            for (size_t n = T; n > 1; n = n == T ? 5 : n == 5 ? 2 : 1) {
+                sffn_active_set *set = make_set(ctx, mask, n, N, 1);
+                struct result all = run_once(ctx, ffn, &layer, x, n, SFFN_SELECT_ACTIVE, set);
+                for (size_t t = 0; t < n; t++) {
+                    sffn_active_set *own = make_set(ctx, mask + t * N, 1, N, 1);
+                    struct result one =
+                        run_once(ctx, ffn, &layer, x + t * WIDTH, 1, SFFN_SELECT_ACTIVE, own);
+                    for (size_t j = 0; j < WIDTH; j++)
+                        CHECK(isfinite(one.y[j]) || (is_poisoned && t == 0));
+                    if (t > 0 || !is_poisoned)
+                        CHECK_BITS(all.y + t * WIDTH, one.y, WIDTH, "y of a token alone");
+                    result_free(&one);
+                    sffn_active_set_destroy(own);
+                }
+                result_free(&all);
+                sffn_active_set_destroy(set);
+            }
+            sffn_ffn_destroy(ffn);
             layer_free(&layer);
         }
 }
@@ -791,6 +909,8 @@ int main(void)
     CASE(&cases, busy);
     CASE(&cases, max_density_falls_back_to_the_gate);
     CASE(&cases, long_prompts_run_dense);
+    CASE(&cases, the_length_decides_nothing_by_itself);
+    CASE(&cases, batches_that_need_most_rows);
     CASE(&cases, times_only_when_asked);
     CASE(&cases, stage_errors);
     sffn_status status = sffn_context_create(NULL, &ctx);

@@ -294,7 +294,7 @@ class sffn_ffn_config(Sized):
         ("name", c_char_p),
         ("select", c_int32),
     ]
-    _defaults_ = {"act_tie": 1, "dtype": -1, "block_size": 1, "max_density": 1.0, "dense_tokens": 32}
+    _defaults_ = {"act_tie": 1, "dtype": -1, "block_size": 1, "max_density": 1.0, "dense_tokens": 0xFFFFFFFF}
     d_model: int
     d_ff: int
     gate: sffn_weights

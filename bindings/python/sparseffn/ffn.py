@@ -98,7 +98,7 @@ class FFNInfo:
     select_input: SelectorInput  #: of the predictor or router: what to hand in as select_x
     select: Select  #: who decides for one token by default
     dense_reason: DenseReason  #: why such a call runs dense
-    dense_tokens: int  #: default calls run dense from this many tokens on; 1: all do, 0: none does
+    dense_tokens: int  #: default calls run dense from this many tokens on; 1: all do, 0: none does, however long
     max_density: float  #: selections of a larger share make the gate look at all neurons
 
 
@@ -156,7 +156,8 @@ class FFN(Child):
         block_size: 32 keeps q8_0/q4_0 blocks of a "columns" down losslessly; experts of 32k neurons only.
         predictor, router: one of them, or none (gate-first exact); borrowed and kept alive.
         max_density: when a selection exceeds this share of the neurons, the gate looks at all of them; 1: never.
-        dense_tokens: batches of at least this many tokens run dense; 0: never.
+        dense_tokens: batches of at least this many tokens run dense, through oneDNN when the context uses it; 0: never.
+            None: never because of their number, and dense layers go through oneDNN where that was measured to be faster.
         name: for error texts and the log.
         select: the layer's plan, what a call's "default" means: "dense", "gate", "predictor", "router".
         neurons: (first, n): only these neurons of the layer, for layers spread over processes (examples/sharding). Arrays
@@ -193,7 +194,7 @@ class FFN(Child):
         predictor: Predictor | None = None,
         router: Router | None = None,
         max_density: float = 1.0,
-        dense_tokens: int = 32,
+        dense_tokens: int | None = None,
         name: str | None = None,
         select: Select | str = "default",
         neurons: tuple[int, int] | None = None,
@@ -237,7 +238,7 @@ class FFN(Child):
             dtype=-1 if dtype is None else parse(DType, dtype, "dtype"),
             block_size=uint32(block_size, "block_size"),
             max_density=max_density,
-            dense_tokens=uint32(dense_tokens, "dense_tokens"),
+            dense_tokens=0xFFFFFFFF if dense_tokens is None else uint32(dense_tokens, "dense_tokens"),
             name=None if name is None else name.encode(),
             select=parse(Select, select, "select"),
         )

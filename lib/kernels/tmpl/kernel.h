@@ -32,6 +32,14 @@ KERNEL_INLINE const char *row_at(const void *w, size_t row_bytes, const uint32_t
     return (const char *)w + (rows != NULL ? (size_t)rows[r] : r) * row_bytes;
 }
 
+/* How many tokens a mask has, of up to 8. */
+KERNEL_INLINE unsigned count_tokens(unsigned mask)
+{
+    mask = (mask & 0x55u) + (mask >> 1 & 0x55u);
+    mask = (mask & 0x33u) + (mask >> 2 & 0x33u);
+    return (mask & 0x0fu) + (mask >> 4);
+}
+
 /* The tokens of a row: their numbers, and how many. */
 struct row_tokens {
     size_t count;

@@ -7,8 +7,8 @@
  *
  * Gathered rows of one token go DOT_SIDE at a time (ahead.h, is_gather()), and so do all rows for one token where the CPU does not follow a
  * single stream best and an ISA has the registers (VF_ROWS): Emerald Rapids, one thread, q4_0 13.1 -> 14.5 GB/s, q8_0 no worse. Where it does,
- * they go one by one, without prefetches unless the panel is large (is_left_to_hardware()). An ISA may have DOT_TOGETHER rows at a time for many
- * tokens: dot_together_<s>(), same sums.
+ * they go one by one, without prefetches unless the panel is large (is_left_to_hardware()). An ISA may have DOT_TOGETHER neighbours at a time for
+ * many tokens: dot_together_<s>(), same sums, where at least DOT_TOGETHER_PAIRS_<type>(n_tokens) of their products are wanted.
  */
 #define PANEL_BLOCKS 1024
 #define DOT_SIDE 8
@@ -203,6 +203,31 @@ static void KERNEL(dot_panel)(const struct KERNEL(dot_job) *job, const struct KE
     }
 }
 
+#ifdef DOT_TOGETHER
+/* Whether the DOT_TOGETHER rows from position r lie together and are better taken together, for all tokens. */
+KERNEL_INLINE int KERNEL(are_together)(const struct KERNEL(dot_job) *job, size_t r)
+{
+    size_t n_pairs = DOT_TOGETHER * job->n_tokens;
+    if (job->n_tokens == 1 || job->n_rows - r < DOT_TOGETHER)
+        return 0;
+    for (size_t i = 0; job->rows != NULL && i < DOT_TOGETHER; i++)
+        if (job->rows[r + i] != job->rows[r] + i)
+            return 0;
+    for (size_t i = 0; job->masks != NULL && i < DOT_TOGETHER; i++)
+        n_pairs -= job->n_tokens - count_tokens(job->masks[r + i] & ((1u << job->n_tokens) - 1u));
+    return n_pairs >= KERNEL_JOIN2(DOT_TOGETHER_PAIRS, WT)(job->n_tokens);
+}
+
+static void KERNEL(dot_neighbours)(const struct KERNEL(dot_job) *job, const struct KERNEL(panel) *panel, const struct sffn_x *x, size_t block,
+                                   size_t r)
+{
+    const char *row = row_at(job->w, job->row_bytes, job->rows, r);
+    const char *next = job->n_rows - r >= 2 * DOT_TOGETHER ? row_at(job->w, job->row_bytes, job->rows, r + DOT_TOGETHER) : row;
+    KERNEL(dot_together)(job->out + r * job->n_tokens, job->add, row, job->masks != NULL ? job->masks + r : NULL, job->row_bytes, (uintptr_t)next,
+                         panel->quants, x, block, job->n_tokens, job->n_blocks);
+}
+#endif
+
 static void KERNEL(rows_dot)(float *out, const void *w, size_t row_bytes, const uint32_t *rows, const uint8_t *masks,
                              size_t n_rows, const struct sffn_x *x, size_t n_tokens, size_t n)
 {
@@ -220,22 +245,26 @@ static void KERNEL(rows_dot)(float *out, const void *w, size_t row_bytes, const 
             is_dense && is_left_to_hardware(x, stride * (32 + sizeof(float) + sizeof(int32_t))), is_dense && !x->streams && VF_ROWS == 8,
             ahead_plan_of(from, row_bytes, rows, n_rows, rows != NULL ? DOT_SIDE : 1, n_blocks * WT_BLOCK_BYTES),
         };
-        size_t begin = 0;
+        size_t in_panel = 0, last; /* tokens: those before this one, the last that were filled in */
         /* where they are apart: the scales of all blocks, and the quants of those before, less their scales */
         panel.quants = WT_IS_APART ? SFFN_APART_QUANTS(n / 32) + block * WT_BLOCK_BYTES - 2 * block * WT_SCALE_STEP : 0;
+        for (size_t first = 0; first < n_rows; first = last) {
+            last = n_rows - first < chunk ? n_rows : first + chunk;
 #ifdef DOT_TOGETHER
-        if (rows == NULL && masks == NULL && n_tokens >= KERNEL_JOIN2(DOT_TOGETHER_TOKENS, WT))
-            for (; n_rows - begin >= DOT_TOGETHER; begin += DOT_TOGETHER) {
-                const char *row = row_at(from, row_bytes, NULL, begin);
-                const char *next = n_rows - begin >= 2 * DOT_TOGETHER ? row + DOT_TOGETHER * row_bytes : row;
-                KERNEL(dot_together)(out + begin * n_tokens, job.add, row, row_bytes, (uintptr_t)next, panel.quants, x, block, n_tokens, n_blocks);
+            if (KERNEL(are_together)(&job, first)) {
+                last = first + DOT_TOGETHER;
+                KERNEL(dot_neighbours)(&job, &panel, x, block, first);
+                continue;
             }
+            for (size_t r = first + DOT_TOGETHER; r < last; r += DOT_TOGETHER)
+                if (KERNEL(are_together)(&job, r))
+                    last = r;
 #endif
-        for (size_t first = begin; first < n_rows; first += chunk) {
-            const size_t last = n_rows - first < chunk ? n_rows : first + chunk;
             for (size_t token = 0; token < n_tokens; token += group) {
                 const size_t count = n_tokens - token < group ? n_tokens - token : group;
-                KERNEL(panel_fill)(&panel, x, token, count, block, n_blocks, stride);
+                if (in_panel != token + count)
+                    KERNEL(panel_fill)(&panel, x, token, count, block, n_blocks, stride);
+                in_panel = token + count;
                 KERNEL(dot_panel)(&job, &panel, first, last, token, count);
             }
         }

@@ -5,17 +5,20 @@
  * token), block b going to the one of number b % 16, added up in the order of vf_sum().
  *
  * Turning costs what three (q8_0) to six (q4_0) tokens gain. Gate of 11008 x 4096 on Zen 4, against row by row, for 2, 4, 8 tokens: q8_0 x1.0,
- * x1.3, x1.6; q4_0 x0.75, x0.95, x1.2. Parts of registers are filled by inserts for q8_0 (with masked broadcasts 2.6 instead of 2.2 ms for four
- * tokens), by masked broadcasts for q4_0 (inserts 2.4 instead of 2.1).
+ * x1.3, x1.6; q4_0 x0.75, x0.95, x1.2. So where tokens have masks, most of the products must be wanted: 8 tokens that each need 50 / 60 / 90 %
+ * of the rows, q8_0 x0.97, x1.08, x1.55, q4_0 x0.73, x0.83, x1.27; 4 tokens of 60 / 90 % q8_0 x0.91, x1.18. Rows that do not lie together gained
+ * less (a pointer for each). Parts of registers are filled by inserts for q8_0 (with masked broadcasts 2.6 instead of 2.2 ms for four tokens), by
+ * masked broadcasts for q4_0 (inserts 2.4 instead of 2.1).
  */
 #ifndef SFFN_DOT_TOGETHER_H
 #define SFFN_DOT_TOGETHER_H
 #include "kernels/isa/avx512_vnni/quants_avx512_vnni.h"
 
 #define DOT_TOGETHER 16             /* rows */
-#define DOT_TOGETHER_TOKENS_q8_0 3  /* from so many tokens on, below */
-#define DOT_TOGETHER_TOKENS_q4_0 6
-#define DOT_TOGETHER_TOKENS_q4_0_apart 6
+/* From how many of the 16 * n_tokens (row, token) pairs on, below. */
+#define DOT_TOGETHER_PAIRS_q8_0(n_tokens) (36 + (n_tokens) * 7 / 2)
+#define DOT_TOGETHER_PAIRS_q4_0(n_tokens) (88 + (n_tokens))
+#define DOT_TOGETHER_PAIRS_q4_0_apart DOT_TOGETHER_PAIRS_q4_0
 
 /* a, b, c, d: dwords 0 .. 3 of four rows in each 128 bits. v[k]: dword k of all of them. */
 KERNEL_INLINE void turn_dwords(vi v[4], vi a, vi b, vi c, vi d)
@@ -97,11 +100,11 @@ struct block_places {
     size_t scale_step, quants, quants_step, block_bytes;
 };
 
-/* out[r * n_tokens + t] = (add: +=) the dots of the 16 rows at `row` with all tokens over n_blocks blocks, from block `first` of x on.
- * next: what to fetch meanwhile, as long as these rows. */
+/* out[r * n_tokens + t] = (add: +=) the dots of the 16 rows at `row` with the tokens of their masks (NULL: all) over n_blocks blocks, from
+ * block `first` of x on. next: what to fetch meanwhile, as long as these rows. */
 KERNEL_INLINE void dot_together(void turn(vi *, const char *, size_t), int offset_shift, struct block_places at_block, float *out, int add,
-                                const char *row, size_t distance, uintptr_t next, const struct sffn_x *x, size_t first, size_t n_tokens,
-                                size_t n_blocks)
+                                const char *row, const uint8_t *masks, size_t distance, uintptr_t next, const struct sffn_x *x, size_t first,
+                                size_t n_tokens, size_t n_blocks)
 {
     const size_t step = 16 * at_block.block_bytes;
     _Alignas(64) float sums[SFFN_TILE_TOKENS][16][16];
@@ -133,31 +136,32 @@ KERNEL_INLINE void dot_together(void turn(vi *, const char *, size_t), int offse
                 vf_store(sums[t][i], vf_add(vf_load(sums[t][i]), vf_load(sums[t][i + half])));
         vf_store(all, vf_load(sums[t][0]));
         for (size_t r = 0; r < 16; r++)
-            out[r * n_tokens + t] = add ? out[r * n_tokens + t] + all[r] : all[r];
+            if (masks == NULL || (masks[r] >> t & 1u) != 0)
+                out[r * n_tokens + t] = add ? out[r * n_tokens + t] + all[r] : all[r];
     }
 }
 
-static void dot_together_q8_0_avx512_vnni(float *out, int add, const char *row, size_t distance, uintptr_t next, size_t quants,
-                                          const struct sffn_x *x, size_t first, size_t n_tokens, size_t n_blocks)
+static void dot_together_q8_0_avx512_vnni(float *out, int add, const char *row, const uint8_t *masks, size_t distance, uintptr_t next,
+                                          size_t quants, const struct sffn_x *x, size_t first, size_t n_tokens, size_t n_blocks)
 {
     const struct block_places at = { 34, 2, 34, 34 };
     (void)quants;
-    dot_together(turn_q8_0, 7, at, out, add, row, distance, next, x, first, n_tokens, n_blocks);
+    dot_together(turn_q8_0, 7, at, out, add, row, masks, distance, next, x, first, n_tokens, n_blocks);
 }
 
-static void dot_together_q4_0_avx512_vnni(float *out, int add, const char *row, size_t distance, uintptr_t next, size_t quants,
-                                          const struct sffn_x *x, size_t first, size_t n_tokens, size_t n_blocks)
+static void dot_together_q4_0_avx512_vnni(float *out, int add, const char *row, const uint8_t *masks, size_t distance, uintptr_t next,
+                                          size_t quants, const struct sffn_x *x, size_t first, size_t n_tokens, size_t n_blocks)
 {
     const struct block_places at = { 18, 2, 18, 18 };
     (void)quants;
-    dot_together(turn_q4_0, 3, at, out, add, row, distance, next, x, first, n_tokens, n_blocks);
+    dot_together(turn_q4_0, 3, at, out, add, row, masks, distance, next, x, first, n_tokens, n_blocks);
 }
 
-static void dot_together_q4_0_apart_avx512_vnni(float *out, int add, const char *row, size_t distance, uintptr_t next, size_t quants,
-                                                const struct sffn_x *x, size_t first, size_t n_tokens, size_t n_blocks)
+static void dot_together_q4_0_apart_avx512_vnni(float *out, int add, const char *row, const uint8_t *masks, size_t distance, uintptr_t next,
+                                                size_t quants, const struct sffn_x *x, size_t first, size_t n_tokens, size_t n_blocks)
 {
     const struct block_places at = { 2, quants, 16, 18 };
-    dot_together(turn_q4_0, 3, at, out, add, row, distance, next, x, first, n_tokens, n_blocks);
+    dot_together(turn_q4_0, 3, at, out, add, row, masks, distance, next, x, first, n_tokens, n_blocks);
 }
 
 #endif /* SFFN_DOT_TOGETHER_H */
