@@ -54,7 +54,7 @@ typedef struct sffn_context_config {
     uint32_t spin_us;            /**< how long idle pool threads spin before they sleep, microseconds, at most 1000000. Default 50. Threads that wait for others
                                       within a call stay awake 20 times as long again, but give way (sched_yield) to whoever wants to run. 0: sleep at once */
     int32_t collect_stats;       /**< 1: forward measures the time of its stages, and counts by layer (stats.h). Default 0 */
-    int32_t use_onednn;          /**< 1: dense layers take long prompts (sffn_ffn_config.dense_tokens) through oneDNN where built in and found. It brings its own
+    int32_t use_onednn;          /**< 1: long dense calls (sffn_ffn_config.dense_tokens) go through oneDNN where built in and found. It brings its own
                                       OpenMP threads into the process, so the default is 0: our own dense path. Not found: the log has a warning, and
                                       sffn_context_info.has_onednn is 0 */
     uint32_t stats_recall_every; /**< with collect_stats: every n-th selected token is checked against the whole gate (stats.h). 0 (default): none */

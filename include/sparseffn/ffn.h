@@ -76,9 +76,10 @@ typedef struct sffn_ffn_config {
                                       DEFAULT (default): the predictor, else the router, else the gate */
 } sffn_ffn_config;
 /**
- * What the library measured (bench/RESULTS.md): a selection loses to the dense layer at no length, because tokens are taken in tiles of 8, of which those that
- * need most rows take all of them by themselves; and of layers that run dense anyway, f32 is faster through oneDNN from 128 tokens on, bf16 from 512,
- * the other types never.
+ * What the library measured (bench/RESULTS.md). Their number alone makes no selection slower than our dense path: both take tokens in tiles of 8, and tiles that
+ * need most rows take all of them by themselves, which keeps a selection within a tenth of it whatever the density. Of calls that run dense anyway, f32 is
+ * faster through oneDNN from 128 tokens on, bf16 from 512, the others not for sure. f32 layers with 30 % and more active, in a context with use_onednn, may
+ * want 128 here.
  */
 #define SFFN_DENSE_TOKENS_AUTO UINT32_MAX
 #define SFFN_FFN_CONFIG_INIT \

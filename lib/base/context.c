@@ -361,8 +361,8 @@ sffn_status sffn_context_create(const sffn_context_config *config, sffn_context 
              sffn_kernels_isa_name(ctx->isa), ctx->cpu_text);
     if (c.use_onednn && !sffn_context_uses_onednn(ctx))
         sffn_log(ctx, SFFN_LOG_WARNING,
-                 "use_onednn is 1, but oneDNN is not built in or was not found: long prompts take "
-                 "the library's own dense path");
+                 "use_onednn is 1, but oneDNN is not built in or was not found: dense calls take "
+                 "the library's own path");
     *out = ctx;
     return SFFN_OK;
 }

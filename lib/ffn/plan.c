@@ -9,7 +9,7 @@ int32_t sffn_default_select(const struct sffn_ffn *ffn, size_t n_tokens, int32_t
                            : ffn->predictor                   ? SFFN_SELECT_PREDICTOR
                            : ffn->router                      ? SFFN_SELECT_ROUTER
                                                               : SFFN_SELECT_GATE;
-    /* By itself no number of tokens makes a selection slower than the dense layer. A router's choice is not ours to widen. */
+    /* Density decides, tile by tile (rows.c, kernels), not the number of tokens. A router's choice is not ours to widen. */
     const int is_long = ffn->dense_tokens != SFFN_DENSE_TOKENS_AUTO && ffn->dense_tokens > 0 &&
                         n_tokens >= ffn->dense_tokens;
     *dense_reason = select == SFFN_SELECT_DENSE                              ? SFFN_DENSE_PLAN

@@ -15,7 +15,7 @@ struct sffn_matmul {
     size_t row_bytes; /* bytes of one row that count, without padding */
     /* q8_0 and q4_0 with block_size 1: the largest |scale| of each row (infinite when one is not finite), for the integer axpy. */
     float *row_scale_max;
-    int is_finite; /* every weight, for the float axpy; 0: one is not, or nobody looked */
+    int is_finite; /* every weight, for the float axpy; 0: one is not, or nobody looked, as with borrowed ones */
     void *owned; /* NULL: data is borrowed, or part of another allocation */
     size_t owned_bytes;
 };

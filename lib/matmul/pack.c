@@ -249,19 +249,31 @@ static float max_scale(const uint8_t *row, size_t n_blocks, size_t step)
     return max;
 }
 
-/* Whether all of a row's numbers are finite: none has an exponent of ones. */
-static int is_finite_row(int32_t dtype, const uint8_t *row, size_t n)
+/* Whether all n numbers are finite: none has an exponent of ones. */
+static int are_finite_32(const uint8_t *row, size_t n)
 {
-    const uint32_t ones = dtype == SFFN_F32 ? 0x7f800000u : dtype == SFFN_F16 ? 0x7c00u : 0x7f80u;
-    const size_t size = sffn_dtype_row_bytes(dtype, 1);
-    uint32_t n_odd = 0;
+    uint32_t n_odd = 0, word;
     for (size_t i = 0; i < n; i++) {
-        uint32_t word = 0;
-        uint16_t half = 0;
-        memcpy(size == 4 ? (void *)&word : (void *)&half, row + i * size, size);
-        n_odd += ((size == 4 ? word : half) & ones) == ones;
+        memcpy(&word, row + 4 * i, 4);
+        n_odd += (word & 0x7f800000u) == 0x7f800000u;
     }
     return n_odd == 0;
+}
+
+static int are_finite_16(const uint8_t *row, size_t n, uint16_t ones)
+{
+    uint16_t word, odd = 0;
+    for (size_t i = 0; i < n; i++) {
+        memcpy(&word, row + 2 * i, 2);
+        odd |= (uint16_t)((word & ones) == ones);
+    }
+    return !odd;
+}
+
+static int is_finite_row(int32_t dtype, const uint8_t *row, size_t n)
+{
+    return dtype == SFFN_F32 ? are_finite_32(row, n)
+                             : are_finite_16(row, n, dtype == SFFN_F16 ? 0x7c00u : 0x7f80u);
 }
 
 sffn_status sffn_matmul_init(sffn_context *ctx, struct sffn_matmul *m,

@@ -179,13 +179,14 @@ static void drain(int32_t *acc, int64_t *sum, size_t n)
 /* From which share of all (row, token) pairs on a batch with masks is faster when every token takes every listed row, with h = 0 where it does not
  * need it. Zen 4, 8 tokens, 11008 rows of 4096, of which each token needs 20 / 40 / 60 % (all together 83 / 98 / 100 %), token by token -> together:
  * q8_0 3.3 -> 4.5, 5.8 -> 5.8, 8.3 -> 5.3 ms; q4_0 1.8 -> 3.9, 3.2 -> 4.3, 4.6 -> 5.1; f32 of 30 % 11.2 -> 9.6, of 50 % 16.9 -> 9.8; bf16 of 50 % 9.0 -> 8.5. 4 tokens
- * cross at the same shares, AVX2's q8_0 somewhat later. */
-static double together_from(int32_t dtype)
+ * cross at the same shares, AVX2's q8_0 somewhat later, 3 of f32 (x0.9 with 37 % of the pairs) too. Not measured on NEON. */
+static double together_from(int32_t dtype, size_t n_tokens)
 {
-    return dtype == SFFN_F32 ? 0.3 : dtype == SFFN_Q4_0 ? 0.8 : 0.5;
+    return dtype == SFFN_Q4_0 ? 0.8 : dtype == SFFN_F32 && n_tokens >= 4 ? 0.3 : 0.5;
 }
 
-/* Whether entries [start, start + n) go that way. 0 * infinity would reach tokens that have no business with the row: such rows go one by one. */
+/* Whether entries [start, start + n) go that way. 0 * infinity would reach tokens that have no business with the row: not where one of the rows has an
+ * infinite scale, or floats are not known to be finite. */
 static int is_together(const struct sffn_matmul *m, const struct sffn_list *list, size_t start,
                        size_t n, size_t n_tokens)
 {
@@ -201,7 +202,7 @@ static int is_together(const struct sffn_matmul *m, const struct sffn_list *list
         for (unsigned mask = list->masks[pos]; mask != 0; mask &= mask - 1)
             n_pairs++;
     }
-    return (double)n_pairs >= together_from(m->dtype) * (double)(n * n_tokens);
+    return (double)n_pairs >= together_from(m->dtype, n_tokens) * (double)(n * n_tokens);
 }
 
 /* The rows that token t needs among entries [start, start + n) of a list, n <= SFFN_GATHER_ROWS, with their h. Without masks every token needs all of
@@ -467,7 +468,8 @@ static void reduce_float(const struct sffn_matmul *m, size_t t, const struct sff
 {
     const size_t n = m->n_cols;
     const float *partial = partial_of(s, n, t, 0);
-    memcpy(y + first, partial + first, (last - first) * sizeof(*y));
+    for (size_t j = first; j < last; j++)
+        y[j] = partial[j] + 0.0f; /* never -0, which h = 0 times a row would make 0 */
     for (uint32_t p = 1; p < SFFN_PARTITIONS; p += 5) {
         const float *from = partial + p * n;
         for (size_t j = first; j < last; j++)

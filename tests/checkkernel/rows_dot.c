@@ -173,6 +173,19 @@ static void bench_rows_dot(struct ck *ck, sffn_rows_dot_fn *fn, int32_t wtype)
     free(a);
 }
 
+/* Few, half, most or all tokens, changing every 16 rows; also bits past n_tokens, which mean
+ * nothing. */
+static void draw_masks(struct ck *ck, uint8_t *masks, size_t n_rows)
+{
+    size_t kind = 0;
+    for (size_t r = 0; r < n_rows; r++) {
+        if (r % 16 == 0)
+            kind = ck_below(ck, 4);
+        const uint64_t a = ck_random(ck), b = ck_random(ck), c = ck_random(ck);
+        masks[r] = (uint8_t)(kind == 0 ? a & b : kind == 1 ? a : kind == 2 ? a | b | c : 0xff);
+    }
+}
+
 void check_rows_dot(struct ck *ck, int32_t wtype)
 {
     sffn_rows_dot_fn *fn = ck->table->rows_dot[wtype].fn;
@@ -195,9 +208,7 @@ void check_rows_dot(struct ck *ck, int32_t wtype)
             draw_x(ck, &x, n_tokens, n, wtype >= SFFN_Q8_0, values, where);
             if (ck_below(ck, 3) != 0) {
                 masks = ck_guarded(ck, n_rows, where);
-                for (size_t r = 0; r < n_rows;
-                     r++) /* also bits past n_tokens, which mean nothing */
-                    masks[r] = (uint8_t)ck_random(ck);
+                draw_masks(ck, masks, n_rows);
             }
             if (n > 0 && n_rows > 0 &&
                 ck_below(ck, 4) == 0) { /* infinities and NaN, in a row or in an input */

@@ -141,6 +141,9 @@ def test_attributes_and_stats(layer, rng):
             expected = sf.FFNStats()
             assert np.array_equal(y, sf.FFN(ctx, **layer, **options).forward(x, stats=expected))
             assert stats.tolist() == [expected.way, N, expected.n_nonzero, expected.touched_bytes, expected.dense_reason]
+    many = rng.standard_normal((64, D), dtype=np.float32)
+    _, stats = session(layer, stats=True).run(None, {"x": many})
+    assert (stats[0], stats[4]) == (sf.Path.SPARSE, sf.DenseReason.NOT)
     y, stats = session(layer, stats=True, dense_tokens=3).run(None, {"x": x})
     assert (stats[0], stats[4]) == (sf.Path.DENSE, sf.DenseReason.MANY_TOKENS)
 

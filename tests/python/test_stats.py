@@ -64,6 +64,8 @@ def test_json(counted):
 def test_why_dense():
     ones = np.ones((4, 1), np.float32)
     with sf.Context(collect_stats=True) as ctx:
+        by_itself = sf.FFN(ctx, gate=ones, up=ones, down=ones.T)
+        assert (by_itself.info.dense_reason, by_itself.info.dense_tokens) == (sf.DenseReason.NOT, 0)
         relu = sf.FFN(ctx, gate=ones, up=ones, down=ones.T, dense_tokens=3)
         silu = sf.FFN(ctx, gate=ones, up=ones, down=ones.T, activation="silu", max_density=0.5)
         assert (relu.info.select, relu.info.dense_reason, relu.info.dense_tokens) == (sf.Select.GATE, sf.DenseReason.NOT, 3)

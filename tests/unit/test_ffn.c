@@ -655,18 +655,18 @@ static void max_density_falls_back_to_the_gate(void **state)
 static void long_prompts_run_dense(void **state)
 {
     (void)state;
-    enum { T = 4 };
+    enum { T = 4, MANY = 600 };
     for (int32_t type = 0; type < SFFN_DTYPE_COUNT_; type++)
         for (int32_t use_onednn = 0; use_onednn < 2; use_onednn++) {
-            struct spec spec = SPEC_INIT(D, F, type);
+            struct spec spec = SPEC_INIT(D, MANY, type); /* oneDNN gets 256 neurons at a time */
             struct rng rng = rng_named("long prompts");
             struct layer layer;
             struct reference ref;
             spec.has_bias = 1;
             layer_make(&layer, &spec, &rng);
             float *x = draw_x(&layer.memory, &rng, T, D, 0);
-            uint8_t *mask = draw_mask(&layer.memory, &rng, T, F, 0.5);
-            sffn_active_set *set = make_set(ctx, mask, T, F, 1);
+            uint8_t *mask = draw_mask(&layer.memory, &rng, T, MANY, 0.5);
+            sffn_active_set *set = make_set(ctx, mask, T, MANY, 1);
             reference_make(&ref, &layer.memory, &layer, x, T, NULL, 1);
             sffn_context_config config = SFFN_CONTEXT_CONFIG_INIT;
             sffn_context *own = NULL;
@@ -726,7 +726,9 @@ static void the_length_decides_nothing_by_itself(void **state)
             struct rng rng = rng_named("no length");
             struct layer layer;
             layer_make(&layer, &spec, &rng);
+            struct reference ref;
             const float *x = draw_x(&layer.memory, &rng, MOST, D, 0);
+            reference_make(&ref, &layer.memory, &layer, x, MOST, NULL, 1);
             sffn_context_config context_config = SFFN_CONTEXT_CONFIG_INIT;
             sffn_context *own = NULL;
             context_config.use_onednn = use_onednn;
@@ -761,6 +763,9 @@ static void the_length_decides_nothing_by_itself(void **state)
                 CHECK_SAYS(dense.stats.path ==
                                (is_onednn ? SFFN_PATH_DENSE_ONEDNN : SFFN_PATH_DENSE),
                            "case %zu, dense, %zu tokens: path %d", i, n, (int)dense.stats.path);
+                for (size_t j = 0; j < n * D; j++)
+                    CHECK_WITHIN((double)dense.y[j], ref.y[j], ref.y_error[j],
+                                 "case %zu, %zu tokens: y[%zu]", i, n, j);
                 result_free(&plain);
                 result_free(&dense);
             }
@@ -775,7 +780,7 @@ static void the_length_decides_nothing_by_itself(void **state)
 static void batches_that_need_most_rows(void **state)
 {
     (void)state;
-    enum { T = 8, WIDTH = 96, N = 333, ONLY_0 = 7, NOBODY = 9 };
+    enum { T = 8, WIDTH = 96, N = 1300, ONLY_0 = 7, NOBODY = 9 }; /* the first 1024 rows together */
     static const double densities[] = {0.3, 0.5, 0.85, 1};
     for (int32_t type = 0; type < SFFN_DTYPE_COUNT_; type++)
         for (size_t i = 0; i < 16; i++) {

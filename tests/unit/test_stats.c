@@ -131,6 +131,9 @@ static void why_dense(void **state)
     } layers[] = {
         {"default", "selection gate, dense from 3 tokens on", SFFN_ACT_RELU, SFFN_SELECT_DEFAULT, 0,
          0, T, SFFN_SELECT_GATE, SFFN_DENSE_NOT, T, SFFN_SELECT_DENSE, SFFN_DENSE_MANY_TOKENS},
+        {"no number", "selection gate", SFFN_ACT_RELU, SFFN_SELECT_DEFAULT, 0, 0,
+         SFFN_DENSE_TOKENS_AUTO, SFFN_SELECT_GATE, SFFN_DENSE_NOT, 0, SFFN_SELECT_GATE,
+         SFFN_DENSE_NOT},
         {"never", "selection gate", SFFN_ACT_RELU, SFFN_SELECT_DEFAULT, 0, 0, 0, SFFN_SELECT_GATE,
          SFFN_DENSE_NOT, 0, SFFN_SELECT_GATE, SFFN_DENSE_NOT},
         {"always", "selection none: dense, because dense_tokens is 1", SFFN_ACT_RELU,

@@ -108,7 +108,7 @@ class Context(Object):
         spin_us: how long idle pool threads spin before they sleep, microseconds; within a call they stay awake longer (context.h).
         collect_stats: measure the time of the stages of FFN.forward (``FFNStats.*_ns``), and count by layer: see stats().
         stats_recall_every: with collect_stats, check every n-th token's selection against the whole gate; 0: never.
-        use_onednn: long prompts go through oneDNN where built in and found. It brings OpenMP threads of its own.
+        use_onednn: long dense calls (FFN's dense_tokens) go through oneDNN where built in and found. It brings OpenMP threads of its own.
         log: a logging.Logger (default: the logger "sparseffn"), a function of (level 0..3 = error..debug, text), or
             None for none. It may be called from any thread.
 

@@ -207,15 +207,16 @@ static void KERNEL(dot_panel)(const struct KERNEL(dot_job) *job, const struct KE
 /* Whether the DOT_TOGETHER rows from position r lie together and are better taken together, for all tokens. */
 KERNEL_INLINE int KERNEL(are_together)(const struct KERNEL(dot_job) *job, size_t r)
 {
+    const size_t least = KERNEL_JOIN2(DOT_TOGETHER_PAIRS, WT)(job->n_tokens);
     size_t n_pairs = DOT_TOGETHER * job->n_tokens;
-    if (job->n_tokens == 1 || job->n_rows - r < DOT_TOGETHER)
+    if (job->n_tokens == 1 || n_pairs < least || job->n_rows - r < DOT_TOGETHER)
         return 0;
     for (size_t i = 0; job->rows != NULL && i < DOT_TOGETHER; i++)
         if (job->rows[r + i] != job->rows[r] + i)
             return 0;
     for (size_t i = 0; job->masks != NULL && i < DOT_TOGETHER; i++)
         n_pairs -= job->n_tokens - count_tokens(job->masks[r + i] & ((1u << job->n_tokens) - 1u));
-    return n_pairs >= KERNEL_JOIN2(DOT_TOGETHER_PAIRS, WT)(job->n_tokens);
+    return n_pairs >= least;
 }
 
 static void KERNEL(dot_neighbours)(const struct KERNEL(dot_job) *job, const struct KERNEL(panel) *panel, const struct sffn_x *x, size_t block,

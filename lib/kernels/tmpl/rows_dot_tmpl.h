@@ -13,7 +13,8 @@
  * first-level cache, and the accumulators wait in memory between the tiles, which changes no bit. Where each row has only one or two tokens
  * (masks), VF_ROWS (row, token) pairs go side by side instead, each with its own input (8 tokens of 10.7 % each, bf16 on Zen 4: 10.7 -> 18 GB/s).
  * Where a row has more tokens than that, tiles make its products with all of them, and drop those that nobody asked for: blocks of rows gain more than the
- * products cost (8 tokens, 30 % active for each, Zen 4: f32 14.1 -> 11.8 ms, as dense; 4 tokens of 50 % f32 x1.2, bf16 x1.09; bf16 of 8 x1.0).
+ * products cost (8 tokens, 30 % active for each, Zen 4: f32 14.1 -> 11.8 ms, as dense; 4 tokens of 50 % f32 x1.2, bf16 x1.09; bf16 of 8 x1.0;
+ * AVX2 x1.0).
  * Tiles serve gathered rows of one token, too, where VF_ROWS is 1 (ahead.h, is_gather()): on Zen 4 f32 rows of any length, 18.8 -> 20.7 GB/s, and
  * short rows of the other types, f16 of 2 KiB 13.9 -> 15.6; f16 of 8 KiB would lose, 20.6 -> 18.0.
  *
