@@ -42,28 +42,12 @@ sffn_status sffn_screened_gate_init(sffn_context *ctx, struct sffn_predictor *p,
         return sffn_fail(ctx, SFFN_ERR_SHAPE,
                          "screened gate: d_model is %u; its 4-bit copy needs a multiple of 32",
                          (unsigned)config->d_model);
-    sffn_matmul_config c = SFFN_MATMUL_CONFIG_INIT;
-    c.n_rows = config->d_ff;
-    c.n_cols = config->d_model;
-    c.weights = config->gate;
-    c.dtype = SFFN_Q4_0;
-    struct sffn_pack_plan plan;
-    sffn_status status = sffn_pack_plan(ctx, "screened gate", &c, &plan);
-    if (status != SFFN_OK)
-        return status;
-    if (c.weights.layout != SFFN_LAYOUT_ROWS)
+    if (config->gate.layout == SFFN_LAYOUT_COLUMNS)
         return sffn_fail(ctx, SFFN_ERR_UNSUPPORTED,
                          "screened gate: gate.layout must be SFFN_LAYOUT_ROWS");
-    const size_t bytes =
-        plan.packed_bytes * plan.n_stored_rows; /* read from end to end: no gaps between rows */
-    uint8_t *data = sffn_mem_alloc_weights(ctx, bytes);
-    if (!data)
-        return sffn_fail(ctx, SFFN_ERR_OUT_OF_MEMORY,
-                         "the allocator returned NULL for %zu bytes of screened gate", bytes);
-    sffn_matmul_init(ctx, &s->m, &c, &plan, data, plan.packed_bytes, 0);
-    s->m.owned = data;
-    s->m.owned_bytes = bytes;
-    status = sffn_pack(ctx, &c, &plan, data, plan.packed_bytes);
+    /* NaN may stay: rows of neurons that are never active can be anything. */
+    sffn_status status = sffn_selector_pack_unchecked(
+        ctx, "screened gate", &config->gate, config->d_ff, config->d_model, SFFN_Q4_0, &s->m);
     if (status == SFFN_OK && config->margin > 0)
         status = measure_errors(ctx, s, &config->gate);
     s->margin = config->margin;

@@ -334,9 +334,9 @@ static sffn_status check_weights(const sffn_context *ctx, const char *what,
     return status;
 }
 
-sffn_status sffn_selector_pack(sffn_context *ctx, const char *what, const sffn_weights *weights,
-                               uint32_t n_rows, uint32_t n_cols, int32_t dtype,
-                               struct sffn_matmul *m)
+sffn_status sffn_selector_pack_unchecked(sffn_context *ctx, const char *what,
+                                         const sffn_weights *weights, uint32_t n_rows,
+                                         uint32_t n_cols, int32_t dtype, struct sffn_matmul *m)
 {
     sffn_matmul_config c = SFFN_MATMUL_CONFIG_INIT;
     struct sffn_pack_plan plan;
@@ -362,7 +362,15 @@ sffn_status sffn_selector_pack(sffn_context *ctx, const char *what, const sffn_w
     sffn_matmul_init(ctx, m, &c, &plan, data, plan.packed_bytes, 0);
     m->owned = data;
     m->owned_bytes = bytes;
-    status = sffn_pack(ctx, &c, &plan, data, plan.packed_bytes);
+    return sffn_pack(ctx, &c, &plan, data, plan.packed_bytes);
+}
+
+sffn_status sffn_selector_pack(sffn_context *ctx, const char *what, const sffn_weights *weights,
+                               uint32_t n_rows, uint32_t n_cols, int32_t dtype,
+                               struct sffn_matmul *m)
+{
+    const sffn_status status =
+        sffn_selector_pack_unchecked(ctx, what, weights, n_rows, n_cols, dtype, m);
     return status == SFFN_OK ? check_weights(ctx, what, m) : status;
 }
 

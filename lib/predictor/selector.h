@@ -125,6 +125,9 @@ sffn_status sffn_selector_call(sffn_context *ctx, const struct sffn_selector *s,
 /* Packs one of a selector's matrices into memory of its own; `what` names it in error texts. A NaN in it is an error. */
 sffn_status sffn_selector_pack(sffn_context *ctx, const char *what, const sffn_weights *weights, uint32_t n_rows,
                                uint32_t n_cols, int32_t dtype, struct sffn_matmul *m);
+/* The same without that look. */
+sffn_status sffn_selector_pack_unchecked(sffn_context *ctx, const char *what, const sffn_weights *weights, uint32_t n_rows,
+                                         uint32_t n_cols, int32_t dtype, struct sffn_matmul *m);
 /* Of a cascade: what its first step reads, which is the same for any x. */
 uint64_t sffn_selector_weight_bytes(const struct sffn_selector *s);
 void sffn_selector_fini(const sffn_context *ctx, struct sffn_selector *s);
