@@ -272,7 +272,13 @@ def test_long_prompts_run_in_pytorch_or_not():
     st.restore_ffn(model)
     st.replace_ffn(model, torch_tokens=0)
     check(original, model.layers[0], x)
-    assert st.ffn_report(model)[0].torch_calls == 0 and st.ffn_report(model)[0].dense_calls == 1
+    now = st.ffn_report(model)[0]
+    assert (now.sparse_calls, now.dense_calls, now.torch_calls) == (1, 0, 0)
+    st.restore_ffn(model)
+    st.replace_ffn(model, {"dense_tokens": 64}, torch_tokens=0)
+    check(original, model.layers[0], x)
+    now = st.ffn_report(model)[0]
+    assert (now.sparse_calls, now.dense_calls, now.torch_calls) == (0, 1, 0)
 
 
 def test_training_is_refused_and_restore_is_the_way_back():

@@ -357,7 +357,7 @@ def replace_ffn(
         options: keyword arguments of sparseffn.FFN for all layers (storage, dtype, select, rule, rule_threshold, predictor, router,
             max_density, ...), or a function of (name, module) that returns them for one.
         n_threads: of the library's own pool; None: as many as torch.get_num_threads().
-        torch_tokens: calls of at least this many tokens run PyTorch's own code, which is faster for long prompts; 0: none.
+        torch_tokens: calls of at least this many tokens run PyTorch's own code, which is faster for long prompts in bfloat16; 0: none.
         context: makes the sparseffn.Context of a Python thread, instead of n_threads. Each thread that runs the model gets one.
 
     Returns: what was replaced and what was not, and why; ffn_report(model) gives it again, with the counts of the calls.
