@@ -264,7 +264,7 @@ static int plan_positions(struct request *q, struct result *r, const struct toke
 static int run(struct request *q, sffn_context *ctx, const sffn_model *model,
                struct tokenizer *tokenizer)
 {
-    struct llama_options options = {0, 32, NULL};
+    struct llama_options options = {0, SFFN_DENSE_TOKENS_AUTO, NULL};
     struct result r;
     struct llama *m = NULL;
     sffn_model_info info = SFFN_MODEL_INFO_INIT;

@@ -13,7 +13,7 @@ enum { LLAMA_MAX_BATCH = 64 }; /* tokens that run through a layer together */
 struct llama_options {
     uint32_t
         n_positions; /* of the key-value cache: prompt and generated tokens; at most the model's context */
-    uint32_t dense_tokens; /* see sffn_ffn_config; 0: batches stay sparse, however long */
+    uint32_t dense_tokens; /* see sffn_ffn_config */
     const struct selection
         *selection; /* gives each layer the predictor that it names; NULL: none */
 };
