@@ -2,7 +2,7 @@
 # sanitize.sh [address|thread|all] [BUILD_ROOT]
 # Builds the tree with sanitizers and runs the suites that make sense under them. CC chooses the compiler.
 #   address   address and undefined behaviour (and leaks): the whole quick suite
-#   thread    data races: pool stress, thread identity, selectors, contexts
+#   thread    data races: the pool, thread identity, selectors, contexts
 # Exit status 77: the compiler has no such sanitizer.
 set -eu
 here=$(cd "$(dirname "$0")/.." && pwd)
@@ -39,7 +39,7 @@ thread() {
     export SFFN_TEST_STRIDE=4 # every fourth case: a run is some thirty times slower here
     # oneDNN and hwloc are not built with it; the tests below do not use the former
     meson test -C "$root/build-tsan" --no-rebuild --timeout-multiplier 10 --print-errorlogs \
-        'pool stress' 'property threads' 'property selectors' 'unit context' 'unit ffn' 'unit active_set'
+        'pool stress' 'property threads' 'property selectors' 'unit context' 'unit ffn' 'unit active_set' 'unit thread_pool'
 }
 
 case $what in

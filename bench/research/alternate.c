@@ -3,13 +3,17 @@
  *
  *   ninja -C build bench/alternate
  *   build/bench/alternate [-t TYPE] [-s D_MODEL,D_FF] [-d DENSITY] [-n TOKENS] [-j THREADS] [-r ROUNDS] [-a NUMBER]
- *                         [-o dense,gate,mask] OLD.so NEW.so...
+ *                         [-p MICROSECONDS] [-w CALLS] [-o dense,gate,mask] OLD.so NEW.so...
  *
  * Each library gets copies of a random gated layer, more bytes than caches hold, and calls take turns: library after library, copy after copy,
  * from scratch memory in several places. -a: of enum sffn_activation. Lines: the median of all calls in ms, that of each stage in us (dense: gate and up are one), GB/s of
  * the bytes read, and the median over rounds of the first library's time divided by this one's (above 1: this one is faster), with the middle
- * half of these ratios. Give the same build twice to see what a difference means. With 16 threads on 16 cores the first of two same builds is up to 1.7 times
- * faster than the second: there, run both orders and take the geometric mean.
+ * half of these ratios. Give the same build twice to see what a difference means.
+ *
+ * Every context has a pool of its own, whose threads have slept since its last turn, as they have in an engine that does something else between two
+ * layers. -p: a pause before each turn, in which those of the one before fall asleep, too; -w: so many calls after it that don't count, so that
+ * what counts finds its threads awake. With 16 threads on 16 cores two libraries in one process are in each other's way (of two same builds the first was
+ * up to 2.5 times as fast): there, run each alone, in turns, several times.
  */
 #ifndef _GNU_SOURCE
 #define _GNU_SOURCE
@@ -130,8 +134,9 @@ int main(int argc, char **argv)
     const int32_t values[] = {SFFN_F32, SFFN_F16, SFFN_BF16, SFFN_Q8_0, SFFN_Q4_0};
     const double bytes_per_weight[] = {4, 2, 2, 34.0 / 32, 18.0 / 32};
     static struct lib libs[MAX_LIBS];
-    int option, activation = SFFN_ACT_RELU, n_rounds = 200, n_threads = 1, dtype = -1;
-    while ((option = getopt(argc, argv, "t:s:d:n:j:r:o:a:")) != -1) {
+    int option, activation = SFFN_ACT_RELU, n_rounds = 200, n_threads = 1, dtype = -1, pause_us = 0,
+                n_warm = 0;
+    while ((option = getopt(argc, argv, "t:s:d:n:j:r:o:a:p:w:")) != -1) {
         if (option == 't')
             type = optarg;
         else if (option == 's')
@@ -146,6 +151,10 @@ int main(int argc, char **argv)
             n_rounds = atoi(optarg);
         else if (option == 'a')
             activation = atoi(optarg);
+        else if (option == 'p')
+            pause_us = atoi(optarg);
+        else if (option == 'w')
+            n_warm = atoi(optarg);
         else if (option == 'o')
             ops = optarg;
         else
@@ -230,12 +239,17 @@ int main(int argc, char **argv)
             for (int turn = 0; turn < n_libs; turn++) {
                 struct lib *l = &libs[(turn + round) % n_libs];
                 args.active = op[0] == 'm' ? l->sets[input] : NULL;
-                const double start = now_ns();
-                check(l, l->runs[round % N_CONTEXTS],
-                      l->sffn_ffn_forward(l->runs[round % N_CONTEXTS],
-                                          l->ffn[(size_t)(round + round / 8) % n_copies], &args),
-                      op);
-                const double end = now_ns();
+                double start = 0, end = 0;
+                if (pause_us > 0)
+                    usleep((useconds_t)pause_us);
+                for (int call = -n_warm; call <= 0; call++) {
+                    const size_t copy = (size_t)(round + round / 8 - call) % n_copies;
+                    start = now_ns();
+                    check(l, l->runs[round % N_CONTEXTS],
+                          l->sffn_ffn_forward(l->runs[round % N_CONTEXTS], l->ffn[copy], &args),
+                          op);
+                    end = now_ns();
+                }
                 const double v[5] = {end - start, (double)stats.gate_ns, (double)stats.up_ns,
                                      (double)stats.down_ns, (double)stats.touched_bytes};
                 for (int k = 0; k < 5; k++)

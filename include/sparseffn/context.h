@@ -45,14 +45,15 @@ typedef struct sffn_context_config {
     sffn_allocator allocator;    /**< all NULL: the C library's. With a custom allocator huge pages are the caller's business */
     void (*log)(void *user, int32_t level, const char *text); /**< NULL: silent. Never called from forward's hot path */
     void *log_user;
-    uint32_t n_threads;          /**< own pool and parallel_for: threads per call, 1..512; 0 = the CPUs this process may use. Default 1 */
-    sffn_parallel_for_fn parallel_for; /**< NULL: own pool of n_threads - 1 threads plus the caller's. Else no thread is ever created */
+    uint32_t n_threads;          /**< own pool and parallel_for: a call's work is cut into so many shares, 1..512; 0 = the CPUs this process may use. Default 1 */
+    sffn_parallel_for_fn parallel_for; /**< NULL: own pool of n_threads - 1 threads plus the caller's, but no more than the CPUs this process may use when the
+                                      context is made. No call waits for a thread of it that has not begun. Else no thread is ever created */
     void *parallel_for_user;
     const char *max_isa;         /**< NULL: best this CPU runs. Else a row of the ISA table, "scalar", "avx2", "avx512", "avx512_vnni", on AArch64 "neon", "dotprod", as a cap */
     int32_t huge_pages;          /**< enum sffn_huge_pages */
     int32_t bind_threads;        /**< 1: own pool threads are bound to one core each (hwloc or OS). Default 0 */
-    uint32_t spin_us;            /**< how long idle pool threads spin before they sleep, microseconds, at most 1000000. Default 50. Threads that wait for others
-                                      within a call stay awake 20 times as long again, but give way (sched_yield) to whoever wants to run. 0: sleep at once */
+    uint32_t spin_us;            /**< how long idle pool threads stay awake before they sleep, microseconds, at most 1000000. Default 50. Threads that wait for
+                                      others within a call stay awake 20 times as long. After 4 us they give way (sched_yield) to whoever wants to run. 0: sleep at once */
     int32_t collect_stats;       /**< 1: forward measures the time of its stages, and counts by layer (stats.h). Default 0 */
     int32_t use_onednn;          /**< 1: long dense calls (sffn_ffn_config.dense_tokens) go through oneDNN where built in and found. It brings its own
                                       OpenMP threads into the process, so the default is 0: our own dense path. Not found: the log has a warning, and

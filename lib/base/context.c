@@ -291,10 +291,11 @@ static sffn_status start_pool(sffn_context *ctx)
         return sffn_fail(NULL, SFFN_ERR_OUT_OF_MEMORY,
                          "the allocator returned NULL for a pool of %u threads",
                          (unsigned)c->n_threads);
-    /* More threads than CPUs: whoever waits must give its core away at once. */
-    const uint64_t spin_ns = c->n_threads > ctx->topology.n_cpus ? 0 : (uint64_t)c->spin_us * 1000;
-    const int error = sffn_thread_pool_start(pool, c->n_threads, spin_ns,
-                                             c->bind_threads ? sffn_topology_bind_thread : NULL);
+    /* More threads than CPUs would only take turns: the work is cut for n_threads, whose number is nowhere to be seen in y, and done by these. */
+    const uint32_t n_cpus = ctx->topology.n_cpus > 0 ? ctx->topology.n_cpus : 1;
+    const int error = sffn_thread_pool_start(
+        pool, c->n_threads, c->n_threads < n_cpus ? c->n_threads : n_cpus,
+        (uint64_t)c->spin_us * 1000, c->bind_threads ? sffn_topology_bind_thread : NULL);
     if (error) {
         sffn_mem_free(ctx, pool, bytes);
         return sffn_fail(NULL, SFFN_ERR_THREAD, "the system refused one of %u threads: %s",

@@ -1,11 +1,10 @@
 #include "base/thread_pool.h"
 
-#include <errno.h>
 #include <limits.h>
 #include <pthread.h>
 #include <sched.h>
 #include <signal.h>
-#include <stddef.h>
+#include <stdatomic.h>
 #include <time.h>
 
 #if defined(__linux__)
@@ -14,9 +13,12 @@
 #include <unistd.h>
 #endif
 
-/* Whoever waits at a barrier is needed again within the call, and waking threads costs more than they wait: so long, in units of spin_ns,
- * they stay awake there. Idle threads sleep after spin_ns. */
-#define BARRIER_YIELDS 20u
+/* How a thread waits: so long it only looks, then lets others run between two looks, since one of them may be who it waits for (of 16 threads
+ * that wake on 16 CPUs two often share one, until the kernel notices); then it sleeps. Within a call it looks so many times longer than an idle thread. */
+#define LOOK_NS       4000u
+#define CALL_PATIENCE 20u
+/* A thread that has done its share gives the others so long to begin theirs before it does them itself. */
+#define GRACE_NS      2000u
 
 uint64_t sffn_now_ns(void)
 {
@@ -53,58 +55,10 @@ static void wake_all(atomic_uint *word)
 #endif
 }
 
-/* Spins shortly, because phases of a decode step are microseconds apart; then, for yield_ns, lets others run between two looks, because
- * with more threads than cores a spinning waiter takes the core from the thread it waits for; then sleeps. */
-static void signal_wait(struct sffn_signal *signal, unsigned value, uint64_t spin_ns,
-                        uint64_t yield_ns)
-{
-    if (spin_ns > 0) {
-        const uint64_t start = sffn_now_ns();
-        uint64_t waited = 0;
-        do {
-            for (int i = 0; i < 64; i++) {
-                if (atomic_load_explicit(&signal->value, memory_order_acquire) != value)
-                    return;
-                cpu_relax();
-            }
-            if (waited >= spin_ns)
-                sched_yield();
-            waited = sffn_now_ns() - start;
-        } while (waited < spin_ns + yield_ns);
-    }
-    /* Sequentially consistent on both sides: either the sleeper sees the new value, or the setter sees the sleeper. */
-    atomic_fetch_add(&signal->sleepers, 1);
-    while (atomic_load(&signal->value) == value)
-        sleep_while_equal(&signal->value, value);
-    atomic_fetch_sub(&signal->sleepers, 1);
-}
-
-static void signal_set(struct sffn_signal *signal, unsigned value)
-{
-    atomic_store(&signal->value, value);
-    if (atomic_load(&signal->sleepers) > 0)
-        wake_all(&signal->value);
-}
-
-void sffn_barrier_init(struct sffn_barrier *barrier, uint32_t n, uint64_t spin_ns)
-{
-    atomic_init(&barrier->arrived, 0);
-    atomic_init(&barrier->round.value, 0);
-    atomic_init(&barrier->round.sleepers, 0);
-    barrier->n = n;
-    barrier->spin_ns = spin_ns;
-}
-
-void sffn_barrier_wait(struct sffn_barrier *barrier)
-{
-    const unsigned round = atomic_load_explicit(&barrier->round.value, memory_order_relaxed);
-    if (atomic_fetch_add_explicit(&barrier->arrived, 1, memory_order_acq_rel) + 1 == barrier->n) {
-        atomic_store_explicit(&barrier->arrived, 0, memory_order_relaxed);
-        signal_set(&barrier->round, round + 1);
-    } else {
-        signal_wait(&barrier->round, round, barrier->spin_ns, BARRIER_YIELDS * barrier->spin_ns);
-    }
-}
+/* A share of the phases. */
+struct share {
+    _Alignas(64) atomic_uint taken; /* the last phase in which somebody took it */
+};
 
 struct worker {
     struct sffn_thread_pool *pool;
@@ -113,29 +67,99 @@ struct worker {
 };
 
 struct sffn_thread_pool {
-    struct sffn_barrier barrier;
-    struct sffn_signal job; /* grows by one with every run; the workers wait on it */
-    int is_stopping;
-    uint32_t n, n_phases;
+    /* The number of the phase that runs. A job's phases have odd numbers, each 2 more than the one before, also across jobs; between jobs the
+     * number is even. So who sees a number knows what it stands for, and a thread that comes late with an old one finds all its shares taken. */
+    _Alignas(64) atomic_uint phase;
+    /* Threads that sleep until `phase` changes, so that nobody asks the kernel to wake nobody. */
+    _Alignas(64) atomic_uint sleepers;
+    _Alignas(64) atomic_uint done; /* shares of the phase */
+    _Alignas(64) uint32_t n;       /* shares */
+    uint32_t n_threads;
     uint64_t spin_ns;
+    int (*bind)(uint32_t index);
+    atomic_int is_stopping;
+    /* The job. Only who has taken a share may look: until that is done nobody changes it. */
+    unsigned first, last; /* phases */
     void (*fn)(void *arg, uint32_t phase, uint32_t ith, uint32_t nth);
     void *arg;
-    int (*bind)(uint32_t index);
-    struct worker workers[];
+    struct worker *workers; /* [n_threads], behind the shares */
+    struct share shares[];  /* [n] */
 };
 
 size_t sffn_thread_pool_bytes(uint32_t n)
 {
-    return sizeof(struct sffn_thread_pool) + (size_t)n * sizeof(struct worker);
+    return sizeof(struct sffn_thread_pool) +
+           (size_t)n * (sizeof(struct share) + sizeof(struct worker));
 }
 
-static void run_phases(struct sffn_thread_pool *pool, uint32_t ith)
+/* Looks at the phase for about `ns`, letting others run in between or not. 1: it is another one than `number`. */
+static int look(struct sffn_thread_pool *pool, unsigned number, uint64_t ns, int lets_run)
 {
-    const uint32_t n_phases = pool->n_phases;
-    for (uint32_t phase = 0; phase < n_phases; phase++) {
-        pool->fn(pool->arg, phase, ith, pool->n);
-        sffn_barrier_wait(&pool->barrier);
+    const uint64_t start = ns > 0 ? sffn_now_ns() : 0;
+    do {
+        for (int i = 0; i < 32; i++) {
+            if (atomic_load_explicit(&pool->phase, memory_order_acquire) != number)
+                return 1;
+            cpu_relax();
+        }
+        if (lets_run)
+            sched_yield();
+    } while (ns > 0 && sffn_now_ns() - start < ns);
+    return 0;
+}
+
+/* Waits until another phase runs than `number`, and returns it. */
+static unsigned wait_for_phase(struct sffn_thread_pool *pool, unsigned number)
+{
+    const uint64_t spin_ns = pool->spin_ns, looks_ns = spin_ns < LOOK_NS ? spin_ns : LOOK_NS;
+    const uint64_t patience_ns = number & 1 ? CALL_PATIENCE * spin_ns : spin_ns;
+    if (spin_ns == 0 ||
+        (!look(pool, number, looks_ns, 0) && !look(pool, number, patience_ns - looks_ns, 1))) {
+        /* Sequentially consistent on both sides: either the sleeper sees the new phase, or who set it sees the sleeper. */
+        atomic_fetch_add(&pool->sleepers, 1);
+        while (atomic_load(&pool->phase) == number)
+            sleep_while_equal(&pool->phase, number);
+        atomic_fetch_sub(&pool->sleepers, 1);
     }
+    return atomic_load_explicit(&pool->phase, memory_order_acquire);
+}
+
+static void set_phase(struct sffn_thread_pool *pool, unsigned number)
+{
+    atomic_store(&pool->phase, number);
+    if (atomic_load(&pool->sleepers) > 0)
+        wake_all(&pool->phase);
+}
+
+/* Does share i of a phase unless somebody has taken it. Who finishes the last one begins the next phase. */
+static int do_share(struct sffn_thread_pool *pool, unsigned number, uint32_t i)
+{
+    unsigned before = number - 2;
+    if (atomic_load_explicit(&pool->shares[i].taken, memory_order_relaxed) != before ||
+        !atomic_compare_exchange_strong_explicit(&pool->shares[i].taken, &before, number,
+                                                 memory_order_relaxed, memory_order_relaxed))
+        return 0;
+    pool->fn(pool->arg, (number - pool->first) / 2, i, pool->n);
+    const unsigned next = number == pool->last ? number + 1 : number + 2;
+    if (atomic_fetch_add_explicit(&pool->done, 1, memory_order_acq_rel) + 1 == pool->n) {
+        atomic_store_explicit(&pool->done, 0, memory_order_relaxed);
+        set_phase(pool, next);
+    }
+    return 1;
+}
+
+/* What thread `index` does in a phase: its own share (more where there are fewer threads than shares), then those whose threads are late. */
+static void take_part(struct sffn_thread_pool *pool, unsigned number, uint32_t index)
+{
+    int has_begun = 0;
+    for (uint32_t i = index; i < pool->n; i += pool->n_threads)
+        has_begun |= do_share(pool, number, i);
+    if (has_begun && look(pool, number, GRACE_NS, 0))
+        return;
+    for (uint32_t i = 1; i < pool->n; i++)
+        if (do_share(pool, number, (index + i) % pool->n) &&
+            atomic_load_explicit(&pool->phase, memory_order_relaxed) != number)
+            return;
 }
 
 static void *worker_main(void *arg)
@@ -144,51 +168,50 @@ static void *worker_main(void *arg)
     struct sffn_thread_pool *pool = worker->pool;
     if (pool->bind)
         pool->bind(worker->index);
-    for (unsigned seen = 0;; seen++) {
-        signal_wait(&pool->job, seen, pool->spin_ns, 0);
-        if (pool->is_stopping)
+    for (unsigned number = 0;;) {
+        number = wait_for_phase(pool, number);
+        if (atomic_load_explicit(&pool->is_stopping, memory_order_relaxed))
             return NULL;
-        run_phases(pool, worker->index);
+        if (number & 1)
+            take_part(pool, number, worker->index);
     }
 }
 
-static void post_job(struct sffn_thread_pool *pool)
+int sffn_thread_pool_start(struct sffn_thread_pool *pool, uint32_t n, uint32_t n_threads,
+                           uint64_t spin_ns, int (*bind)(uint32_t index))
 {
-    signal_set(&pool->job, atomic_load_explicit(&pool->job.value, memory_order_relaxed) + 1);
-}
-
-int sffn_thread_pool_start(struct sffn_thread_pool *pool, uint32_t n, uint64_t spin_ns,
-                           int (*bind)(uint32_t index))
-{
-    atomic_init(&pool->job.value, 0);
-    atomic_init(&pool->job.sleepers, 0);
-    sffn_barrier_init(&pool->barrier, n, spin_ns);
+    pool->n = n;
+    pool->n_threads = n_threads;
     pool->spin_ns = spin_ns;
     pool->bind = bind;
-    pool->n = n;
+    pool->workers = (struct worker *)(pool->shares + n);
+    for (uint32_t i = 0; i < n; i++)
+        atomic_init(&pool->shares[i].taken, (unsigned)-1);
     /* The caller's signals are the caller's: workers block them all. */
     sigset_t all, old;
     sigfillset(&all);
     pthread_sigmask(SIG_SETMASK, &all, &old);
     int error = 0;
-    for (uint32_t i = 1; i < n && !error; i++) {
-        pool->workers[i].pool = pool;
-        pool->workers[i].index = i;
-        error = pthread_create(&pool->workers[i].thread, NULL, worker_main, &pool->workers[i]);
-        if (error)
-            pool->n = i; /* those that exist */
+    uint32_t started = 1;
+    for (; started < n_threads && !error; started += !error) {
+        pool->workers[started].pool = pool;
+        pool->workers[started].index = started;
+        error = pthread_create(&pool->workers[started].thread, NULL, worker_main,
+                               &pool->workers[started]);
     }
     pthread_sigmask(SIG_SETMASK, &old, NULL);
-    if (error)
+    if (error) {
+        pool->n_threads = started; /* those that exist; the others look at it in jobs only */
         sffn_thread_pool_stop(pool);
+    }
     return error;
 }
 
 void sffn_thread_pool_stop(struct sffn_thread_pool *pool)
 {
-    pool->is_stopping = 1;
-    post_job(pool);
-    for (uint32_t i = 1; i < pool->n; i++)
+    atomic_store_explicit(&pool->is_stopping, 1, memory_order_relaxed);
+    set_phase(pool, atomic_load_explicit(&pool->phase, memory_order_relaxed) + 2);
+    for (uint32_t i = 1; i < pool->n_threads; i++)
         pthread_join(pool->workers[i].thread, NULL);
 }
 
@@ -198,10 +221,12 @@ void sffn_thread_pool_run(struct sffn_thread_pool *pool, uint32_t n_phases,
 {
     if (n_phases == 0)
         return;
+    unsigned number = atomic_load_explicit(&pool->phase, memory_order_relaxed) + 1;
     pool->fn = fn;
     pool->arg = arg;
-    pool->n_phases = n_phases;
-    if (pool->n > 1)
-        post_job(pool);
-    run_phases(pool, 0);
+    pool->first = number;
+    pool->last = number + 2 * (n_phases - 1);
+    const unsigned end = pool->last + 1;
+    for (set_phase(pool, number); number != end; number = wait_for_phase(pool, number))
+        take_part(pool, number, 0);
 }
