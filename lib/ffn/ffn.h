@@ -101,6 +101,7 @@ enum sffn_stage {
     SFFN_STAGE_CLEAR,   /* zero the optional full-width outputs */
     SFFN_STAGE_SELECT,  /* predictor, router or the caller's set -> selected; once per step of the selector */
     SFFN_STAGE_GATE,    /* selected -> active, with s */
+    SFFN_STAGE_GATE_UP, /* selected -> active -> nonzero, where no rule wants to see all s before */
     SFFN_STAGE_IMPORT,  /* the caller's set and s -> active */
     SFFN_STAGE_UP,      /* active -> nonzero, with h */
     SFFN_STAGE_CUT,     /* all s or all h of each token -> where the rule cuts them */

@@ -24,6 +24,7 @@ struct worker {
     const float *weights; /* [tile] rows: of the experts of a mixture; NULL: none */
     size_t weights_stride;
     uint32_t expert_size;
+    int is_timed;
     struct sffn_segment all; /* the one segment of "every neuron" */
 };
 
@@ -36,6 +37,15 @@ static struct sffn_x prepare_x(const struct worker *w, const struct sffn_matmul 
 {
     return sffn_x_prepare(w->k, tile_x(w), w->call->args.x_stride, w->tile, m->n_cols,
                           sffn_is_quantized(m->dtype), w->w.x + w->ith * w->w.x_bytes);
+}
+
+/* x for the up rows of gated layers: mostly what the gate got. */
+static struct sffn_x prepare_x_up(const struct worker *w, const struct sffn_x *x)
+{
+    const struct sffn_ffn *ffn = w->ffn;
+    return sffn_is_quantized(ffn->up.dtype) == sffn_is_quantized(ffn->gate.dtype)
+               ? *x
+               : prepare_x(w, &ffn->up);
 }
 
 /* Every neuron, in order. */
@@ -109,14 +119,12 @@ static void run_select(struct worker *w, uint32_t step)
     s->steps[step](s, &run);
 }
 
-/* This thread's share is one piece; its other segments stay empty. */
-static uint32_t only_segment(const struct worker *w, struct sffn_list *list)
+/* This thread's segments behind the first n stay empty. */
+static void clear_segments(const struct worker *w, struct sffn_list *list, uint32_t n)
 {
-    const uint32_t first = w->ith * w->w.n_pieces;
     const struct sffn_segment none = {0, 0};
-    for (uint32_t i = 1; i < w->w.n_pieces; i++)
-        list->segments[first + i] = none;
-    return first;
+    for (uint32_t i = n; i < w->w.n_pieces; i++)
+        list->segments[w->ith * w->w.n_pieces + i] = none;
 }
 
 /* Appends to one segment of a list. */
@@ -143,71 +151,73 @@ static inline void append(struct appender *a, uint32_t row, unsigned mask, const
     memcpy(a->list->values + pos * a->n_tokens, values, a->n_tokens * sizeof(float));
 }
 
-/* The rows of a stage, at most SFFN_CHUNK_VALUES / tokens at a time. They come in pieces: each thread takes those of its share, then what others have left of
- * theirs, so that none waits long for the slowest. Which thread did a piece is nowhere to be seen: it appends to the piece's own segment. */
-struct chunks {
+/* The rows of a stage come in pieces: each thread takes those of its share, then what others have left of theirs, so that none waits long for the
+ * slowest. Which thread did a piece is nowhere to be seen: it appends to the piece's own segment. */
+struct pieces {
     const struct sffn_list *list;
     struct sffn_list *made; /* NULL: no list is made */
     size_t n_rows;          /* of list */
-    uint32_t per_thread;    /* pieces */
-    uint32_t owner;         /* whose piece it is: how many threads further */
-    uint32_t taken;         /* of this thread's own, when nobody takes others' */
+    uint32_t per_thread;
+    uint32_t owner; /* whose piece it is: how many threads further */
+    uint32_t taken; /* of this thread's own, when nobody takes others' */
+    /* The piece: */
     struct sffn_walk walk;
     size_t passed;       /* of walk's stretch */
-    struct appender out; /* to the piece's segment */
-    size_t start, n;     /* the chunk's positions in the list */
-    size_t n_made;       /* rows appended, when all is done */
+    uint32_t segment;    /* of the lists that are made */
+    struct appender out; /* to this segment of `made` */
+    /* Its next rows, at most SFFN_CHUNK_VALUES / tokens: */
+    size_t start, n; /* positions in the list */
 };
 
-static struct chunks chunks_of(const struct worker *w, const struct sffn_list *list,
+static struct pieces pieces_of(const struct worker *w, const struct sffn_list *list,
                                struct sffn_list *made, const struct sffn_matmul *m)
 {
     const size_t n_rows = sffn_list_count(list),
                  least = (size_t)w->nth * w->w.n_pieces * (SFFN_PIECE_BYTES / 2);
-    struct chunks c = {.list = list,
+    struct pieces p = {.list = list,
                        .made = made,
                        .n_rows = n_rows,
                        .per_thread = n_rows * m->row_bytes < least ? 1 : w->w.n_pieces};
-    if (made && c.per_thread == 1)
-        only_segment(w, made);
-    return c;
+    if (made)
+        clear_segments(w, made, p.per_thread);
+    return p;
 }
 
 /* Takes the next piece, 0: there is none. */
-static int next_piece(const struct worker *w, struct chunks *c)
+static int next_piece(const struct worker *w, struct pieces *p)
 {
-    const int is_shared = w->turns && c->per_thread > 1;
-    for (; c->owner < (is_shared ? w->nth : 1); c->owner++) {
-        const uint32_t owner = (w->ith + c->owner) % w->nth;
+    const int is_shared = w->turns && p->per_thread > 1;
+    for (; p->owner < (is_shared ? w->nth : 1); p->owner++) {
+        const uint32_t owner = (w->ith + p->owner) % w->nth;
         const uint32_t i =
             is_shared ? atomic_fetch_add_explicit(&w->turns[owner].taken, 1, memory_order_relaxed)
-                      : c->taken++;
-        if (i >= c->per_thread)
+                      : p->taken++;
+        if (i >= p->per_thread)
             continue;
         size_t first, last;
-        sffn_share(c->n_rows, owner * c->per_thread + i, w->nth * c->per_thread, &first, &last);
-        c->walk = sffn_walk_begin(c->list, first, last);
-        if (c->made)
-            c->out = append_to(c->made, owner * w->w.n_pieces + i, first, w->tile);
+        sffn_share(p->n_rows, owner * p->per_thread + i, w->nth * p->per_thread, &first, &last);
+        p->walk = sffn_walk_begin(p->list, first, last);
+        p->passed = 0;
+        p->segment = owner * w->w.n_pieces + i;
+        if (p->made)
+            p->out = append_to(p->made, p->segment, first, w->tile);
         return 1;
     }
     return 0;
 }
 
-static int next_chunk(const struct worker *w, struct chunks *c)
+/* The next rows of the piece, 0: there are none. */
+static int next_chunk(const struct worker *w, struct pieces *p)
 {
-    while (c->passed == c->walk.n) {
-        c->passed = 0;
-        if (c->walk.list && sffn_walk_next(&c->walk))
-            break;
-        c->n_made += c->walk.list && c->made ? c->out.segment->n : 0;
-        if (!next_piece(w, c))
+    if (p->passed == p->walk.n) {
+        if (!sffn_walk_next(&p->walk))
             return 0;
+        p->passed = 0;
     }
-    c->start = c->walk.start + c->passed;
-    const size_t left = c->walk.n - c->passed, most = SFFN_CHUNK_VALUES / w->tile;
-    c->n = left < most ? left : most;
-    c->passed += c->n;
+    p->start = p->walk.start + p->passed;
+    const size_t left = p->walk.n - p->passed, most = SFFN_CHUNK_VALUES / w->tile;
+    p->n = left < most ? left : most;
+    p->passed += p->n;
     return 1;
 }
 
@@ -253,65 +263,151 @@ static int waits_for_rule(const struct worker *w, enum sffn_rule_on made)
     return sffn_rule_decides_later(w->ffn) && (w->ffn->rule_on == made || !w->ffn->is_gated);
 }
 
-/* selected -> active, with s = act(g); for ungated layers s is h, and active is nonzero */
-static void run_gate(struct worker *w)
+/* How a layer's gate values are decided. */
+struct gate_rule {
+    struct sffn_gate_floor floor;
+    int has_floor, is_simple; /* is_simple: keep_above_floor() is all */
+    int waits;
+};
+
+static struct gate_rule gate_rule_of(const struct worker *w)
+{
+    const struct sffn_ffn *ffn = w->ffn;
+    struct gate_rule r = {.waits = waits_for_rule(w, SFFN_ON_S)};
+    r.has_floor = sffn_gate_floor(ffn, &r.floor);
+    r.is_simple = r.has_floor && r.floor.is_exact && w->tile == 1 &&
+                  (ffn->is_gated || (ffn->rule == SFFN_RULE_NONE && !w->weights));
+    return r;
+}
+
+/* The gate products g of some rows: those that stay go to p->out, with s. */
+static void decide_gate(struct worker *w, const struct gate_rule *r, struct pieces *p, float *g)
+{
+    const struct sffn_ffn *ffn = w->ffn;
+    const struct sffn_list *list = p->list;
+    if (r->is_simple) {
+        w->counters->selected += p->n;
+        keep_above_floor(w, &p->out, list->rows ? list->rows + p->start : NULL, p->start, g, p->n,
+                         &r->floor);
+        return;
+    }
+    for (size_t i = 0; i < p->n; i++) {
+        const uint32_t row = list->rows ? list->rows[p->start + i] : (uint32_t)(p->start + i);
+        const unsigned wanted = list->masks ? list->masks[p->start + i] : (1u << w->tile) - 1;
+        const float bias = ffn->gate_bias ? ffn->gate_bias[row] : 0.0f;
+        float s[SFFN_TILE_TOKENS] = {0};
+        unsigned kept = 0;
+        for (size_t t = 0; t < w->tile; t++) {
+            if (!(wanted >> t & 1))
+                continue;
+            const float with_bias = g[i * w->tile + t] + bias;
+            w->counters->selected++;
+            if (r->has_floor && sffn_below_floor(&r->floor, with_bias))
+                continue;
+            const float v = sffn_activate(ffn, with_bias);
+            const float h = ffn->is_gated ? 0 : weigh(w, row, t, v);
+            if (sffn_gate_drops(ffn, row, v) || (!ffn->is_gated && sffn_h_drops(ffn, row, h)))
+                continue;
+            kept |= 1u << t;
+            if (r->waits) {
+                s[t] = v;
+                w->w.rule_values[t * ffn->d_ff + row] = fabsf(ffn->rule_on == SFFN_ON_S ? v : h);
+                continue;
+            }
+            s[t] = ffn->is_gated ? v : note_h(w, row, t, h);
+            w->counters->active++;
+            if (w->call->s_out)
+                w->call->s_out[(w->token + t) * ffn->d_ff + row] = v;
+        }
+        if (kept)
+            append(&p->out, row, kept, s);
+    }
+}
+
+/* Rows of active: those whose h is not zero go to out. u: room for the up products. */
+static void make_h(struct worker *w, const struct sffn_list *active, size_t start, size_t n,
+                   const struct sffn_x *x, float *u, struct appender *out)
+{
+    const struct sffn_ffn *ffn = w->ffn;
+    const int waits = waits_for_rule(w, SFFN_ON_H);
+    sffn_rows_dot(w->k, &ffn->up, active, start, n, x, w->tile, u);
+    for (size_t i = 0; i < n; i++) {
+        const uint32_t row = active->rows[start + i];
+        const unsigned wanted = active->masks ? active->masks[start + i] : 1u;
+        float h[SFFN_TILE_TOKENS] = {0};
+        unsigned kept = 0;
+        for (size_t t = 0; t < w->tile; t++) {
+            if (!(wanted >> t & 1))
+                continue;
+            const float v = weigh(w, row, t,
+                                  sffn_make_h(ffn, row, active->values[(start + i) * w->tile + t],
+                                              u[i * w->tile + t]));
+            if (sffn_h_drops(ffn, row, v))
+                continue;
+            kept |= 1u << t;
+            if (waits) {
+                h[t] = v;
+                w->w.rule_values[t * ffn->d_ff + row] = fabsf(v);
+                continue;
+            }
+            h[t] = note_h(w, row, t, v);
+            w->counters->nonzero++;
+        }
+        if (kept)
+            append(out, row, kept, h);
+    }
+}
+
+/* A segment of active -> the same one of nonzero. */
+static void run_up_of(struct worker *w, const struct sffn_x *x, uint32_t segment)
+{
+    const struct sffn_list active = sffn_list_input(&w->w.active, w->tile);
+    const struct sffn_segment from = active.segments[segment];
+    struct appender out = append_to(&w->w.nonzero, segment, from.start, w->tile);
+    float *u = w->w.values + w->ith * 2 * SFFN_CHUNK_VALUES;
+    const size_t most = SFFN_CHUNK_VALUES / w->tile;
+    const uint64_t begin = w->is_timed ? sffn_now_ns() : 0;
+    for (size_t done = 0; done < from.n; done += most)
+        make_h(w, &active, from.start + done, from.n - done < most ? from.n - done : most, x, u,
+               &out);
+    if (!waits_for_rule(w, SFFN_ON_H))
+        w->counters->nonzero_rows += out.segment->n;
+    if (w->is_timed) { /* it counts as UP, not as the stage that it is a part of */
+        const uint64_t ns = sffn_now_ns() - begin;
+        w->counters->stage_ns[SFFN_STAGE_UP] += ns;
+        w->counters->mark_ns += ns;
+    }
+}
+
+/* selected -> active, with s = act(g); for ungated layers s is h, and active is nonzero. with_up: -> nonzero, with h, piece by piece: a neuron
+ * needs no other one's s, so nobody waits in between. */
+static void run_gate(struct worker *w, int with_up)
 {
     const struct sffn_ffn *ffn = w->ffn;
     const struct sffn_list list = selected_rows(w);
-    const struct sffn_x x = prepare_x(w, &ffn->gate);
+    struct sffn_x x = {0}, x_up = {0};
     float *g = w->w.values + w->ith * 2 * SFFN_CHUNK_VALUES;
-    struct sffn_gate_floor gate_floor;
-    const int has_floor = sffn_gate_floor(ffn, &gate_floor);
-    const int is_simple = has_floor && gate_floor.is_exact && w->tile == 1 &&
-                          (ffn->is_gated || (ffn->rule == SFFN_RULE_NONE && !w->weights));
-    const int waits = waits_for_rule(w, SFFN_ON_S);
+    const struct gate_rule rule = gate_rule_of(w);
     if (w->ith == 0 && w->call->select != SFFN_SELECT_GATE && !list.rows)
         w->counters->widened += w->tile;
-    struct chunks c = chunks_of(w, &list, ffn->is_gated ? &w->w.active : &w->w.nonzero, &ffn->gate);
-    while (next_chunk(w, &c)) {
-        w->counters->selected_rows += c.n;
-        sffn_rows_dot(w->k, &ffn->gate, &list, c.start, c.n, &x, w->tile, g);
-        if (is_simple) {
-            w->counters->selected += c.n;
-            keep_above_floor(w, &c.out, list.rows ? list.rows + c.start : NULL, c.start, g, c.n,
-                             &gate_floor);
-            continue;
+    struct pieces p = pieces_of(w, &list, ffn->is_gated ? &w->w.active : &w->w.nonzero, &ffn->gate);
+    if (with_up)
+        clear_segments(w, &w->w.nonzero, p.per_thread);
+    for (int is_first = 1; next_piece(w, &p); is_first = 0) {
+        if (is_first) { /* not before there is something to do: others may have taken it all */
+            x = prepare_x(w, &ffn->gate);
+            x_up = with_up ? prepare_x_up(w, &x) : x;
         }
-        for (size_t i = 0; i < c.n; i++) {
-            const uint32_t row = list.rows ? list.rows[c.start + i] : (uint32_t)(c.start + i);
-            const unsigned wanted = list.masks ? list.masks[c.start + i] : (1u << w->tile) - 1;
-            const float bias = ffn->gate_bias ? ffn->gate_bias[row] : 0.0f;
-            float s[SFFN_TILE_TOKENS] = {0};
-            unsigned kept = 0;
-            for (size_t t = 0; t < w->tile; t++) {
-                if (!(wanted >> t & 1))
-                    continue;
-                const float with_bias = g[i * w->tile + t] + bias;
-                w->counters->selected++;
-                if (has_floor && sffn_below_floor(&gate_floor, with_bias))
-                    continue;
-                const float v = sffn_activate(ffn, with_bias);
-                const float h = ffn->is_gated ? 0 : weigh(w, row, t, v);
-                if (sffn_gate_drops(ffn, row, v) || (!ffn->is_gated && sffn_h_drops(ffn, row, h)))
-                    continue;
-                kept |= 1u << t;
-                if (waits) {
-                    s[t] = v;
-                    w->w.rule_values[t * ffn->d_ff + row] =
-                        fabsf(ffn->rule_on == SFFN_ON_S ? v : h);
-                    continue;
-                }
-                s[t] = ffn->is_gated ? v : note_h(w, row, t, h);
-                w->counters->active++;
-                if (w->call->s_out)
-                    w->call->s_out[(w->token + t) * ffn->d_ff + row] = v;
-            }
-            if (kept)
-                append(&c.out, row, kept, s);
+        while (next_chunk(w, &p)) {
+            w->counters->selected_rows += p.n;
+            sffn_rows_dot(w->k, &ffn->gate, &list, p.start, p.n, &x, w->tile, g);
+            decide_gate(w, &rule, &p, g);
         }
+        if (!rule.waits)
+            w->counters->active_rows += p.out.segment->n;
+        if (with_up)
+            run_up_of(w, &x_up, p.segment);
     }
-    if (!waits)
-        w->counters->active_rows += c.n_made;
 }
 
 /* the caller's set and s -> active (nonzero for ungated layers) */
@@ -319,7 +415,8 @@ static void run_import(struct worker *w)
 {
     const struct sffn_ffn *ffn = w->ffn;
     struct sffn_list *list = ffn->is_gated ? &w->w.active : &w->w.nonzero;
-    const uint32_t only = only_segment(w, list);
+    const uint32_t only = w->ith * w->w.n_pieces;
+    clear_segments(w, list, 1);
     if (w->call->args.active) {
         struct sffn_list own = *list; /* whose segment [ith] is this thread's only one */
         own.segments = list->segments + only - w->ith;
@@ -356,39 +453,13 @@ static void run_up(struct worker *w)
     const struct sffn_list list = sffn_list_input(&w->w.active, w->tile);
     const struct sffn_x x = prepare_x(w, &ffn->up);
     float *u = w->w.values + w->ith * 2 * SFFN_CHUNK_VALUES;
-    const int waits = waits_for_rule(w, SFFN_ON_H);
-    struct chunks c = chunks_of(w, &list, &w->w.nonzero, &ffn->up);
-    while (next_chunk(w, &c)) {
-        sffn_rows_dot(w->k, &ffn->up, &list, c.start, c.n, &x, w->tile, u);
-        for (size_t i = 0; i < c.n; i++) {
-            const uint32_t row = list.rows[c.start + i];
-            const unsigned wanted = list.masks ? list.masks[c.start + i] : 1u;
-            float h[SFFN_TILE_TOKENS] = {0};
-            unsigned kept = 0;
-            for (size_t t = 0; t < w->tile; t++) {
-                if (!(wanted >> t & 1))
-                    continue;
-                const float v =
-                    weigh(w, row, t,
-                          sffn_make_h(ffn, row, list.values[(c.start + i) * w->tile + t],
-                                      u[i * w->tile + t]));
-                if (sffn_h_drops(ffn, row, v))
-                    continue;
-                kept |= 1u << t;
-                if (waits) {
-                    h[t] = v;
-                    w->w.rule_values[t * ffn->d_ff + row] = fabsf(v);
-                    continue;
-                }
-                h[t] = note_h(w, row, t, v);
-                w->counters->nonzero++;
-            }
-            if (kept)
-                append(&c.out, row, kept, h);
-        }
+    struct pieces p = pieces_of(w, &list, &w->w.nonzero, &ffn->up);
+    while (next_piece(w, &p)) {
+        while (next_chunk(w, &p))
+            make_h(w, &list, p.start, p.n, &x, u, &p.out);
+        if (!waits_for_rule(w, SFFN_ON_H))
+            w->counters->nonzero_rows += p.out.segment->n;
     }
-    if (!waits)
-        w->counters->nonzero_rows += c.n_made;
 }
 
 /* all |s| or |h| of a token -> where the rule cuts them. The cuts are shared out: finding one is too short to be divided. */
@@ -454,25 +525,26 @@ static void run_dense_h(struct worker *w)
 {
     const struct sffn_ffn *ffn = w->ffn;
     const struct sffn_list list = every_row(w, w->w.nonzero.values);
-    const struct sffn_x x = prepare_x(w, &ffn->gate);
-    const int is_same =
-        !ffn->is_gated || sffn_is_quantized(ffn->up.dtype) == sffn_is_quantized(ffn->gate.dtype);
-    const struct sffn_x x_up = is_same ? x : prepare_x(w, &ffn->up);
+    const struct sffn_x x = prepare_x(w, &ffn->gate),
+                        x_up = ffn->is_gated ? prepare_x_up(w, &x) : x;
     float *g = w->w.values + w->ith * 2 * SFFN_CHUNK_VALUES, *u = g + SFFN_CHUNK_VALUES;
-    struct chunks c = chunks_of(w, &list, NULL, &ffn->gate);
+    struct pieces p = pieces_of(w, &list, NULL, &ffn->gate);
     uint64_t n_rows = 0;
-    while (next_chunk(w, &c)) {
-        n_rows += c.n;
-        sffn_rows_dot(w->k, &ffn->gate, &list, c.start, c.n, &x, w->tile, g);
-        if (ffn->is_gated)
-            sffn_rows_dot(w->k, &ffn->up, &list, c.start, c.n, &x_up, w->tile, u);
-        for (size_t i = 0; i < c.n; i++) {
-            const uint32_t row = (uint32_t)(c.start + i);
-            for (size_t t = 0; t < w->tile; t++) {
-                const float s = sffn_activate(
-                    ffn, g[i * w->tile + t] + (ffn->gate_bias ? ffn->gate_bias[row] : 0.0f));
-                const float h = ffn->is_gated ? sffn_make_h(ffn, row, s, u[i * w->tile + t]) : s;
-                list.values[(size_t)row * w->tile + t] = note_h(w, row, t, h);
+    while (next_piece(w, &p)) {
+        while (next_chunk(w, &p)) {
+            n_rows += p.n;
+            sffn_rows_dot(w->k, &ffn->gate, &list, p.start, p.n, &x, w->tile, g);
+            if (ffn->is_gated)
+                sffn_rows_dot(w->k, &ffn->up, &list, p.start, p.n, &x_up, w->tile, u);
+            for (size_t i = 0; i < p.n; i++) {
+                const uint32_t row = (uint32_t)(p.start + i);
+                for (size_t t = 0; t < w->tile; t++) {
+                    const float s = sffn_activate(
+                        ffn, g[i * w->tile + t] + (ffn->gate_bias ? ffn->gate_bias[row] : 0.0f));
+                    const float h =
+                        ffn->is_gated ? sffn_make_h(ffn, row, s, u[i * w->tile + t]) : s;
+                    list.values[(size_t)row * w->tile + t] = note_h(w, row, t, h);
+                }
             }
         }
     }
@@ -567,7 +639,7 @@ static void finish_call(const struct worker *w, uint32_t nth)
                            sum.selector_bytes;
     const uint64_t *ns = w->w.counters[0].stage_ns;
     s.select_ns = ns[SFFN_STAGE_SELECT];
-    s.gate_ns = ns[SFFN_STAGE_GATE] + ns[SFFN_STAGE_DENSE_H];
+    s.gate_ns = ns[SFFN_STAGE_GATE] + ns[SFFN_STAGE_GATE_UP] + ns[SFFN_STAGE_DENSE_H];
     s.up_ns = ns[SFFN_STAGE_UP];
     *(ffn->rule_on == SFFN_ON_H && ffn->is_gated ? &s.up_ns : &s.gate_ns) +=
         ns[SFFN_STAGE_CUT] + ns[SFFN_STAGE_KEEP];
@@ -659,7 +731,10 @@ static void run_stage(struct worker *w, uint32_t stage)
         run_select(w, stage - w->call->select_stage);
         break;
     case SFFN_STAGE_GATE:
-        run_gate(w);
+        run_gate(w, 0);
+        break;
+    case SFFN_STAGE_GATE_UP:
+        run_gate(w, 1);
         break;
     case SFFN_STAGE_IMPORT:
         run_import(w);
@@ -720,8 +795,8 @@ void sffn_call_run_phase(const struct sffn_kernels *k, const struct sffn_call *c
     if (stage == 0)
         memset(w.w.axpy.h_max + ith * SFFN_TILE_TOKENS, 0, SFFN_TILE_TOKENS * sizeof(float));
     /* A stage lasts until the next one begins: what is measured includes waiting for the other threads. */
-    const int is_timed = collects_stats && ith == 0;
-    if (is_timed) {
+    w.is_timed = collects_stats && ith == 0;
+    if (w.is_timed) {
         const uint64_t now = sffn_now_ns();
         if (phase > 0)
             w.counters->stage_ns[call->stages[(stage + call->n_stages - 1) % call->n_stages]] +=
@@ -730,14 +805,14 @@ void sffn_call_run_phase(const struct sffn_kernels *k, const struct sffn_call *c
     }
     if (call->recall_every && sffn_call_selects(call) && call->stages[stage] == SFFN_STAGE_DOWN) {
         check_selection(&w);
-        if (is_timed) {
+        if (w.is_timed) {
             const uint64_t now = sffn_now_ns();
             w.counters->check_ns += now - w.counters->mark_ns;
             w.counters->mark_ns = now;
         }
     }
     run_stage(&w, stage);
-    if (is_timed && is_last)
+    if (w.is_timed && is_last)
         w.counters->stage_ns[call->stages[stage]] += sffn_now_ns() - w.counters->mark_ns;
     if (is_last && ith == 0 && (call->args.stats || call->stats))
         finish_call(&w, nth);

@@ -153,11 +153,13 @@ sffn_status sffn_call_plan(const sffn_context *ctx, const struct sffn_ffn *ffn,
         call->select_stage = n;
         for (uint32_t i = 0; call->select != SFFN_SELECT_GATE && !is_list && i < n_steps; i++)
             stages[n++] = SFFN_STAGE_SELECT;
-        stages[n++] = SFFN_STAGE_GATE;
-        if (ffn->is_gated && ffn->rule_on == SFFN_ON_S)
+        if (ffn->is_gated && ffn->rule_on == SFFN_ON_S && decides_later) {
+            stages[n++] = SFFN_STAGE_GATE;
             n = sffn_plan_rule(ffn, stages, n);
-        if (ffn->is_gated)
             stages[n++] = SFFN_STAGE_UP;
+        } else {
+            stages[n++] = ffn->is_gated ? SFFN_STAGE_GATE_UP : SFFN_STAGE_GATE;
+        }
         if (!ffn->is_gated || ffn->rule_on == SFFN_ON_H)
             n = sffn_plan_rule(ffn, stages, n);
     }
