@@ -7,3 +7,4 @@
 #undef wt_load
 #undef wt_load_part
 #undef wt_load_two
+#undef wt_load_even_odd

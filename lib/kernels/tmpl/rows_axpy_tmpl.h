@@ -6,6 +6,21 @@
  */
 #define AXPY_EACH(op) op(0) if (R > 1) { op(1) } if (R > 2) { op(2) op(3) } if (R > 4) { op(4) op(5) op(6) op(7) }
 
+/* Two vectors of y and of a row, in an order of their own: even and odd elements where these take fewer instructions than halves do (bf16). */
+#ifdef wt_load_even_odd
+#define AXPY_LOAD(y, a, b)            vf_load_even_odd(y, &(a), &(b))
+#define AXPY_WEIGHTS(row, j, a, b)    wt_load_even_odd(row, j, &(a), &(b))
+#define AXPY_STORE(y, a, b)           vf_store_even_odd(y, a, b)
+#else
+#define AXPY_LOAD(y, a, b)            (a) = vf_load(y), (b) = vf_load((y) + VF_LEN)
+#ifdef wt_load_two
+#define AXPY_WEIGHTS(row, j, a, b)    wt_load_two(row, j, &(a), &(b))
+#else
+#define AXPY_WEIGHTS(row, j, a, b)    (a) = wt_load(row, j), (b) = wt_load(row, (j) + VF_LEN)
+#endif
+#define AXPY_STORE(y, a, b)           vf_store(y, a), vf_store((y) + VF_LEN, b)
+#endif
+
 KERNEL_INLINE void KERNEL(axpy_rows)(const int R, float *y, const char *const *row, const struct ahead *ahead, const float *h, size_t n)
 {
     vf hs[8]; /* as many as AXPY_EACH names */
@@ -16,14 +31,18 @@ KERNEL_INLINE void KERNEL(axpy_rows)(const int R, float *y, const char *const *r
         for (int r = 0; r < R; r++)
             ahead_fetch(ahead + r, i * WT_BYTES, AXPY_STEP * WT_BYTES);
         for (size_t j = i; j < i + AXPY_STEP; j += 2 * VF_LEN) {
-            vf y0 = vf_load(y + j), y1 = vf_load(y + j + VF_LEN);
-#define AXPY_ADD(r)                                         \
-    y0 = vf_fma(hs[r], wt_load(row[r], j), y0);             \
-    y1 = vf_fma(hs[r], wt_load(row[r], j + VF_LEN), y1);
+            vf y0, y1;
+            AXPY_LOAD(y + j, y0, y1);
+#define AXPY_ADD(r)                       \
+    {                                     \
+        vf w0, w1;                        \
+        AXPY_WEIGHTS(row[r], j, w0, w1);  \
+        y0 = vf_fma(hs[r], w0, y0);       \
+        y1 = vf_fma(hs[r], w1, y1);       \
+    }
             AXPY_EACH(AXPY_ADD)
 #undef AXPY_ADD
-            vf_store(y + j, y0);
-            vf_store(y + j + VF_LEN, y1);
+            AXPY_STORE(y + j, y0, y1);
         }
     }
     while (i < n) {
@@ -67,3 +86,6 @@ static void KERNEL(rows_axpy)(float *y, const void *w, size_t row_bytes, const u
 }
 
 #undef AXPY_EACH
+#undef AXPY_LOAD
+#undef AXPY_WEIGHTS
+#undef AXPY_STORE

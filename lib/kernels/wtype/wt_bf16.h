@@ -6,3 +6,6 @@
 #ifdef VF_TWO
 #define wt_load_two(row, i, a, b) vf_from_bf16_two((row) + (i) * WT_BYTES, a, b)
 #endif
+#ifdef VF_EVEN_ODD
+#define wt_load_even_odd(row, i, a, b) vf_from_bf16_even_odd((row) + (i) * WT_BYTES, a, b)
+#endif

@@ -114,6 +114,32 @@ KERNEL_INLINE void vf_from_bf16_two(const void *p, vf *a, vf *b)
     *b = _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm512_extracti64x4_epi64(both, 1)), 16));
 }
 
+#define VF_EVEN_ODD /* rows_axpy_tmpl.h */
+/* 32 elements, the even ones and the odd ones. */
+KERNEL_INLINE void vf_from_bf16_even_odd(const void *p, vf *even, vf *odd)
+{
+    const __m512i both = _mm512_loadu_si512(p);
+    *even = _mm512_castsi512_ps(_mm512_slli_epi32(both, 16));
+    *odd = _mm512_castsi512_ps(_mm512_and_si512(both, _mm512_set1_epi32((int)0xffff0000u)));
+}
+
+KERNEL_INLINE void vf_load_even_odd(const float *p, vf *even, vf *odd)
+{
+    const __m512i evens = _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
+    const __m512i odds = _mm512_setr_epi32(1, 3, 5, 7, 9, 11, 13, 15, 17, 19, 21, 23, 25, 27, 29, 31);
+    const vf a = _mm512_loadu_ps(p), b = _mm512_loadu_ps(p + 16);
+    *even = _mm512_permutex2var_ps(a, evens, b);
+    *odd = _mm512_permutex2var_ps(a, odds, b);
+}
+
+KERNEL_INLINE void vf_store_even_odd(float *p, vf even, vf odd)
+{
+    const __m512i first = _mm512_setr_epi32(0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23);
+    const __m512i second = _mm512_setr_epi32(8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31);
+    _mm512_storeu_ps(p, _mm512_permutex2var_ps(even, first, odd));
+    _mm512_storeu_ps(p + 16, _mm512_permutex2var_ps(even, second, odd));
+}
+
 KERNEL_INLINE unsigned vf_not_below(vf a, vf t, int keep_equal)
 {
     return keep_equal ? _mm512_cmp_ps_mask(a, t, _CMP_NLT_UQ) : _mm512_cmp_ps_mask(a, t, _CMP_NLE_UQ);
