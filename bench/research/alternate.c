@@ -243,7 +243,9 @@ int main(int argc, char **argv)
                 if (pause_us > 0)
                     usleep((useconds_t)pause_us);
                 for (int call = -n_warm; call <= 0; call++) {
-                    const size_t copy = (size_t)(round + round / 8 - call) % n_copies;
+                    /* what does not count reads copies whose turn is long over, or the counted one would be warm */
+                    const size_t copy =
+                        ((size_t)(round + round / 8) + (n_copies - 1) * (size_t)-call) % n_copies;
                     start = now_ns();
                     check(l, l->runs[round % N_CONTEXTS],
                           l->sffn_ffn_forward(l->runs[round % N_CONTEXTS], l->ffn[copy], &args),

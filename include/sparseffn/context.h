@@ -53,7 +53,7 @@ typedef struct sffn_context_config {
     int32_t huge_pages;          /**< enum sffn_huge_pages */
     int32_t bind_threads;        /**< 1: own pool threads are bound to one core each (hwloc or OS). Default 0 */
     uint32_t spin_us;            /**< how long idle pool threads stay awake before they sleep, microseconds, at most 1000000. Default 50. Threads that wait for
-                                      others within a call stay awake 20 times as long. After 4 us they give way (sched_yield) to whoever wants to run. 0: sleep at once */
+                                      others within a call stay awake 20 times as long. After 4 us they give way (sched_yield) to whoever wants to run. 0: sleep after a look */
     int32_t collect_stats;       /**< 1: forward measures the time of its stages, and counts by layer (stats.h). Default 0 */
     int32_t use_onednn;          /**< 1: long dense calls (sffn_ffn_config.dense_tokens) go through oneDNN where built in and found. It brings its own
                                       OpenMP threads into the process, so the default is 0: our own dense path. Not found: the log has a warning, and
@@ -87,7 +87,7 @@ typedef struct sffn_context_info {
     size_t struct_size;
     const char *isa;             /**< strongest ISA row in use, "avx512_vnni"; static storage */
     const char *cpu_features;    /**< space separated, of this CPU; owned by the context */
-    uint32_t n_threads;          /**< threads per call */
+    uint32_t n_threads;          /**< shares that a call's work is cut into: config.n_threads */
     uint32_t n_cpus;             /**< CPUs this process may use */
     uint32_t n_cores;            /**< physical cores among them */
     uint32_t n_numa_nodes;

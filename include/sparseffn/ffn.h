@@ -163,7 +163,8 @@ typedef struct sffn_ffn_stats {
     uint64_t n_nonzero;      /**< neurons whose down row was needed */
     uint64_t union_active;   /**< up rows really read, each once per up to 8 tokens */
     uint64_t touched_bytes;  /**< weight bytes read, selector included */
-    uint64_t select_ns, gate_ns, up_ns, down_ns, total_ns; /**< of thread 0; 0 unless the context collects statistics */
+    uint64_t select_ns, gate_ns, up_ns, down_ns, total_ns; /**< 0 unless the context collects statistics. From stage to stage, waiting included; gate and
+                                  up of a sparse sffn_ffn_forward() are one stage, whose time is divided as all threads' work in it was */
     uint64_t n_widened;      /**< tokens whose selection exceeded max_density, so that the gate looked at all neurons instead */
     int32_t select;          /**< who decided: enum sffn_select but not DEFAULT */
     int32_t dense_reason;    /**< enum sffn_dense_reason */

@@ -24,7 +24,7 @@ typedef struct sffn_layer_stats {
     uint64_t n_active;
     uint64_t n_nonzero;
     uint64_t touched_bytes;     /**< weight bytes read, selector included */
-    uint64_t select_ns, gate_ns, up_ns, down_ns; /**< of thread 0; with oneDNN only the total */
+    uint64_t select_ns, gate_ns, up_ns, down_ns; /**< as in sffn_ffn_stats; with oneDNN only the total */
     uint64_t check_ns;          /**< of the checks for sampled recall */
     uint64_t total_ns;
     uint64_t sampled_tokens;    /**< whose selection was checked */

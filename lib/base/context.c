@@ -293,13 +293,14 @@ static sffn_status start_pool(sffn_context *ctx)
                          (unsigned)c->n_threads);
     /* More threads than CPUs would only take turns: the work is cut for n_threads, whose number is nowhere to be seen in y, and done by these. */
     const uint32_t n_cpus = ctx->topology.n_cpus > 0 ? ctx->topology.n_cpus : 1;
-    const int error = sffn_thread_pool_start(
-        pool, c->n_threads, c->n_threads < n_cpus ? c->n_threads : n_cpus,
-        (uint64_t)c->spin_us * 1000, c->bind_threads ? sffn_topology_bind_thread : NULL);
+    const uint32_t n_started = c->n_threads < n_cpus ? c->n_threads : n_cpus;
+    const int error =
+        sffn_thread_pool_start(pool, c->n_threads, n_started, (uint64_t)c->spin_us * 1000,
+                               c->bind_threads ? sffn_topology_bind_thread : NULL);
     if (error) {
         sffn_mem_free(ctx, pool, bytes);
         return sffn_fail(NULL, SFFN_ERR_THREAD, "the system refused one of %u threads: %s",
-                         (unsigned)c->n_threads - 1, strerror(error));
+                         (unsigned)n_started - 1, strerror(error));
     }
     ctx->pool = pool;
     return SFFN_OK;

@@ -51,7 +51,8 @@ void sffn_context_leave(sffn_context *ctx);
 sffn_status sffn_context_reserve_scratch(sffn_context *ctx, size_t bytes);
 void *sffn_context_scratch(const sffn_context *ctx, size_t *bytes);
 
-/* Runs phases 0 .. n_phases-1 of fn on the context's threads with a barrier between phases: own pool, or one parallel_for per phase. */
+/* Runs phases 0 .. n_phases-1 of fn on the context's threads with a barrier between phases: own pool, or one parallel_for per phase. ith is a
+ * share of the work: its thread may be another one in the next phase. */
 typedef void (*sffn_phase_fn)(void *arg, uint32_t phase, uint32_t ith, uint32_t nth);
 void sffn_context_run_phases(sffn_context *ctx, uint32_t n_phases, sffn_phase_fn fn, void *arg);
 

@@ -95,6 +95,8 @@ size_t sffn_thread_pool_bytes(uint32_t n)
 /* Looks at the phase for about `ns`, letting others run in between or not. 1: it is another one than `number`. */
 static int look(struct sffn_thread_pool *pool, unsigned number, uint64_t ns, int lets_run)
 {
+    if (atomic_load_explicit(&pool->phase, memory_order_acquire) != number)
+        return 1;
     const uint64_t start = ns > 0 ? sffn_now_ns() : 0;
     do {
         for (int i = 0; i < 32; i++) {
@@ -113,8 +115,8 @@ static unsigned wait_for_phase(struct sffn_thread_pool *pool, unsigned number)
 {
     const uint64_t spin_ns = pool->spin_ns, looks_ns = spin_ns < LOOK_NS ? spin_ns : LOOK_NS;
     const uint64_t patience_ns = number & 1 ? CALL_PATIENCE * spin_ns : spin_ns;
-    if (spin_ns == 0 ||
-        (!look(pool, number, looks_ns, 0) && !look(pool, number, patience_ns - looks_ns, 1))) {
+    if (!look(pool, number, looks_ns, 0) &&
+        (spin_ns == 0 || !look(pool, number, patience_ns - looks_ns, 1))) {
         /* Sequentially consistent on both sides: either the sleeper sees the new phase, or who set it sees the sleeper. */
         atomic_fetch_add(&pool->sleepers, 1);
         while (atomic_load(&pool->phase) == number)
@@ -154,7 +156,7 @@ static void take_part(struct sffn_thread_pool *pool, unsigned number, uint32_t i
     int has_begun = 0;
     for (uint32_t i = index; i < pool->n; i += pool->n_threads)
         has_begun |= do_share(pool, number, i);
-    if (has_begun && look(pool, number, GRACE_NS, 0))
+    if (has_begun && pool->spin_ns > 0 && look(pool, number, GRACE_NS, 0))
         return;
     for (uint32_t i = 1; i < pool->n; i++)
         if (do_share(pool, number, (index + i) % pool->n) &&
@@ -185,6 +187,10 @@ int sffn_thread_pool_start(struct sffn_thread_pool *pool, uint32_t n, uint32_t n
     pool->spin_ns = spin_ns;
     pool->bind = bind;
     pool->workers = (struct worker *)(pool->shares + n);
+    atomic_init(&pool->phase, 0);
+    atomic_init(&pool->sleepers, 0);
+    atomic_init(&pool->done, 0);
+    atomic_init(&pool->is_stopping, 0);
     for (uint32_t i = 0; i < n; i++)
         atomic_init(&pool->shares[i].taken, (unsigned)-1);
     /* The caller's signals are the caller's: workers block them all. */

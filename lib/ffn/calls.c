@@ -67,7 +67,10 @@ sffn_status sffn_ffn_forward(sffn_context *ctx, const sffn_ffn *ffn, const sffn_
     sffn_status status = check_handles(ctx, ffn);
     if (status == SFFN_OK)
         status = sffn_call_plan(ctx, ffn, args, &call);
-    return status == SFFN_OK && call.n_tiles > 0 ? sffn_call_run(ctx, &call) : status;
+    if (status != SFFN_OK || call.n_tiles == 0)
+        return status;
+    sffn_call_join_stages(&call);
+    return sffn_call_run(ctx, &call);
 }
 
 uint32_t sffn_ffn_n_phases(const sffn_ffn *ffn, const sffn_ffn_args *args)

@@ -101,7 +101,7 @@ enum sffn_stage {
     SFFN_STAGE_CLEAR,   /* zero the optional full-width outputs */
     SFFN_STAGE_SELECT,  /* predictor, router or the caller's set -> selected; once per step of the selector */
     SFFN_STAGE_GATE,    /* selected -> active, with s */
-    SFFN_STAGE_GATE_UP, /* selected -> active -> nonzero, where no rule wants to see all s before */
+    SFFN_STAGE_GATE_UP, /* GATE and UP with nothing between them: selected -> active -> nonzero */
     SFFN_STAGE_IMPORT,  /* the caller's set and s -> active */
     SFFN_STAGE_UP,      /* active -> nonzero, with h */
     SFFN_STAGE_CUT,     /* all s or all h of each token -> where the rule cuts them */
@@ -116,6 +116,7 @@ enum sffn_stage {
 struct sffn_counters { /* of one thread, one cache line apart */
     uint64_t selected, selected_rows, active, active_rows, nonzero, nonzero_rows, selector_bytes, widened;
     uint64_t stage_ns[SFFN_STAGE_REDUCE + 1], mark_ns;
+    uint64_t gate_up_ns, up_of_it_ns; /* what this one's GATE_UP took without waiting, and UP of it */
     uint64_t check_ns, sampled_tokens, sampled_true, sampled_selected, sampled_hits;
 };
 
@@ -172,6 +173,9 @@ int32_t sffn_default_select(const struct sffn_ffn *ffn, size_t n_tokens, int32_t
 /* Checks the arguments and decides the stages of a whole layer. */
 sffn_status sffn_call_plan(const sffn_context *ctx, const struct sffn_ffn *ffn, const sffn_ffn_args *args,
                            struct sffn_call *call);
+/* Makes one stage of GATE and UP where nothing lies between them: a neuron's h needs no other one's s. For calls whose threads take each other's
+ * pieces from the first phase on (sffn_call_begin()): where they can't, only dealing out `active` anew makes the up product even. */
+void sffn_call_join_stages(struct sffn_call *call);
 /* Appends what a rule that looks at all neurons needs, if the layer has one; returns how many stages there are now. */
 uint32_t sffn_plan_rule(const struct sffn_ffn *ffn, enum sffn_stage *stages, uint32_t n);
 /* Before the first phase, by one thread, when may_take is wanted there. */

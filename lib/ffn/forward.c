@@ -24,7 +24,7 @@ struct worker {
     const float *weights; /* [tile] rows: of the experts of a mixture; NULL: none */
     size_t weights_stride;
     uint32_t expert_size;
-    int is_timed;
+    int collects_stats;
     struct sffn_segment all; /* the one segment of "every neuron" */
 };
 
@@ -39,13 +39,25 @@ static struct sffn_x prepare_x(const struct worker *w, const struct sffn_matmul 
                           sffn_is_quantized(m->dtype), w->w.x + w->ith * w->w.x_bytes);
 }
 
-/* x for the up rows of gated layers: mostly what the gate got. */
-static struct sffn_x prepare_x_up(const struct worker *w, const struct sffn_x *x)
+/* x as the gate and the up rows want it. */
+struct inputs {
+    struct sffn_x gate, up;
+    int is_ready;
+};
+
+/* Not before there is something to do: others may have taken all of a late thread's pieces. */
+static void prepare_inputs(const struct worker *w, struct inputs *in, int for_gate, int for_up)
 {
     const struct sffn_ffn *ffn = w->ffn;
-    return sffn_is_quantized(ffn->up.dtype) == sffn_is_quantized(ffn->gate.dtype)
-               ? *x
-               : prepare_x(w, &ffn->up);
+    if (in->is_ready)
+        return;
+    in->is_ready = 1;
+    if (for_gate)
+        in->gate = prepare_x(w, &ffn->gate);
+    if (for_up)
+        in->up = for_gate && sffn_is_quantized(ffn->up.dtype) == sffn_is_quantized(ffn->gate.dtype)
+                     ? in->gate
+                     : prepare_x(w, &ffn->up);
 }
 
 /* Every neuron, in order. */
@@ -366,48 +378,45 @@ static void run_up_of(struct worker *w, const struct sffn_x *x, uint32_t segment
     struct appender out = append_to(&w->w.nonzero, segment, from.start, w->tile);
     float *u = w->w.values + w->ith * 2 * SFFN_CHUNK_VALUES;
     const size_t most = SFFN_CHUNK_VALUES / w->tile;
-    const uint64_t begin = w->is_timed ? sffn_now_ns() : 0;
+    const uint64_t begin = w->collects_stats ? sffn_now_ns() : 0;
     for (size_t done = 0; done < from.n; done += most)
         make_h(w, &active, from.start + done, from.n - done < most ? from.n - done : most, x, u,
                &out);
     if (!waits_for_rule(w, SFFN_ON_H))
         w->counters->nonzero_rows += out.segment->n;
-    if (w->is_timed) { /* it counts as UP, not as the stage that it is a part of */
-        const uint64_t ns = sffn_now_ns() - begin;
-        w->counters->stage_ns[SFFN_STAGE_UP] += ns;
-        w->counters->mark_ns += ns;
-    }
+    if (w->collects_stats)
+        w->counters->up_of_it_ns += sffn_now_ns() - begin;
 }
 
-/* selected -> active, with s = act(g); for ungated layers s is h, and active is nonzero. with_up: -> nonzero, with h, piece by piece: a neuron
- * needs no other one's s, so nobody waits in between. */
+/* selected -> active, with s = act(g); for ungated layers s is h, and active is nonzero. with_up: -> nonzero, with h, piece by piece, without waiting
+ * in between; active neurons that come in clusters make a piece's time at most twice that of its gate. */
 static void run_gate(struct worker *w, int with_up)
 {
     const struct sffn_ffn *ffn = w->ffn;
     const struct sffn_list list = selected_rows(w);
-    struct sffn_x x = {0}, x_up = {0};
+    struct inputs in = {0};
     float *g = w->w.values + w->ith * 2 * SFFN_CHUNK_VALUES;
     const struct gate_rule rule = gate_rule_of(w);
+    const uint64_t begin = with_up && w->collects_stats ? sffn_now_ns() : 0;
     if (w->ith == 0 && w->call->select != SFFN_SELECT_GATE && !list.rows)
         w->counters->widened += w->tile;
     struct pieces p = pieces_of(w, &list, ffn->is_gated ? &w->w.active : &w->w.nonzero, &ffn->gate);
     if (with_up)
         clear_segments(w, &w->w.nonzero, p.per_thread);
-    for (int is_first = 1; next_piece(w, &p); is_first = 0) {
-        if (is_first) { /* not before there is something to do: others may have taken it all */
-            x = prepare_x(w, &ffn->gate);
-            x_up = with_up ? prepare_x_up(w, &x) : x;
-        }
+    while (next_piece(w, &p)) {
+        prepare_inputs(w, &in, 1, with_up);
         while (next_chunk(w, &p)) {
             w->counters->selected_rows += p.n;
-            sffn_rows_dot(w->k, &ffn->gate, &list, p.start, p.n, &x, w->tile, g);
+            sffn_rows_dot(w->k, &ffn->gate, &list, p.start, p.n, &in.gate, w->tile, g);
             decide_gate(w, &rule, &p, g);
         }
         if (!rule.waits)
             w->counters->active_rows += p.out.segment->n;
         if (with_up)
-            run_up_of(w, &x_up, p.segment);
+            run_up_of(w, &in.up, p.segment);
     }
+    if (with_up && w->collects_stats)
+        w->counters->gate_up_ns += sffn_now_ns() - begin;
 }
 
 /* the caller's set and s -> active (nonzero for ungated layers) */
@@ -451,12 +460,13 @@ static void run_up(struct worker *w)
 {
     const struct sffn_ffn *ffn = w->ffn;
     const struct sffn_list list = sffn_list_input(&w->w.active, w->tile);
-    const struct sffn_x x = prepare_x(w, &ffn->up);
+    struct inputs in = {0};
     float *u = w->w.values + w->ith * 2 * SFFN_CHUNK_VALUES;
     struct pieces p = pieces_of(w, &list, &w->w.nonzero, &ffn->up);
     while (next_piece(w, &p)) {
+        prepare_inputs(w, &in, 0, 1);
         while (next_chunk(w, &p))
-            make_h(w, &list, p.start, p.n, &x, u, &p.out);
+            make_h(w, &list, p.start, p.n, &in.up, u, &p.out);
         if (!waits_for_rule(w, SFFN_ON_H))
             w->counters->nonzero_rows += p.out.segment->n;
     }
@@ -525,17 +535,17 @@ static void run_dense_h(struct worker *w)
 {
     const struct sffn_ffn *ffn = w->ffn;
     const struct sffn_list list = every_row(w, w->w.nonzero.values);
-    const struct sffn_x x = prepare_x(w, &ffn->gate),
-                        x_up = ffn->is_gated ? prepare_x_up(w, &x) : x;
+    struct inputs in = {0};
     float *g = w->w.values + w->ith * 2 * SFFN_CHUNK_VALUES, *u = g + SFFN_CHUNK_VALUES;
     struct pieces p = pieces_of(w, &list, NULL, &ffn->gate);
     uint64_t n_rows = 0;
     while (next_piece(w, &p)) {
+        prepare_inputs(w, &in, 1, ffn->is_gated);
         while (next_chunk(w, &p)) {
             n_rows += p.n;
-            sffn_rows_dot(w->k, &ffn->gate, &list, p.start, p.n, &x, w->tile, g);
+            sffn_rows_dot(w->k, &ffn->gate, &list, p.start, p.n, &in.gate, w->tile, g);
             if (ffn->is_gated)
-                sffn_rows_dot(w->k, &ffn->up, &list, p.start, p.n, &x_up, w->tile, u);
+                sffn_rows_dot(w->k, &ffn->up, &list, p.start, p.n, &in.up, w->tile, u);
             for (size_t i = 0; i < p.n; i++) {
                 const uint32_t row = (uint32_t)(p.start + i);
                 for (size_t t = 0; t < w->tile; t++) {
@@ -615,6 +625,8 @@ static void finish_call(const struct worker *w, uint32_t nth)
         sum.sampled_true += c->sampled_true;
         sum.sampled_selected += c->sampled_selected;
         sum.sampled_hits += c->sampled_hits;
+        sum.gate_up_ns += c->gate_up_ns;
+        sum.up_of_it_ns += c->up_of_it_ns;
     }
     sum.sampled_tokens = w->w.counters[0].sampled_tokens;
     sum.check_ns = w->w.counters[0].check_ns;
@@ -639,8 +651,12 @@ static void finish_call(const struct worker *w, uint32_t nth)
                            sum.selector_bytes;
     const uint64_t *ns = w->w.counters[0].stage_ns;
     s.select_ns = ns[SFFN_STAGE_SELECT];
-    s.gate_ns = ns[SFFN_STAGE_GATE] + ns[SFFN_STAGE_GATE_UP] + ns[SFFN_STAGE_DENSE_H];
-    s.up_ns = ns[SFFN_STAGE_UP];
+    /* GATE_UP's time, waiting included, in the ratio of what all threads did in it. */
+    const double up_share =
+        sum.gate_up_ns > 0 ? (double)sum.up_of_it_ns / (double)sum.gate_up_ns : 0.0;
+    const uint64_t up_of_it = (uint64_t)(up_share * (double)ns[SFFN_STAGE_GATE_UP]);
+    s.gate_ns = ns[SFFN_STAGE_GATE] + ns[SFFN_STAGE_GATE_UP] - up_of_it + ns[SFFN_STAGE_DENSE_H];
+    s.up_ns = ns[SFFN_STAGE_UP] + up_of_it;
     *(ffn->rule_on == SFFN_ON_H && ffn->is_gated ? &s.up_ns : &s.gate_ns) +=
         ns[SFFN_STAGE_CUT] + ns[SFFN_STAGE_KEEP];
     s.down_ns = ns[SFFN_STAGE_DOWN] + ns[SFFN_STAGE_REDUCE];
@@ -795,8 +811,9 @@ void sffn_call_run_phase(const struct sffn_kernels *k, const struct sffn_call *c
     if (stage == 0)
         memset(w.w.axpy.h_max + ith * SFFN_TILE_TOKENS, 0, SFFN_TILE_TOKENS * sizeof(float));
     /* A stage lasts until the next one begins: what is measured includes waiting for the other threads. */
-    w.is_timed = collects_stats && ith == 0;
-    if (w.is_timed) {
+    w.collects_stats = collects_stats;
+    const int is_timed = collects_stats && ith == 0;
+    if (is_timed) {
         const uint64_t now = sffn_now_ns();
         if (phase > 0)
             w.counters->stage_ns[call->stages[(stage + call->n_stages - 1) % call->n_stages]] +=
@@ -805,14 +822,14 @@ void sffn_call_run_phase(const struct sffn_kernels *k, const struct sffn_call *c
     }
     if (call->recall_every && sffn_call_selects(call) && call->stages[stage] == SFFN_STAGE_DOWN) {
         check_selection(&w);
-        if (w.is_timed) {
+        if (is_timed) {
             const uint64_t now = sffn_now_ns();
             w.counters->check_ns += now - w.counters->mark_ns;
             w.counters->mark_ns = now;
         }
     }
     run_stage(&w, stage);
-    if (w.is_timed && is_last)
+    if (is_timed && is_last)
         w.counters->stage_ns[call->stages[stage]] += sffn_now_ns() - w.counters->mark_ns;
     if (is_last && ith == 0 && (call->args.stats || call->stats))
         finish_call(&w, nth);

@@ -153,13 +153,11 @@ sffn_status sffn_call_plan(const sffn_context *ctx, const struct sffn_ffn *ffn,
         call->select_stage = n;
         for (uint32_t i = 0; call->select != SFFN_SELECT_GATE && !is_list && i < n_steps; i++)
             stages[n++] = SFFN_STAGE_SELECT;
-        if (ffn->is_gated && ffn->rule_on == SFFN_ON_S && decides_later) {
-            stages[n++] = SFFN_STAGE_GATE;
+        stages[n++] = SFFN_STAGE_GATE;
+        if (ffn->is_gated && ffn->rule_on == SFFN_ON_S)
             n = sffn_plan_rule(ffn, stages, n);
+        if (ffn->is_gated)
             stages[n++] = SFFN_STAGE_UP;
-        } else {
-            stages[n++] = ffn->is_gated ? SFFN_STAGE_GATE_UP : SFFN_STAGE_GATE;
-        }
         if (!ffn->is_gated || ffn->rule_on == SFFN_ON_H)
             n = sffn_plan_rule(ffn, stages, n);
     }
@@ -167,6 +165,18 @@ sffn_status sffn_call_plan(const sffn_context *ctx, const struct sffn_ffn *ffn,
     stages[n++] = SFFN_STAGE_REDUCE;
     call->n_stages = n;
     return SFFN_OK;
+}
+
+void sffn_call_join_stages(struct sffn_call *call)
+{
+    uint32_t n = 0;
+    for (uint32_t i = 0; i < call->n_stages; i++) {
+        if (n > 0 && call->stages[n - 1] == SFFN_STAGE_GATE && call->stages[i] == SFFN_STAGE_UP)
+            call->stages[n - 1] = SFFN_STAGE_GATE_UP;
+        else
+            call->stages[n++] = call->stages[i];
+    }
+    call->n_stages = n;
 }
 
 size_t sffn_workspace_layout(const struct sffn_ffn *ffn, uint32_t nth, struct sffn_workspace *w,

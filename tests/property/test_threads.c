@@ -34,24 +34,31 @@ struct way {
     int32_t select;
     size_t n_tokens;
     int is_large; /* threads take pieces of each other's shares */
+    int has_no_h; /* then nothing comes before the gate */
+    int32_t rule; /* 0: |h| against a threshold */
 };
 static const struct way ways[] = {
-    {"gate 1 token", SFFN_SELECT_GATE, 1, 0},
-    {"gate 8 tokens", SFFN_SELECT_GATE, 8, 0},
-    {"gate 20 tokens", SFFN_SELECT_GATE, 20, 0},
-    {"dense 1 token", SFFN_SELECT_DENSE, 1, 0},
-    {"dense 9 tokens", SFFN_SELECT_DENSE, 9, 0},
-    {"active 1 token", SFFN_SELECT_ACTIVE, 1, 0},
-    {"active 5 tokens", SFFN_SELECT_ACTIVE, 5, 0},
-    {"active 20 tokens", SFFN_SELECT_ACTIVE, 20, 0},
-    {"router 1 token", SFFN_SELECT_ROUTER, 1, 0},
-    {"router 20 tokens", SFFN_SELECT_ROUTER, 20, 0},
-    {"predictor 1 token", SFFN_SELECT_PREDICTOR, 1, 0},
-    {"predictor 20 tokens", SFFN_SELECT_PREDICTOR, 20, 0},
-    {"gate 1 token, large", SFFN_SELECT_GATE, 1, 1},
-    {"gate 3 tokens, large", SFFN_SELECT_GATE, 3, 1},
-    {"dense 2 tokens, large", SFFN_SELECT_DENSE, 2, 1},
-    {"active 1 token, large", SFFN_SELECT_ACTIVE, 1, 1},
+    {"gate 1 token", SFFN_SELECT_GATE, 1, 0, 0, 0},
+    {"gate 8 tokens", SFFN_SELECT_GATE, 8, 0, 0, 0},
+    {"gate 20 tokens", SFFN_SELECT_GATE, 20, 0, 0, 0},
+    {"dense 1 token", SFFN_SELECT_DENSE, 1, 0, 0, 0},
+    {"dense 9 tokens", SFFN_SELECT_DENSE, 9, 0, 0, 0},
+    {"active 1 token", SFFN_SELECT_ACTIVE, 1, 0, 0, 0},
+    {"active 5 tokens", SFFN_SELECT_ACTIVE, 5, 0, 0, 0},
+    {"active 20 tokens", SFFN_SELECT_ACTIVE, 20, 0, 0, 0},
+    {"router 1 token", SFFN_SELECT_ROUTER, 1, 0, 0, 0},
+    {"router 20 tokens", SFFN_SELECT_ROUTER, 20, 0, 0, 0},
+    {"predictor 1 token", SFFN_SELECT_PREDICTOR, 1, 0, 0, 0},
+    {"predictor 20 tokens", SFFN_SELECT_PREDICTOR, 20, 0, 0, 0},
+    {"gate 1 token, large", SFFN_SELECT_GATE, 1, 1, 0, 0},
+    {"gate 3 tokens, large", SFFN_SELECT_GATE, 3, 1, 0, 0},
+    {"dense 2 tokens, large", SFFN_SELECT_DENSE, 2, 1, 0, 0},
+    {"active 1 token, large", SFFN_SELECT_ACTIVE, 1, 1, 0, 0},
+    {"gate 1 token, large, no h", SFFN_SELECT_GATE, 1, 1, 1, 0},
+    {"gate 2 tokens, large, no h", SFFN_SELECT_GATE, 2, 1, 1, 0},
+    {"active 1 token, large, no h", SFFN_SELECT_ACTIVE, 1, 1, 1, 0},
+    {"gate 1 token, large, top-k of s", SFFN_SELECT_GATE, 1, 1, 1, SFFN_RULE_TOP_K_SCORE},
+    {"gate 2 tokens, large, top-k of h", SFFN_SELECT_GATE, 2, 1, 1, SFFN_RULE_TOP_K_H},
 };
 
 static void scene_make(struct scene *scene, int32_t type, const struct way *way, const char *name)
@@ -66,7 +73,11 @@ static void scene_make(struct scene *scene, int32_t type, const struct way *way,
     spec.has_bias = 1;
     spec.rule = SFFN_RULE_ABS_H;
     spec.rule_threshold = 0.05f;
+    if (way->rule)
+        spec.rule = way->rule;
     layer_make(&scene->layer, &spec, &scene->rng);
+    if (way->rule)
+        scene->layer.config.rule_k = spec.d_ff / 5;
     /* every ISA of this machine has its turn */
     const char *isas[16];
     scene->isa = isas[rng_next(&scene->rng) % supported_isas(isas, 16)];
@@ -115,6 +126,8 @@ static struct result run(struct scene *scene, const struct way *way, enum thread
                                      scene->x, way->n_tokens);
     args.select = way->select;
     args.active = scene->set;
+    if (way->has_no_h)
+        args.h = NULL;
     CHECK_OK(ctx, threading_forward(kind, n, &scene->rng, ctx, scene->ffn, &args));
     return result;
 }

@@ -1,4 +1,4 @@
-/* Many tiny forwards with 1 to 9 threads on however few CPUs there are, contexts created and
+/* Many tiny forwards cut for 1 to 9 threads (of which no more run than there are CPUs), contexts created and
  * destroyed in between, layers shared by contexts in several threads: for the thread sanitizer, and
  * for races that only show when threads sleep at the wrong moment.
  *

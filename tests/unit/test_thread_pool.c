@@ -1,12 +1,11 @@
 /* The pool (lib/base/thread_pool.h): every share of every phase once, phases one after the other, whatever the numbers of shares and threads, also
- * while threads are late. Threads count what is wrong, the tests check it. */
-#include <pthread.h>
-#include <stdatomic.h>
+ * while threads are late. Threads count what is wrong, the tests check it. The source is included, for threads that come with an old number. */
+#include <limits.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
-#include "base/thread_pool.h"
+#include "base/thread_pool.c"
 #include "check.h"
 
 enum { MOST_SHARES = 64, MOST_PHASES = 6 };
@@ -20,6 +19,17 @@ struct job {
     atomic_uint runs[MOST_PHASES][MOST_SHARES], done[MOST_PHASES], wrong;
 };
 
+/* Counts without ordering anything: that is the pool's part. */
+static void add_one(atomic_uint *count)
+{
+    atomic_fetch_add_explicit(count, 1, memory_order_relaxed);
+}
+
+static unsigned count_of(atomic_uint *count)
+{
+    return atomic_load_explicit(count, memory_order_relaxed);
+}
+
 static unsigned mark(const struct job *job, uint32_t phase, uint32_t i)
 {
     return 1 + job->number * 1000003u + phase * 1009u + i;
@@ -29,18 +39,18 @@ static void run_share(void *arg, uint32_t phase, uint32_t ith, uint32_t nth)
 {
     struct job *job = arg;
     if (nth != job->n || phase >= job->n_phases || ith >= nth) {
-        job->wrong++;
+        add_one(&job->wrong);
         return;
     }
     const uint32_t next = (ith + 1) % nth;
-    if (phase > 0 &&
-        (job->done[phase - 1] != nth || job->left[phase - 1][next] != mark(job, phase - 1, next)))
-        job->wrong++;
+    if (phase > 0 && (count_of(&job->done[phase - 1]) != nth ||
+                      job->left[phase - 1][next] != mark(job, phase - 1, next)))
+        add_one(&job->wrong);
     if (job->slow && mark(job, phase, ith) % job->slow == 0)
         usleep(200);
     job->left[phase][ith] = mark(job, phase, ith);
-    job->runs[phase][ith]++;
-    job->done[phase]++;
+    add_one(&job->runs[phase][ith]);
+    add_one(&job->done[phase]);
 }
 
 static void run_job(struct sffn_thread_pool *pool, struct job *job, uint32_t n, uint32_t n_phases,
@@ -124,6 +134,86 @@ static void nobody_waits_for_the_late(void **state)
     }
 }
 
+/* Every share waits until all have begun: only threads that all come, and all at their own share, get through. */
+struct meeting {
+    uint32_t n;
+    atomic_uint present;
+};
+
+static void meet(void *arg, uint32_t phase, uint32_t ith, uint32_t nth)
+{
+    struct meeting *m = arg;
+    (void)ith;
+    m->present++;
+    while (m->present < (phase + 1) * nth)
+        sched_yield();
+}
+
+static void everybody_comes(void **state)
+{
+    (void)state;
+    static const uint64_t spins[] = {0, 1000, 50000};
+    for (size_t k = 0; k < sizeof spins / sizeof *spins; k++) {
+        struct sffn_thread_pool *pool = start(4, 4, spins[k], NULL);
+        for (int run = 0; run < 20; run++) {
+            struct meeting m = {.n = 4};
+            sffn_thread_pool_run(pool, 3, meet, &m);
+            CHECK(m.present == 12);
+            usleep(run % 4 == 0 ? 2000 : 0); /* asleep, or not */
+        }
+        stop(pool);
+    }
+}
+
+/* Share 0 waits for the others, of which one has no thread: the worker has to take it. */
+static void wait_for_others(void *arg, uint32_t phase, uint32_t ith, uint32_t nth)
+{
+    atomic_uint *done = arg;
+    while (ith == 0 && *done < (phase + 1) * (nth - 1))
+        sched_yield();
+    if (ith > 0)
+        (*done)++;
+}
+
+static void workers_help_the_caller(void **state)
+{
+    (void)state;
+    for (uint64_t spin_ns = 0; spin_ns <= 20000; spin_ns += 10000) {
+        struct sffn_thread_pool *pool = start(3, 2, spin_ns, NULL);
+        for (int run = 0; run < 20; run++) {
+            atomic_uint done = 0;
+            sffn_thread_pool_run(pool, 4, wait_for_others, &done);
+            CHECK(done == 8);
+        }
+        stop(pool);
+    }
+}
+
+/* A thread with the number of a phase that is over, or of the one before all numbers wrap around, does nothing. */
+static void old_numbers_do_nothing(void **state)
+{
+    (void)state;
+    static struct job job;
+    static const unsigned starts[] = {0, 1000, UINT_MAX - 7, UINT_MAX - 1};
+    for (size_t k = 0; k < sizeof starts / sizeof *starts; k++) {
+        struct sffn_thread_pool *pool = start(5, 1, 0, NULL);
+        pool->phase = starts[k];
+        for (uint32_t i = 0; i < 5; i++)
+            pool->shares[i].taken = starts[k] - 1;
+        for (unsigned number = 0; number < 6; number++) {
+            run_job(pool, &job, 5, 3, number, 0);
+            for (unsigned old = pool->phase - 13; old != pool->phase + 1; old += 2) /* odd */
+                for (uint32_t i = 0; i < 5; i++)
+                    take_part(pool, old, i);
+            for (uint32_t p = 0; p < 3; p++)
+                for (uint32_t i = 0; i < 5; i++)
+                    CHECK(job.runs[p][i] == 1);
+            CHECK(pool->done == 0);
+        }
+        stop(pool);
+    }
+}
+
 static void stops_at_once(void **state)
 {
     (void)state;
@@ -144,6 +234,9 @@ int main(void)
     struct cases cases = {0};
     CASE(&cases, every_share_once);
     CASE(&cases, nobody_waits_for_the_late);
+    CASE(&cases, everybody_comes);
+    CASE(&cases, workers_help_the_caller);
+    CASE(&cases, old_numbers_do_nothing);
     CASE(&cases, stops_at_once);
     return cases_run(&cases, "thread pool");
 }

@@ -101,11 +101,11 @@ class Context(Object):
     (the GIL is free then) another thread's call with the same context raises BusyError: use one Context per thread.
 
     Args:
-        n_threads: threads per call, 1..512; 0: as many as the CPUs this process may use. Results do not depend on it.
+        n_threads: threads per call, 1..512, but never more than the CPUs this process may use; 0: as many as these. Results do not depend on it.
         max_isa: cap, a name of ``isas()``: "scalar", "avx2", ...; None: the best this CPU runs.
         huge_pages: "auto" or "off", for packed weights.
         bind_threads: bind the pool's threads to one core each.
-        spin_us: how long idle pool threads spin before they sleep, microseconds; within a call they stay awake longer (context.h).
+        spin_us: how long idle pool threads stay awake before they sleep, microseconds; within a call they stay awake longer (context.h).
         collect_stats: measure the time of the stages of FFN.forward (``FFNStats.*_ns``), and count by layer: see stats().
         stats_recall_every: with collect_stats, check every n-th token's selection against the whole gate; 0: never.
         use_onednn: long dense calls (FFN's dense_tokens) go through oneDNN where built in and found. It brings OpenMP threads of its own.

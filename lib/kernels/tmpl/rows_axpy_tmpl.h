@@ -1,5 +1,5 @@
 /* rows_axpy_tmpl.h  Body of rows_axpy for f32, f16 and bf16 rows. Contract: kernels.h.
- * Parameters: ISA, WT, WT_BYTES, wt_load, wt_load_part, VF_LEN, AXPY_ROWS (4 or 8), vf_*.
+ * Parameters: ISA, WT, WT_BYTES, wt_load_two or wt_load_even_odd, wt_load_part, VF_LEN, AXPY_ROWS (4 or 8), AXPY_STEP, vf_*.
  *
  * AXPY_ROWS rows at a time, so that y is loaded and stored once for them; each y[j] still sees its multiply-adds one after the other in the
  * order of the rows. Two vectors of y per step give independent chains.
@@ -13,11 +13,7 @@
 #define AXPY_STORE(y, a, b)           vf_store_even_odd(y, a, b)
 #else
 #define AXPY_LOAD(y, a, b)            (a) = vf_load(y), (b) = vf_load((y) + VF_LEN)
-#ifdef wt_load_two
 #define AXPY_WEIGHTS(row, j, a, b)    wt_load_two(row, j, &(a), &(b))
-#else
-#define AXPY_WEIGHTS(row, j, a, b)    (a) = wt_load(row, j), (b) = wt_load(row, (j) + VF_LEN)
-#endif
 #define AXPY_STORE(y, a, b)           vf_store(y, a), vf_store((y) + VF_LEN, b)
 #endif
 

@@ -48,10 +48,6 @@
 #define DOT_SECOND(acc) acc##0
 #endif
 #endif
-#define DOT_LOAD_EACH(row, i, a, b) (*(a) = wt_load(row, i), *(b) = wt_load(row, (i) + VF_LEN))
-#ifndef wt_load_two
-#define wt_load_two DOT_LOAD_EACH
-#endif
 
 /* n columns of R rows and T tokens, constants with R * T <= 16: cell c is row c % R and token c / R, or for pairs (T = 1) row c with an x of its
  * own. state[c] holds its accumulators between tiles, and is not used with a single one; out is written with the last one. Fetched
@@ -103,7 +99,7 @@ KERNEL_INLINE void KERNEL(dot_cells)(const int R, const int T, const int pairs, 
         if (T == 1) /* bf16 of 4096 on Zen 4: 24 -> 26 GB/s; several tokens lose */   \
             wt_load_two(row[cell % R], at, &low, &high);                              \
         else                                                                          \
-            DOT_LOAD_EACH(row[cell % R], at, &low, &high);                            \
+            wt_load_each(row[cell % R], at, &low, &high);                             \
         acc##0 = vf_fma(low, vf_load(x[DOT_X(cell)] + at), acc##0);                   \
         DOT_SECOND(acc) = vf_fma(high, vf_load(x[DOT_X(cell)] + at + VF_LEN), DOT_SECOND(acc));   \
     }

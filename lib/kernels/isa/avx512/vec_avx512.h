@@ -98,7 +98,7 @@ KERNEL_INLINE vf vf_from_bf16_part(const void *p, size_t count)
         _mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(vec_part(count), p)), 16));
 }
 
-#define VF_TWO /* rows_dot_tmpl.h */
+#define VF_TWO /* rows_dot_tmpl.h, rows_axpy_tmpl.h */
 /* Two vectors from one load, so that a line that misses the first level is asked for once. */
 KERNEL_INLINE void vf_from_f16_two(const void *p, vf *a, vf *b)
 {
