@@ -101,10 +101,10 @@ static void dot_phase(void *arg, uint32_t phase, uint32_t ith, uint32_t nth)
 {
     struct product *p = arg;
     size_t first, last;
-    if (phase == 0) {
+    if (p->active && phase == 0) {
         build_list(p, ith, nth);
         sffn_share(p->m->n_rows, ith, nth, &first, &last);
-        for (size_t t = 0; p->active && t < p->tile; t++)
+        for (size_t t = 0; t < p->tile; t++)
             memset(p->out + (p->token + t) * p->out_stride + first, 0,
                    (last - first) * sizeof(float));
         return;
@@ -246,7 +246,10 @@ static sffn_status run_product(sffn_context *ctx, struct product *p, int is_axpy
             p->list.n_segments = p->active ? nth : 1;
             p->list.segments[0].start = 0;
             p->list.segments[0].n = p->m->n_rows;
-            sffn_context_run_phases(ctx, is_axpy ? 3 : 2, is_axpy ? axpy_phase : dot_phase, p);
+            if (is_axpy)
+                sffn_context_run_phases(ctx, 3, axpy_phase, p);
+            else /* without a set there is no list to make */
+                sffn_context_run_phases(ctx, p->active ? 2 : 1, dot_phase, p);
         }
     }
     sffn_context_leave(ctx);
