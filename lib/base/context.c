@@ -286,7 +286,7 @@ static sffn_status start_pool(sffn_context *ctx)
     if (c->parallel_for || c->n_threads <= 1)
         return SFFN_OK;
     const size_t bytes = sffn_thread_pool_bytes(c->n_threads);
-    struct sffn_thread_pool *pool = sffn_mem_alloc_zero(ctx, bytes);
+    struct sffn_thread_pool *pool = sffn_mem_alloc(ctx, bytes);
     if (!pool)
         return sffn_fail(NULL, SFFN_ERR_OUT_OF_MEMORY,
                          "the allocator returned NULL for a pool of %u threads",

@@ -16,7 +16,8 @@
 #define SFFN_MAX_THREADS 512u
 
 /* Stores the words of a failure in the context (ctx may be NULL: then per thread) and returns `status`. */
-sffn_status sffn_fail(const sffn_context *ctx, sffn_status status, const char *format, ...) SFFN_PRINTF(3, 4);
+sffn_status sffn_fail(const sffn_context *ctx, sffn_status status, const char *format, ...)
+    SFFN_PRINTF(3, 4);
 /* Sends a line to the log callback, if any. */
 void sffn_log(const sffn_context *ctx, int32_t level, const char *format, ...) SFFN_PRINTF(3, 4);
 
@@ -30,9 +31,11 @@ void sffn_mem_free_weights(const sffn_context *ctx, void *ptr, size_t bytes);
 
 /* Copies a caller's sized struct over defaults already in *dst (dst_size bytes, struct_size first): a smaller source is an older caller;
  * a larger one is accepted when the tail we do not know is zero. `what` names the struct in the error text. */
-sffn_status sffn_config_copy(const sffn_context *ctx, const char *what, void *dst, size_t dst_size, const void *src);
+sffn_status sffn_config_copy(const sffn_context *ctx, const char *what, void *dst, size_t dst_size,
+                             const void *src);
 /* The same towards the caller: fills min(dst->struct_size, src_size) bytes of *dst and keeps its struct_size. */
-sffn_status sffn_info_copy(const sffn_context *ctx, const char *what, void *dst, const void *src, size_t src_size);
+sffn_status sffn_info_copy(const sffn_context *ctx, const char *what, void *dst, const void *src,
+                           size_t src_size);
 
 const struct sffn_kernels *sffn_context_kernels(const sffn_context *ctx);
 uint32_t sffn_context_n_threads(const sffn_context *ctx);

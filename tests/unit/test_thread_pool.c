@@ -75,7 +75,7 @@ static struct sffn_thread_pool *start(uint32_t n, uint32_t n_threads, uint64_t s
 {
     struct sffn_thread_pool *pool = aligned_alloc(64, (sffn_thread_pool_bytes(n) + 63) / 64 * 64);
     CHECK(pool != NULL);
-    memset(pool, 0, sffn_thread_pool_bytes(n));
+    memset(pool, 0xa5, sffn_thread_pool_bytes(n)); /* whatever was there */
     CHECK(sffn_thread_pool_start(pool, n, n_threads, spin_ns, bind) == 0);
     return pool;
 }
@@ -126,8 +126,7 @@ static void nobody_waits_for_the_late(void **state)
         struct sffn_thread_pool *pool = start(5, n_threads, 20000, wait_at_door);
         for (unsigned number = 0; number < 20; number++)
             run_job(pool, &job, 5, MOST_PHASES, number, 0);
-        pthread_mutex_unlock(
-            &door); /* now they come, with the number of a phase that is long over */
+        pthread_mutex_unlock(&door); /* now they come */
         for (unsigned number = 20; number < 200; number++)
             run_job(pool, &job, 5, MOST_PHASES, number, number % 5 == 0 ? 11 : 0);
         stop(pool);
@@ -135,17 +134,12 @@ static void nobody_waits_for_the_late(void **state)
 }
 
 /* Every share waits until all have begun: only threads that all come, and all at their own share, get through. */
-struct meeting {
-    uint32_t n;
-    atomic_uint present;
-};
-
 static void meet(void *arg, uint32_t phase, uint32_t ith, uint32_t nth)
 {
-    struct meeting *m = arg;
+    atomic_uint *present = arg;
     (void)ith;
-    m->present++;
-    while (m->present < (phase + 1) * nth)
+    (*present)++;
+    while (*present < (phase + 1) * nth)
         sched_yield();
 }
 
@@ -156,9 +150,9 @@ static void everybody_comes(void **state)
     for (size_t k = 0; k < sizeof spins / sizeof *spins; k++) {
         struct sffn_thread_pool *pool = start(4, 4, spins[k], NULL);
         for (int run = 0; run < 20; run++) {
-            struct meeting m = {.n = 4};
-            sffn_thread_pool_run(pool, 3, meet, &m);
-            CHECK(m.present == 12);
+            atomic_uint present = 0;
+            sffn_thread_pool_run(pool, 3, meet, &present);
+            CHECK(present == 12);
             usleep(run % 4 == 0 ? 2000 : 0); /* asleep, or not */
         }
         stop(pool);
