@@ -120,11 +120,6 @@ struct sffn_counters { /* of one thread, one cache line apart */
     uint64_t check_ns, sampled_tokens, sampled_true, sampled_selected, sampled_hits;
 };
 
-/* How many pieces of a thread's share have been taken, on a cache line of its own. */
-struct sffn_turn {
-    _Alignas(64) atomic_uint taken;
-};
-
 /* Scratch of one call, laid out for nth threads. */
 struct sffn_workspace {
     struct sffn_turn *turns;        /* [2][nth], of even and odd phases */
@@ -141,7 +136,6 @@ struct sffn_workspace {
     struct sffn_axpy_scratch axpy;
     size_t x_bytes, n_cuts, cut_scratch_words;
 };
-#define SFFN_PIECE_BYTES 131072 /* of the gate, at least, in a piece of a thread's share: long enough for the hardware to follow */
 #define SFFN_CHUNK_VALUES 8192 /* products made before they are decided: so many rows for one token, fewer for more. Every chunk begins without rows fetched ahead */
 
 /* What a call wants besides the public arguments: stages run alone. */

@@ -163,15 +163,13 @@ static inline void append(struct appender *a, uint32_t row, unsigned mask, const
     memcpy(a->list->values + pos * a->n_tokens, values, a->n_tokens * sizeof(float));
 }
 
-/* The rows of a stage come in pieces: each thread takes those of its share, then what others have left of theirs, so that none waits long for the
- * slowest. Which thread did a piece is nowhere to be seen: it appends to the piece's own segment. */
+/* The rows of a stage come in pieces (sffn_deal). Which thread did one is nowhere to be seen: it appends to the piece's own segment. */
 struct pieces {
     const struct sffn_list *list;
     struct sffn_list *made; /* NULL: no list is made */
     size_t n_rows;          /* of list */
     uint32_t per_thread;
-    uint32_t owner; /* whose piece it is: how many threads further */
-    uint32_t taken; /* of this thread's own, when nobody takes others' */
+    struct sffn_deal deal;
     /* The piece: */
     struct sffn_walk walk;
     size_t passed;       /* of walk's stretch */
@@ -184,12 +182,9 @@ struct pieces {
 static struct pieces pieces_of(const struct worker *w, const struct sffn_list *list,
                                struct sffn_list *made, const struct sffn_matmul *m)
 {
-    const size_t n_rows = sffn_list_count(list),
-                 least = (size_t)w->nth * w->w.n_pieces * (SFFN_PIECE_BYTES / 2);
-    struct pieces p = {.list = list,
-                       .made = made,
-                       .n_rows = n_rows,
-                       .per_thread = n_rows * m->row_bytes < least ? 1 : w->w.n_pieces};
+    struct pieces p = {.list = list, .made = made, .n_rows = sffn_list_count(list)};
+    p.per_thread = sffn_pieces_per_thread((uint64_t)p.n_rows * m->row_bytes, w->w.n_pieces, w->nth);
+    p.deal = sffn_deal_begin(w->turns, (size_t)w->nth * p.per_thread, w->ith, w->nth);
     if (made)
         clear_segments(w, made, p.per_thread);
     return p;
@@ -198,24 +193,17 @@ static struct pieces pieces_of(const struct worker *w, const struct sffn_list *l
 /* Takes the next piece, 0: there is none. */
 static int next_piece(const struct worker *w, struct pieces *p)
 {
-    const int is_shared = w->turns && p->per_thread > 1;
-    for (; p->owner < (is_shared ? w->nth : 1); p->owner++) {
-        const uint32_t owner = (w->ith + p->owner) % w->nth;
-        const uint32_t i =
-            is_shared ? atomic_fetch_add_explicit(&w->turns[owner].taken, 1, memory_order_relaxed)
-                      : p->taken++;
-        if (i >= p->per_thread)
-            continue;
-        size_t first, last;
-        sffn_share(p->n_rows, owner * p->per_thread + i, w->nth * p->per_thread, &first, &last);
-        p->walk = sffn_walk_begin(p->list, first, last);
-        p->passed = 0;
-        p->segment = owner * w->w.n_pieces + i;
-        if (p->made)
-            p->out = append_to(p->made, p->segment, first, w->tile);
-        return 1;
-    }
-    return 0;
+    size_t first, last;
+    if (!sffn_deal_next(&p->deal))
+        return 0;
+    const uint32_t piece = (uint32_t)p->deal.piece;
+    sffn_share(p->n_rows, piece, w->nth * p->per_thread, &first, &last);
+    p->walk = sffn_walk_begin(p->list, first, last);
+    p->passed = 0;
+    p->segment = piece / p->per_thread * w->w.n_pieces + piece % p->per_thread;
+    if (p->made)
+        p->out = append_to(p->made, p->segment, first, w->tile);
+    return 1;
 }
 
 /* The next rows of the piece, 0: there are none. */
@@ -595,7 +583,7 @@ static void run_down(struct worker *w)
     export_active(w);
     const struct sffn_list list = w->call->is_dense ? every_row(w, w->w.nonzero.values)
                                                     : sffn_list_input(&w->w.nonzero, w->tile);
-    sffn_axpy_accumulate(w->k, &w->ffn->down, &list, w->tile, &w->w.axpy, w->ith, w->nth);
+    sffn_axpy_accumulate(w->k, &w->ffn->down, &list, w->tile, &w->w.axpy, w->turns, w->ith, w->nth);
 }
 
 /* partial sums -> y */

@@ -192,8 +192,10 @@ size_t sffn_workspace_layout(const struct sffn_ffn *ffn, uint32_t nth, struct sf
             w->field = (void *)(p + used);                                                         \
         used += ((size_t)(count) * (size) + 63) & ~(size_t)63;                                     \
     } while (0)
-    const uint64_t share = (uint64_t)ffn->d_ff * ffn->gate.row_bytes / nth / SFFN_PIECE_BYTES;
-    const uint32_t n_pieces = nth == 1 || share < 2 ? 1 : share > 4 ? 4 : (uint32_t)share;
+    const uint64_t share = (uint64_t)ffn->d_ff * ffn->gate.row_bytes / nth / (2 * SFFN_PIECE_BYTES);
+    const uint32_t n_pieces = nth == 1 || share < 2      ? 1
+                              : share > SFFN_MOST_PIECES ? SFFN_MOST_PIECES
+                                                         : (uint32_t)share;
     const size_t n_segments = (size_t)nth * n_pieces;
     TAKE(turns, 2 * (size_t)nth, sizeof(struct sffn_turn));
     TAKE(counters, nth, sizeof(struct sffn_counters));

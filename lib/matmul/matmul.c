@@ -73,8 +73,9 @@ struct product {
     size_t in_stride, out_stride, n_tokens, token; /* token: first of the tile */
     size_t tile;                                   /* tokens in it */
     struct sffn_list list;
-    uint8_t *x_scratch; /* per thread */
-    float *values;      /* rows_dot: per thread; rows_axpy: [n_rows][tile] */
+    struct sffn_turn *turns; /* [nth], of the phase that reads the weights */
+    uint8_t *x_scratch;      /* per thread */
+    float *values;           /* rows_dot: per thread; rows_axpy: [n_rows][tile] */
     struct sffn_axpy_scratch axpy;
 };
 
@@ -114,18 +115,24 @@ static void dot_phase(void *arg, uint32_t phase, uint32_t ith, uint32_t nth)
                                            p->x_scratch + ith * sffn_x_scratch_bytes(p->m->n_cols));
     float *values = p->values + ith * DOT_CHUNK * SFFN_TILE_TOKENS;
     const struct sffn_list list = sffn_list_input(&p->list, p->tile);
-    sffn_share(sffn_list_count(&list), ith, nth, &first, &last);
-    struct sffn_walk walk = sffn_walk_begin(&list, first, last);
-    while (sffn_walk_next(&walk)) {
-        if (!list.rows && p->tile == 1) { /* dense decode: straight into out */
-            sffn_rows_dot(p->k, p->m, &list, walk.start, walk.n, &x, 1,
-                          p->out + p->token * p->out_stride + walk.start);
-            continue;
-        }
-        for (size_t done = 0; done < walk.n; done += DOT_CHUNK) {
-            const size_t n = walk.n - done < DOT_CHUNK ? walk.n - done : DOT_CHUNK;
-            sffn_rows_dot(p->k, p->m, &list, walk.start + done, n, &x, p->tile, values);
-            scatter(p, walk.start + done, n, values);
+    const size_t n_rows = sffn_list_count(&list);
+    const uint32_t n_pieces =
+        nth * sffn_pieces_per_thread((uint64_t)n_rows * p->m->row_bytes, SFFN_MOST_PIECES, nth);
+    struct sffn_deal deal = sffn_deal_begin(p->turns, n_pieces, ith, nth);
+    while (sffn_deal_next(&deal)) {
+        sffn_share(n_rows, (uint32_t)deal.piece, n_pieces, &first, &last);
+        struct sffn_walk walk = sffn_walk_begin(&list, first, last);
+        while (sffn_walk_next(&walk)) {
+            if (!list.rows && p->tile == 1) { /* dense decode: straight into out */
+                sffn_rows_dot(p->k, p->m, &list, walk.start, walk.n, &x, 1,
+                              p->out + p->token * p->out_stride + walk.start);
+                continue;
+            }
+            for (size_t done = 0; done < walk.n; done += DOT_CHUNK) {
+                const size_t n = walk.n - done < DOT_CHUNK ? walk.n - done : DOT_CHUNK;
+                sffn_rows_dot(p->k, p->m, &list, walk.start + done, n, &x, p->tile, values);
+                scatter(p, walk.start + done, n, values);
+            }
         }
     }
 }
@@ -136,7 +143,7 @@ static void axpy_phase(void *arg, uint32_t phase, uint32_t ith, uint32_t nth)
     const struct sffn_matmul *m = p->m;
     if (phase == 1) {
         const struct sffn_list list = sffn_list_input(&p->list, p->tile);
-        sffn_axpy_accumulate(p->k, m, &list, p->tile, &p->axpy, ith, nth);
+        sffn_axpy_accumulate(p->k, m, &list, p->tile, &p->axpy, p->turns, ith, nth);
         return;
     }
     if (phase == 2) {
@@ -178,6 +185,7 @@ static size_t layout(struct product *p, uint32_t nth, int is_axpy, uint8_t *base
             ptr = (void *)(base + used);                                                           \
         used += ((bytes) + 63) & ~(size_t)63;                                                      \
     } while (0)
+    TAKE(p->turns, nth * sizeof(struct sffn_turn));
     TAKE(p->list.segments, nth * sizeof(struct sffn_segment));
     if (p->active) {
         TAKE(p->list.rows, m->n_rows * sizeof(uint32_t));
@@ -246,6 +254,8 @@ static sffn_status run_product(sffn_context *ctx, struct product *p, int is_axpy
             p->list.n_segments = p->active ? nth : 1;
             p->list.segments[0].start = 0;
             p->list.segments[0].n = p->m->n_rows;
+            for (uint32_t i = 0; i < nth; i++)
+                atomic_store_explicit(&p->turns[i].taken, 0, memory_order_relaxed);
             if (is_axpy)
                 sffn_context_run_phases(ctx, 3, axpy_phase, p);
             else /* without a set there is no list to make */

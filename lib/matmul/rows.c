@@ -36,6 +36,21 @@ void sffn_share(size_t n, uint32_t ith, uint32_t nth, size_t *first, size_t *las
     *last = (size_t)((uint64_t)n * (ith + 1) / nth);
 }
 
+int sffn_deal_next(struct sffn_deal *d)
+{
+    for (; d->owner < (d->turns ? d->nth : 1); d->owner++) {
+        const uint32_t owner = (d->ith + d->owner) % d->nth;
+        size_t first;
+        sffn_share(d->n, owner, d->nth, &first, &d->last);
+        d->piece = first + (d->turns ? atomic_fetch_add_explicit(&d->turns[owner].taken, 1,
+                                                                 memory_order_relaxed)
+                                     : d->taken++);
+        if (d->piece < d->last)
+            return 1;
+    }
+    return 0;
+}
+
 static size_t round_up_64(size_t n)
 {
     return (n + 63) & ~(size_t)63;
@@ -240,7 +255,8 @@ static struct needed needed_rows(const struct sffn_list *list, size_t start, siz
 
 static void accumulate_int(const struct sffn_kernels *k, const struct sffn_matmul *m,
                            const struct sffn_list *list, size_t n_tokens,
-                           const struct sffn_axpy_scratch *s, uint32_t ith, uint32_t nth)
+                           const struct sffn_axpy_scratch *s, struct sffn_turn *turns, uint32_t ith,
+                           uint32_t nth)
 {
     const size_t n = m->n_cols, step = sffn_gather_rows(m, list);
     const size_t rows_max =
@@ -252,10 +268,21 @@ static void accumulate_int(const struct sffn_kernels *k, const struct sffn_matmu
         memset(acc_of(s, n, ith, t), 0, n * sizeof(*s->acc));
     }
     s->has_sum[ith] = 0;
-    size_t first, last, since_drain = 0;
-    sffn_share(sffn_list_count(list), ith, nth, &first, &last);
-    struct sffn_walk walk = sffn_walk_begin(list, first, last);
-    while (sffn_walk_next(&walk)) {
+    const size_t n_rows = sffn_list_count(list);
+    const uint32_t n_pieces =
+        nth * sffn_pieces_per_thread((uint64_t)n_rows * m->stride, SFFN_MOST_PIECES, nth);
+    size_t since_drain = 0;
+    struct sffn_deal deal = sffn_deal_begin(turns, n_pieces, ith, nth);
+    struct sffn_walk walk = sffn_walk_begin(list, 0, 0);
+    for (;;) {
+        if (!sffn_walk_next(&walk)) {
+            if (!sffn_deal_next(&deal))
+                break;
+            size_t first, last;
+            sffn_share(n_rows, (uint32_t)deal.piece, n_pieces, &first, &last);
+            walk = sffn_walk_begin(list, first, last);
+            continue;
+        }
         for (size_t done = 0; done < walk.n; done += step) {
             const size_t chunk = walk.n - done < step ? walk.n - done : step;
             if (since_drain + chunk > rows_max) {
@@ -309,13 +336,13 @@ static uint32_t partition_first(const struct sffn_matmul *m, uint32_t p)
     return (uint32_t)(n * p / SFFN_PARTITIONS) * m->block_size;
 }
 
-/* Into how many column slices a partition is cut so that nth threads are evenly busy with long pieces. */
+/* Into how many column slices a partition is cut so that nth threads are evenly busy with long pieces: two at least for each, or eight where they
+ * can't be the same number. */
 static uint32_t n_slices(size_t n_cols, uint32_t nth)
 {
     uint32_t slices = 1;
-    if (SFFN_PARTITIONS % nth == 0)
-        return slices;
-    while (SFFN_PARTITIONS * slices < 8 * nth && n_cols / (slices * 2) >= 256)
+    const uint32_t least = SFFN_PARTITIONS % nth == 0 ? 2 : 8;
+    while (SFFN_PARTITIONS * slices < least * nth && n_cols / (slices * 2) >= 256)
         slices *= 2;
     return slices;
 }
@@ -410,17 +437,17 @@ static void accumulate_blocks(const struct sffn_kernels *k, const struct sffn_ma
 
 void sffn_axpy_accumulate(const struct sffn_kernels *k, const struct sffn_matmul *m,
                           const struct sffn_list *list, size_t n_tokens,
-                          const struct sffn_axpy_scratch *s, uint32_t ith, uint32_t nth)
+                          const struct sffn_axpy_scratch *s, struct sffn_turn *turns, uint32_t ith,
+                          uint32_t nth)
 {
     if (sffn_is_quantized(m->dtype) && m->block_size == 1) {
-        accumulate_int(k, m, list, n_tokens, s, ith, nth);
+        accumulate_int(k, m, list, n_tokens, s, turns, ith, nth);
         return;
     }
-    const uint32_t slices = n_slices(m->n_cols, nth), n_items = SFFN_PARTITIONS * slices;
-    size_t first, last;
-    sffn_share(n_items, ith, nth, &first, &last);
-    for (size_t item = first; item < last; item++) {
-        const uint32_t p = (uint32_t)item / slices, slice = (uint32_t)item % slices;
+    const uint32_t slices = n_slices(m->n_cols, nth);
+    struct sffn_deal deal = sffn_deal_begin(turns, SFFN_PARTITIONS * slices, ith, nth);
+    while (sffn_deal_next(&deal)) {
+        const uint32_t p = (uint32_t)deal.piece / slices, slice = (uint32_t)deal.piece % slices;
         /* Slices begin on cache lines of every type. */
         const size_t unit = 64, n_units = (m->n_cols + unit - 1) / unit;
         const size_t col = n_units * slice / slices * unit;
@@ -428,8 +455,8 @@ void sffn_axpy_accumulate(const struct sffn_kernels *k, const struct sffn_matmul
         if (m->block_size == 32)
             accumulate_blocks(k, m, list, n_tokens, s, ith, p, col, end - col);
         else
-            accumulate_rows(k, m, list, n_tokens, s, ith, p, slices == 1 ? (uint32_t)last : p + 1,
-                            col, end - col);
+            accumulate_rows(k, m, list, n_tokens, s, ith, p,
+                            slices == 1 ? (uint32_t)deal.last : p + 1, col, end - col);
     }
 }
 

@@ -5,6 +5,8 @@
  * so the concatenation of the segments is the same list whatever the number of threads. */
 #ifndef SFFN_ROWS_H
 #define SFFN_ROWS_H
+#include <stdatomic.h>
+
 #include "active_set/active_set.h"
 #include "kernels/kernels.h"
 #include "matmul/matmul.h"
@@ -49,6 +51,40 @@ static inline struct sffn_list sffn_list_input(const struct sffn_list *list, siz
 /* Thread ith's share [*first, *last) of n entries. */
 void sffn_share(size_t n, uint32_t ith, uint32_t nth, size_t *first, size_t *last);
 
+/* How many pieces of a thread's share have been taken, on a cache line of its own. */
+struct sffn_turn {
+    _Alignas(64) atomic_uint taken;
+};
+
+/* A phase's work in n pieces: each thread takes those of its share, then what others have left of theirs, so that none waits long for the
+ * slowest. Which thread did a piece must be nowhere to be seen.
+ * struct sffn_deal d = sffn_deal_begin(turns, n, ith, nth); while (sffn_deal_next(&d)) do piece d.piece */
+struct sffn_deal {
+    struct sffn_turn *turns; /* NULL: every thread keeps to its share */
+    size_t n;
+    uint32_t ith, nth;
+    uint32_t owner;     /* whose share it is: how many threads further */
+    size_t taken;       /* of this thread's own, when nobody takes others' */
+    size_t piece, last; /* the piece, and where its share ends */
+};
+/* turns: [nth], each 0 when the phase begins; or NULL. */
+static inline struct sffn_deal sffn_deal_begin(struct sffn_turn *turns, size_t n, uint32_t ith,
+                                               uint32_t nth)
+{
+    struct sffn_deal d = {n > nth ? turns : NULL, n, ith, nth, 0, 0, 0, 0};
+    return d;
+}
+int sffn_deal_next(struct sffn_deal *deal);
+
+/* Into how many pieces each thread's share of `bytes` is cut, `most` or 1: pieces are long enough for the hardware to follow, and to have more than
+ * begins and ends of lists. */
+#define SFFN_PIECE_BYTES 65536
+#define SFFN_MOST_PIECES 4
+static inline uint32_t sffn_pieces_per_thread(uint64_t bytes, uint32_t most, uint32_t nth)
+{
+    return bytes < (uint64_t)nth * most * SFFN_PIECE_BYTES ? 1 : most;
+}
+
 /* x of a tile for sffn_rows_dot(): quantised into scratch (sffn_x_scratch_bytes) when the weights want that, else as it is, or on cache lines of
  * its own there. Quantised and not, it may lie in one scratch at the same time. */
 size_t sffn_x_scratch_bytes(size_t n);
@@ -62,9 +98,9 @@ void sffn_rows_dot(const struct sffn_kernels *k, const struct sffn_matmul *m,
 
 /* ---- y = sum of h * row, in two phases with a barrier between them ----
  *
- * q8_0, q4_0: each thread sums its share of the list in exact integers, so the order does not matter.
+ * q8_0, q4_0: each thread sums its pieces of the list in exact integers, so the order does not matter.
  * Others: the rows are cut into SFFN_PARTITIONS ranges of neurons whatever the number of threads; each is summed in ascending order
- * and the partitions are added in order. With several threads to a partition they share its columns.
+ * and the partitions are added in order. With many threads the columns of a partition are several pieces.
  */
 #define SFFN_PARTITIONS 16
 
@@ -114,7 +150,8 @@ static inline float sffn_axpy_note(const struct sffn_matmul *m, uint32_t row, fl
 }
 void sffn_axpy_accumulate(const struct sffn_kernels *k, const struct sffn_matmul *m,
                           const struct sffn_list *list, size_t n_tokens,
-                          const struct sffn_axpy_scratch *s, uint32_t ith, uint32_t nth);
+                          const struct sffn_axpy_scratch *s, struct sffn_turn *turns, uint32_t ith,
+                          uint32_t nth);
 /* y[t] = bias + the sum; bias NULL: none. */
 void sffn_axpy_reduce(const struct sffn_matmul *m, size_t n_tokens,
                       const struct sffn_axpy_scratch *s, const float *bias, float *y,

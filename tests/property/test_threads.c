@@ -33,7 +33,7 @@ struct way {
     const char *name;
     int32_t select;
     size_t n_tokens;
-    int is_large; /* threads take pieces of each other's shares */
+    int size;     /* 1: threads take pieces of each other's shares; 2: with integer sums, too */
     int has_no_h; /* then nothing comes before the gate */
     int32_t rule; /* 0: |h| against a threshold */
 };
@@ -59,6 +59,8 @@ static const struct way ways[] = {
     {"active 1 token, large, no h", SFFN_SELECT_ACTIVE, 1, 1, 1, 0},
     {"gate 1 token, large, top-k of s", SFFN_SELECT_GATE, 1, 1, 1, SFFN_RULE_TOP_K_SCORE},
     {"gate 2 tokens, large, top-k of h", SFFN_SELECT_GATE, 2, 1, 1, SFFN_RULE_TOP_K_H},
+    {"dense 2 tokens, largest", SFFN_SELECT_DENSE, 2, 2, 1, 0},
+    {"active 2 tokens, largest", SFFN_SELECT_ACTIVE, 2, 2, 1, 0},
 };
 
 static void scene_make(struct scene *scene, int32_t type, const struct way *way, const char *name)
@@ -69,7 +71,8 @@ static void scene_make(struct scene *scene, int32_t type, const struct way *way,
     spec.d_model = is_quantised(type) ? 256 : 203;
     if (way->select == SFFN_SELECT_PREDICTOR)
         spec.d_model = 256;
-    spec.d_ff = way->is_large ? 70 * 32 : 17 * 32;
+    static const uint32_t n_experts[] = {17, 70, 280};
+    spec.d_ff = n_experts[way->size] * 32;
     spec.has_bias = 1;
     spec.rule = SFFN_RULE_ABS_H;
     spec.rule_threshold = 0.05f;
@@ -183,45 +186,44 @@ static void any_threads_same_bits(void **state)
 }
 
 /* Products of single matrices: the same bits for 1 to 9 threads, through the pool and both
- * parallel_fors. */
-static void matmul_same_bits(void **state)
+ * parallel_fors. In large ones threads take pieces of each other's shares. */
+static void matmul_same_bits_of(int32_t type, uint32_t n_rows, size_t n_tokens)
 {
-    int32_t type = *(const int32_t *)*state;
-    enum { ROWS = 300, COLS = 224, TOKENS = 11 };
+    enum { COLS = 224 };
     struct rng rng = rng_named(sffn_dtype_name(type));
-    struct spec spec = SPEC_INIT(COLS, ROWS, type);
+    struct spec spec = SPEC_INIT(COLS, n_rows, type);
     struct layer layer;
     layer_make(&layer, &spec, &rng);
     sffn_context *ctx = make_context(1, NULL);
     sffn_matmul_config config = SFFN_MATMUL_CONFIG_INIT;
-    config.n_rows = ROWS;
+    config.n_rows = n_rows;
     config.n_cols = COLS;
     config.weights = layer.config.up;
     sffn_matmul *matmul = NULL;
     CHECK_OK(ctx, sffn_matmul_create(ctx, &config, &matmul));
-    float *x = draw_x(&layer.memory, &rng, TOKENS, COLS, 0),
-          *h = draw_x(&layer.memory, &rng, TOKENS, ROWS, 0);
-    uint8_t *mask = draw_mask(&layer.memory, &rng, TOKENS, ROWS, 0.3);
-    sffn_active_set *set = make_set(ctx, mask, TOKENS, ROWS, 1);
-    float *dot = GUARDED_FLOATS(&layer.memory, TOKENS * ROWS),
-          *y = GUARDED_FLOATS(&layer.memory, TOKENS * COLS);
-    float *dot1 = GUARDED_FLOATS(&layer.memory, TOKENS * ROWS),
-          *y1 = GUARDED_FLOATS(&layer.memory, TOKENS * COLS);
+    float *x = draw_x(&layer.memory, &rng, n_tokens, COLS, 0),
+          *h = draw_x(&layer.memory, &rng, n_tokens, n_rows, 0);
+    uint8_t *mask = draw_mask(&layer.memory, &rng, n_tokens, n_rows, 0.3);
+    sffn_active_set *set = make_set(ctx, mask, n_tokens, n_rows, 1);
+    float *dot = GUARDED_FLOATS(&layer.memory, n_tokens * n_rows),
+          *y = GUARDED_FLOATS(&layer.memory, n_tokens * COLS);
+    float *dot1 = GUARDED_FLOATS(&layer.memory, n_tokens * n_rows),
+          *y1 = GUARDED_FLOATS(&layer.memory, n_tokens * COLS);
     for (int is_sparse = 0; is_sparse < 2; is_sparse++) {
         const sffn_active_set *active = is_sparse ? set : NULL;
-        CHECK_OK(ctx, sffn_matmul_rows_dot(ctx, matmul, x, COLS, TOKENS, active, dot1, ROWS));
-        CHECK_OK(ctx, sffn_matmul_rows_axpy(ctx, matmul, h, ROWS, TOKENS, active, y1, COLS));
+        CHECK_OK(ctx, sffn_matmul_rows_dot(ctx, matmul, x, COLS, n_tokens, active, dot1, n_rows));
+        CHECK_OK(ctx, sffn_matmul_rows_axpy(ctx, matmul, h, n_rows, n_tokens, active, y1, COLS));
         for (enum threading kind = THREADING_POOL; kind <= THREADING_FOR_THREADS; kind++)
             for (size_t c_n = 0; c_n < N_COUNTS; c_n++) {
                 uint32_t n = thread_counts[c_n];
                 sffn_context *other = threading_context(kind, n, NULL);
-                CHECK_OK(other,
-                         sffn_matmul_rows_dot(other, matmul, x, COLS, TOKENS, active, dot, ROWS));
-                CHECK_OK(other,
-                         sffn_matmul_rows_axpy(other, matmul, h, ROWS, TOKENS, active, y, COLS));
-                CHECK_BITS(dot, dot1, TOKENS * ROWS, "rows_dot, %s with %u threads",
+                CHECK_OK(other, sffn_matmul_rows_dot(other, matmul, x, COLS, n_tokens, active, dot,
+                                                     n_rows));
+                CHECK_OK(other, sffn_matmul_rows_axpy(other, matmul, h, n_rows, n_tokens, active, y,
+                                                      COLS));
+                CHECK_BITS(dot, dot1, n_tokens * n_rows, "rows_dot, %s with %u threads",
                            threading_names[kind], (unsigned)n);
-                CHECK_BITS(y, y1, TOKENS * COLS, "rows_axpy, %s with %u threads",
+                CHECK_BITS(y, y1, n_tokens * COLS, "rows_axpy, %s with %u threads",
                            threading_names[kind], (unsigned)n);
                 sffn_context_destroy(other);
             }
@@ -230,6 +232,13 @@ static void matmul_same_bits(void **state)
     sffn_matmul_destroy(matmul);
     sffn_context_destroy(ctx);
     layer_free(&layer);
+}
+
+static void matmul_same_bits(void **state)
+{
+    int32_t type = *(const int32_t *)*state;
+    matmul_same_bits_of(type, 300, 11);
+    matmul_same_bits_of(type, 9000, 1);
 }
 
 /* One layer in several contexts at once, each on its own thread, many times: nobody disturbs
