@@ -82,7 +82,7 @@ int sffn_deal_next(struct sffn_deal *deal);
 #define SFFN_MOST_PIECES 4
 static inline uint32_t sffn_pieces_per_thread(uint64_t bytes, uint32_t most, uint32_t nth)
 {
-    return bytes < (uint64_t)nth * most * SFFN_PIECE_BYTES ? 1 : most;
+    return nth == 1 || bytes < (uint64_t)nth * most * SFFN_PIECE_BYTES ? 1 : most;
 }
 
 /* x of a tile for sffn_rows_dot(): quantised into scratch (sffn_x_scratch_bytes) when the weights want that, else as it is, or on cache lines of
