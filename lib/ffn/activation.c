@@ -23,25 +23,35 @@ int32_t sffn_activation_from_name(const char *name)
     return -1;
 }
 
-float sffn_activate(const struct sffn_ffn *ffn, float g)
+void sffn_activate(const struct sffn_kernels *k, const struct sffn_ffn *ffn, float *g, size_t n)
 {
+    const float t = ffn->act_threshold;
     switch (ffn->activation) {
     case SFFN_ACT_FATRELU: /* the value is kept, not shifted */
-        return (ffn->act_tie == SFFN_TIE_KEEP ? g < ffn->act_threshold : g <= ffn->act_threshold)
-                   ? 0.0f
-                   : g;
+        for (size_t i = 0; ffn->act_tie == SFFN_TIE_KEEP && i < n; i++)
+            g[i] = g[i] < t ? 0.0f : g[i];
+        for (size_t i = 0; ffn->act_tie != SFFN_TIE_KEEP && i < n; i++)
+            g[i] = g[i] <= t ? 0.0f : g[i];
+        break;
     case SFFN_ACT_SHIFTED_RELU:
-        return g <= ffn->act_threshold ? 0.0f : g - ffn->act_threshold;
+        for (size_t i = 0; i < n; i++)
+            g[i] = g[i] <= t ? 0.0f : g[i] - t;
+        break;
     case SFFN_ACT_RELU2:
-        return g <= 0 ? 0.0f : g * g;
+        for (size_t i = 0; i < n; i++)
+            g[i] = g[i] <= 0 ? 0.0f : g[i] * g[i];
+        break;
     case SFFN_ACT_SILU:
-        return g / (1.0f + expf(-g));
-    case SFFN_ACT_GELU_ERF:
-        return 0.5f * g * (1.0f + erff(g * 0.70710678118654752f));
     case SFFN_ACT_GELU_TANH:
-        return 0.5f * g * (1.0f + tanhf(0.79788456080286536f * g * (1.0f + 0.044715f * g * g)));
-    default:
-        return g <= 0 ? 0.0f : g; /* ReLU, dReLU */
+        k->activate.fn(g, n, ffn->activation);
+        break;
+    case SFFN_ACT_GELU_ERF:
+        for (size_t i = 0; i < n; i++)
+            g[i] = 0.5f * g[i] * (1.0f + erff(g[i] * 0.70710678118654752f));
+        break;
+    default: /* ReLU, dReLU */
+        for (size_t i = 0; i < n; i++)
+            g[i] = g[i] <= 0 ? 0.0f : g[i];
     }
 }
 
@@ -108,47 +118,33 @@ int sffn_rule_drops(const struct sffn_ffn *ffn, uint32_t neuron, float v)
            !sffn_value_passes(&ffn->value_rule, neuron, v);
 }
 
-int sffn_gate_floor(const struct sffn_ffn *ffn, struct sffn_gate_floor *f)
+int sffn_score_floor(const struct sffn_ffn *ffn, struct sffn_score_floor *f)
 {
-    const struct sffn_gate_floor zero = {.t = 0};
-    int has_zeros = 1, is_bounded = 0; /* is_bounded: |s| <= |g|, and s has the sign of g */
-    *f = zero;
-    switch (ffn->activation) {
-    case SFFN_ACT_RELU:
-    case SFFN_ACT_DRELU:
-        f->is_exact = is_bounded = 1;
-        break;
-    case SFFN_ACT_FATRELU: /* at t = 0 an equal gate keeps a zero */
+    const sffn_value_rule *rule = &ffn->value_rule;
+    const struct sffn_score_floor not_zero = {.use_abs = 1}, positive = {.is_gate = 1};
+    *f = not_zero;
+    if (ffn->activation == SFFN_ACT_RELU || ffn->activation == SFFN_ACT_DRELU ||
+        ffn->activation == SFFN_ACT_FATRELU)
+        *f = positive;
+    if (ffn->activation == SFFN_ACT_FATRELU) { /* at t = 0 an equal gate keeps a zero */
+        f->t = ffn->act_threshold;
         f->keep_equal = ffn->act_tie == SFFN_TIE_KEEP && ffn->act_threshold > 0;
-        f->t = ffn->act_threshold;
-        f->is_exact = is_bounded = 1;
-        break;
-    case SFFN_ACT_RELU2: /* these two can underflow to zero above it */
-        break;
-    case SFFN_ACT_SHIFTED_RELU:
-        f->t = ffn->act_threshold;
-        break;
-    case SFFN_ACT_SILU:
-    case SFFN_ACT_GELU_ERF:
-    case SFFN_ACT_GELU_TANH:
-        has_zeros = 0;
-        is_bounded = 1;
-        break;
-    default:
-        return 0;
     }
     if (ffn->rule_on != SFFN_ON_S)
-        return has_zeros;
-    f->is_exact = 0;
-    const sffn_value_rule *rule = &ffn->value_rule;
-    if (!is_bounded || sffn_value_rule_needs_all(rule) || rule->thresholds ||
-        !(rule->threshold > f->t))
-        return has_zeros;
-    /* s > t needs g >= t, and |s| > t needs |g| >= t. */
-    f->t = rule->threshold;
-    f->keep_equal = 1;
-    f->keep_infinite = !has_zeros;
-    f->use_abs = !has_zeros && rule->kind == SFFN_VALUE_ABS_ABOVE;
+        return 1;
+    if (sffn_value_rule_needs_all(rule) || rule->thresholds)
+        return 0;
+    const int has_sign = rule->kind == SFFN_VALUE_ABOVE && !f->is_gate;
+    if (has_sign && !(rule->threshold >= 0)) /* all but zero above a number below it */
+        return 0;
+    const int keep_equal = rule->tie == SFFN_TIE_KEEP;
+    if (rule->threshold > f->t) {
+        f->t = rule->threshold;
+        f->keep_equal = keep_equal;
+    } else if (rule->threshold == f->t) {
+        f->keep_equal = f->keep_equal && keep_equal;
+    }
+    f->use_abs = f->use_abs && !has_sign;
     return 1;
 }
 

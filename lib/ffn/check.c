@@ -34,7 +34,7 @@ static void check_token(struct sffn_worker *w, size_t t)
                 is_listed && listed == row &&
                 (!selected.masks || (selected.masks[walk.start + pos] >> t & 1));
             const float s =
-                sffn_activate(ffn, g[i] + (ffn->gate_bias ? ffn->gate_bias[row] : 0.0f));
+                sffn_activate_one(w->k, ffn, g[i] + (ffn->gate_bias ? ffn->gate_bias[row] : 0.0f));
             const int is_true =
                 !sffn_gate_drops(ffn, row, s) && (ffn->is_gated || !sffn_h_drops(ffn, row, s));
             w->counters->sampled_selected += (uint64_t)is_selected;

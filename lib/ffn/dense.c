@@ -6,6 +6,7 @@
 #include "ffn/ffn.h"
 
 struct dense {
+    const struct sffn_kernels *k;
     const struct sffn_ffn *ffn;
     const struct sffn_call *call;
     float *gate, *up, *down; /* [SFFN_DENSE_NEURONS][d_model], decoded */
@@ -69,12 +70,11 @@ static void activate_phase(void *arg, uint32_t phase, uint32_t ith, uint32_t nth
     sffn_share(d->n_tokens, ith, nth, &first, &last);
     for (size_t t = first; t < last; t++) {
         float *g = d->g + t * SFFN_DENSE_NEURONS, *u = d->u + t * SFFN_DENSE_NEURONS;
-        for (uint32_t i = 0; i < d->n_neurons; i++) {
-            const uint32_t neuron = d->neuron + i;
-            const float s =
-                sffn_activate(ffn, g[i] + (ffn->gate_bias ? ffn->gate_bias[neuron] : 0.0f));
-            g[i] = ffn->is_gated ? sffn_make_h(ffn, neuron, s, u[i]) : s;
-        }
+        for (uint32_t i = 0; ffn->gate_bias && i < d->n_neurons; i++)
+            g[i] += ffn->gate_bias[d->neuron + i];
+        sffn_activate(d->k, ffn, g, d->n_neurons);
+        for (uint32_t i = 0; ffn->is_gated && i < d->n_neurons; i++)
+            g[i] = sffn_make_h(ffn, d->neuron + i, g[i], u[i]);
         if (args->h)
             memcpy(args->h + (d->token + t) * args->h_stride + d->neuron, g,
                    d->n_neurons * sizeof(float));
@@ -128,7 +128,7 @@ int sffn_dense_onednn_forward(sffn_context *ctx, const struct sffn_call *call, v
     const int is_timed = sffn_context_collects_stats(ctx);
     const uint64_t begin = is_timed ? sffn_now_ns() : 0;
     const int threads_before = sffn_onednn_set_threads((int)sffn_context_n_threads(ctx));
-    struct dense d = {.ffn = ffn, .call = call, .gate = scratch};
+    struct dense d = {.k = sffn_context_kernels(ctx), .ffn = ffn, .call = call, .gate = scratch};
     d.up = d.gate + SFFN_DENSE_NEURONS * (size_t)ffn->d_model;
     d.down = d.up + SFFN_DENSE_NEURONS * (size_t)ffn->d_model;
     d.g = d.down + SFFN_DENSE_NEURONS * (size_t)ffn->d_model;

@@ -1,8 +1,6 @@
 /* ffn.h  One layer, and the plan of one call, as the files of this folder see them. */
 #ifndef SFFN_LIB_FFN_H
 #define SFFN_LIB_FFN_H
-#include <float.h>
-
 #include "active_set/value_rule.h"
 #include "base/stats.h"
 #include "matmul/rows.h"
@@ -47,8 +45,13 @@ static inline const struct sffn_selector *sffn_ffn_selector(const struct sffn_ff
 
 /* ---- activation.c ---- */
 
-/* s = act(g). dReLU's up half is applied in the up stage. */
-float sffn_activate(const struct sffn_ffn *ffn, float g);
+/* s = act(g) in place of n values. dReLU's up half is applied in the up stage. The bits of each depend on nothing but it and k. */
+void sffn_activate(const struct sffn_kernels *k, const struct sffn_ffn *ffn, float *g, size_t n);
+static inline float sffn_activate_one(const struct sffn_kernels *k, const struct sffn_ffn *ffn, float g)
+{
+    sffn_activate(k, ffn, &g, 1);
+    return g;
+}
 /* h = s * u with u's bias; dReLU rectifies u too. NaN stays. */
 static inline float sffn_make_h(const struct sffn_ffn *ffn, uint32_t neuron, float s, float u)
 {
@@ -77,21 +80,14 @@ static inline int sffn_h_drops(const struct sffn_ffn *ffn, uint32_t neuron, floa
 {
     return h == 0 || (ffn->rule_on == SFFN_ON_H && sffn_rule_drops(ffn, neuron, h));
 }
-/* A test of the gate product, bias included, that is enough to drop a neuron: g < t, or |g| < t with use_abs, or <= unless keep_equal. NaN passes. */
-struct sffn_gate_floor {
+/* A test of s, as far as s alone decides: the neuron is dropped if s < t, or |s| < t with use_abs, or <= unless keep_equal. NaN passes. is_gate: the same
+ * of the gate product, bias included, which is s where it passes. */
+struct sffn_score_floor {
     float t;
-    int keep_equal, use_abs;
-    int keep_infinite; /* -infinity passes, too: SiLU and GELU make NaN of it */
-    int is_exact;      /* what passes is kept, with s = g */
+    int keep_equal, use_abs, is_gate;
 };
 /* 0: the layer has no such test. */
-int sffn_gate_floor(const struct sffn_ffn *ffn, struct sffn_gate_floor *f);
-/* 1: the floor drops g. */
-static inline int sffn_below_floor(const struct sffn_gate_floor *f, float g)
-{
-    const float v = f->use_abs && g < 0 ? -g : g;
-    return (f->keep_equal ? v < f->t : v <= f->t) && !(f->keep_infinite && v < -FLT_MAX);
-}
+int sffn_score_floor(const struct sffn_ffn *ffn, struct sffn_score_floor *f);
 /* 1 when some neurons can be skipped on the strength of the gate product. */
 int sffn_gate_can_skip(const struct sffn_ffn *ffn);
 

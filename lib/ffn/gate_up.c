@@ -70,7 +70,7 @@ static int next_piece(const struct sffn_worker *w, struct pieces *p)
     p->passed = 0;
     p->segment = piece / p->per_thread * w->w.n_pieces + piece % p->per_thread;
     if (p->made)
-        p->out = sffn_append_to(p->made, p->segment, first, w->tile);
+        p->out = sffn_append_to(p->made, p->segment, first);
     return 1;
 }
 
@@ -89,32 +89,26 @@ static int next_chunk(const struct sffn_worker *w, struct pieces *p)
     return 1;
 }
 
-/* One token, and the gate value alone decides: the vector kernel finds the survivors of a chunk. g becomes s. */
-static void keep_above_floor(struct sffn_worker *w, struct sffn_appender *out, const uint32_t *rows,
-                             size_t start, float *g, size_t n, const struct sffn_gate_floor *f)
+/* v[i][t] += the bias of row i; rows NULL: start + i. */
+static void add_bias(const float *bias, const uint32_t *rows, size_t start, size_t n,
+                     size_t n_tokens, float *v)
 {
-    const float *bias = w->ffn->gate_bias;
-    const size_t at = out->segment->start + out->segment->n;
-    uint32_t *kept = out->list->rows + at;
-    for (size_t i = 0; bias && i < n; i++)
-        g[i] += bias[rows ? rows[i] : start + i];
-    const size_t n_kept = w->k->threshold.fn(kept, g, 0, n, f->t, f->keep_equal, f->use_abs);
-    for (size_t i = 0; i < n_kept; i++) {
-        const float s = g[kept[i]];
-        kept[i] = rows ? rows[kept[i]] : (uint32_t)(start + kept[i]);
-        out->list->masks[at + i] = 1;
-        out->list->values[at + i] = w->ffn->is_gated ? s : sffn_note_h(w, kept[i], 0, s);
-        if (w->call->s_out)
-            w->call->s_out[w->token * w->ffn->d_ff + kept[i]] = s;
+    if (!bias)
+        return;
+    if (!rows && n_tokens == 1) {
+        for (size_t i = 0; i < n; i++)
+            v[i] += bias[start + i];
+        return;
     }
-    out->segment->n += n_kept;
-    w->counters->active += n_kept;
+    for (size_t i = 0; i < n; i++)
+        for (size_t t = 0; t < n_tokens; t++)
+            v[i * n_tokens + t] += bias[rows ? rows[i] : start + i];
 }
 
 /* How a layer's gate values are decided. */
 struct gate_rule {
-    struct sffn_gate_floor floor;
-    int has_floor, is_simple; /* is_simple: keep_above_floor() is all */
+    struct sffn_score_floor floor;
+    int is_simple; /* the floor is all */
     int waits;
 };
 
@@ -122,76 +116,100 @@ static struct gate_rule gate_rule_of(const struct sffn_worker *w)
 {
     const struct sffn_ffn *ffn = w->ffn;
     struct gate_rule r = {.waits = sffn_waits_for_rule(w, SFFN_ON_S)};
-    r.has_floor = sffn_gate_floor(ffn, &r.floor);
-    r.is_simple = r.has_floor && r.floor.is_exact && w->tile == 1 &&
+    r.is_simple = sffn_score_floor(ffn, &r.floor) && w->tile == 1 &&
                   (ffn->is_gated || (ffn->rule == SFFN_RULE_NONE && !w->weights));
     return r;
+}
+
+/* One token, and s alone decides: the vector kernel finds the survivors of a chunk. */
+static void keep_above_floor(struct sffn_worker *w, struct sffn_appender *out, const uint32_t *rows,
+                             size_t start, const float *s, size_t n,
+                             const struct sffn_score_floor *f)
+{
+    const size_t at = out->segment->start + out->segment->n;
+    uint32_t *kept = out->list->rows + at;
+    const size_t n_kept = w->k->threshold.fn(kept, s, 0, n, f->t, f->keep_equal, f->use_abs);
+    for (size_t i = 0; i < n_kept; i++) {
+        const float v = s[kept[i]];
+        kept[i] = rows ? rows[kept[i]] : (uint32_t)(start + kept[i]);
+        out->list->masks[at + i] = 1;
+        out->list->values[at + i] = w->ffn->is_gated ? v : sffn_note_h(w, kept[i], 0, v);
+        if (w->call->s_out)
+            w->call->s_out[w->token * w->ffn->d_ff + kept[i]] = v;
+    }
+    out->segment->n += n_kept;
+    w->counters->active += n_kept;
+    w->counters->selected += n;
+}
+
+/* The same for any rule and n_tokens, which is the tile's, as a constant where it is 1. */
+static inline void keep_by_rule(struct sffn_worker *w, const struct gate_rule *r, struct pieces *p,
+                                const float *s, const size_t n_tokens)
+{
+    const struct sffn_ffn *ffn = w->ffn;
+    const struct sffn_list *list = p->list;
+    for (size_t i = 0; i < p->n; i++) {
+        const uint32_t row = list->rows ? list->rows[p->start + i] : (uint32_t)(p->start + i);
+        const unsigned wanted = list->masks ? list->masks[p->start + i] : (1u << n_tokens) - 1;
+        float made[SFFN_TILE_TOKENS] = {0};
+        unsigned kept = 0;
+        for (size_t t = 0; t < n_tokens; t++) {
+            if (!(wanted >> t & 1))
+                continue;
+            const float v = s[i * n_tokens + t];
+            const float h = ffn->is_gated ? 0 : sffn_weigh(w, row, t, v);
+            w->counters->selected++;
+            if (sffn_gate_drops(ffn, row, v) || (!ffn->is_gated && sffn_h_drops(ffn, row, h)))
+                continue;
+            kept |= 1u << t;
+            if (r->waits) {
+                made[t] = v;
+                w->w.rule_values[t * ffn->d_ff + row] = fabsf(ffn->rule_on == SFFN_ON_S ? v : h);
+                continue;
+            }
+            made[t] = ffn->is_gated ? v : sffn_note_h(w, row, t, h);
+            w->counters->active++;
+            if (w->call->s_out)
+                w->call->s_out[(w->token + t) * ffn->d_ff + row] = v;
+        }
+        if (kept)
+            sffn_append(&p->out, row, kept, made, n_tokens);
+    }
 }
 
 /* The gate products g of some rows: those that stay go to p->out, with s. */
 static void decide_gate(struct sffn_worker *w, const struct gate_rule *r, struct pieces *p,
                         float *g)
 {
-    const struct sffn_ffn *ffn = w->ffn;
-    const struct sffn_list *list = p->list;
-    if (r->is_simple) {
-        w->counters->selected += p->n;
-        keep_above_floor(w, &p->out, list->rows ? list->rows + p->start : NULL, p->start, g, p->n,
-                         &r->floor);
-        return;
-    }
-    for (size_t i = 0; i < p->n; i++) {
-        const uint32_t row = list->rows ? list->rows[p->start + i] : (uint32_t)(p->start + i);
-        const unsigned wanted = list->masks ? list->masks[p->start + i] : (1u << w->tile) - 1;
-        const float bias = ffn->gate_bias ? ffn->gate_bias[row] : 0.0f;
-        float s[SFFN_TILE_TOKENS] = {0};
-        unsigned kept = 0;
-        for (size_t t = 0; t < w->tile; t++) {
-            if (!(wanted >> t & 1))
-                continue;
-            const float with_bias = g[i * w->tile + t] + bias;
-            w->counters->selected++;
-            if (r->has_floor && sffn_below_floor(&r->floor, with_bias))
-                continue;
-            const float v = sffn_activate(ffn, with_bias);
-            const float h = ffn->is_gated ? 0 : sffn_weigh(w, row, t, v);
-            if (sffn_gate_drops(ffn, row, v) || (!ffn->is_gated && sffn_h_drops(ffn, row, h)))
-                continue;
-            kept |= 1u << t;
-            if (r->waits) {
-                s[t] = v;
-                w->w.rule_values[t * ffn->d_ff + row] = fabsf(ffn->rule_on == SFFN_ON_S ? v : h);
-                continue;
-            }
-            s[t] = ffn->is_gated ? v : sffn_note_h(w, row, t, h);
-            w->counters->active++;
-            if (w->call->s_out)
-                w->call->s_out[(w->token + t) * ffn->d_ff + row] = v;
-        }
-        if (kept)
-            sffn_append(&p->out, row, kept, s);
-    }
+    const uint32_t *rows = p->list->rows ? p->list->rows + p->start : NULL;
+    add_bias(w->ffn->gate_bias, rows, p->start, p->n, w->tile, g);
+    if (!r->is_simple || !r->floor.is_gate)
+        sffn_activate(w->k, w->ffn, g, p->n * w->tile);
+    if (r->is_simple)
+        keep_above_floor(w, &p->out, rows, p->start, g, p->n, &r->floor);
+    else if (w->tile == 1)
+        keep_by_rule(w, r, p, g, 1);
+    else
+        keep_by_rule(w, r, p, g, w->tile);
 }
 
-/* Rows of active: those whose h is not zero go to out. u: room for the up products. */
-static void make_h(struct sffn_worker *w, const struct sffn_list *active, size_t start, size_t n,
-                   const struct sffn_x *x, float *u, struct sffn_appender *out)
+/* Rows of active with their up products u: those whose h is not zero go to out. n_tokens: as in keep_by_rule(). */
+static inline void keep_nonzero(struct sffn_worker *w, const struct sffn_list *active, size_t start,
+                                size_t n, const float *u, struct sffn_appender *out,
+                                const size_t n_tokens)
 {
     const struct sffn_ffn *ffn = w->ffn;
     const int waits = sffn_waits_for_rule(w, SFFN_ON_H);
-    sffn_rows_dot(w->k, &ffn->up, active, start, n, x, w->tile, u);
     for (size_t i = 0; i < n; i++) {
         const uint32_t row = active->rows[start + i];
         const unsigned wanted = active->masks ? active->masks[start + i] : 1u;
         float h[SFFN_TILE_TOKENS] = {0};
         unsigned kept = 0;
-        for (size_t t = 0; t < w->tile; t++) {
+        for (size_t t = 0; t < n_tokens; t++) {
             if (!(wanted >> t & 1))
                 continue;
-            const float v =
-                sffn_weigh(w, row, t,
-                           sffn_make_h(ffn, row, active->values[(start + i) * w->tile + t],
-                                       u[i * w->tile + t]));
+            const float s = active->values[(start + i) * n_tokens + t];
+            const float v = sffn_weigh(w, row, t, sffn_make_h(ffn, row, s, u[i * n_tokens + t]));
             if (sffn_h_drops(ffn, row, v))
                 continue;
             kept |= 1u << t;
@@ -204,8 +222,19 @@ static void make_h(struct sffn_worker *w, const struct sffn_list *active, size_t
             w->counters->nonzero++;
         }
         if (kept)
-            sffn_append(out, row, kept, h);
+            sffn_append(out, row, kept, h, n_tokens);
     }
+}
+
+/* The up products of rows of active; u: room for them. */
+static void make_h(struct sffn_worker *w, const struct sffn_list *active, size_t start, size_t n,
+                   const struct sffn_x *x, float *u, struct sffn_appender *out)
+{
+    sffn_rows_dot(w->k, &w->ffn->up, active, start, n, x, w->tile, u);
+    if (w->tile == 1)
+        keep_nonzero(w, active, start, n, u, out, 1);
+    else
+        keep_nonzero(w, active, start, n, u, out, w->tile);
 }
 
 /* A segment of active -> the same one of nonzero. */
@@ -213,7 +242,7 @@ static void run_up_of(struct sffn_worker *w, const struct sffn_x *x, uint32_t se
 {
     const struct sffn_list active = sffn_list_input(&w->w.active, w->tile);
     const struct sffn_segment from = active.segments[segment];
-    struct sffn_appender out = sffn_append_to(&w->w.nonzero, segment, from.start, w->tile);
+    struct sffn_appender out = sffn_append_to(&w->w.nonzero, segment, from.start);
     float *u = w->w.values + w->ith * 2 * SFFN_CHUNK_VALUES;
     const size_t most = SFFN_CHUNK_VALUES / w->tile;
     const uint64_t begin = w->collects_stats ? sffn_now_ns() : 0;
@@ -243,6 +272,8 @@ void sffn_run_gate(struct sffn_worker *w, int with_up)
         prepare_inputs(w, &in, 1, with_up);
         while (next_chunk(w, &p)) {
             w->counters->selected_rows += p.n;
+            if (list.masks) /* products that nobody asked for are not made, but activated */
+                memset(g, 0, p.n * w->tile * sizeof(float));
             sffn_rows_dot(w->k, &ffn->gate, &list, p.start, p.n, &in.gate, w->tile, g);
             decide_gate(w, &rule, &p, g);
         }
@@ -271,31 +302,63 @@ void sffn_run_up(struct sffn_worker *w)
     }
 }
 
+/* s * u of n_tokens values for each row from `start` on -> h, in s's place; n_tokens: as in keep_by_rule(). u NULL: s is h. */
+static inline void note_all(struct sffn_worker *w, float *s, const float *u, size_t start, size_t n,
+                            const size_t n_tokens)
+{
+    const struct sffn_ffn_args *args = &w->call->args;
+    const float *scale = w->ffn->down.row_scale_max;
+    for (size_t i = 0; u && w->ffn->activation == SFFN_ACT_DRELU && i < n * n_tokens; i++)
+        s[i] *= u[i] <= 0 ? 0.0f : u[i];
+    for (size_t i = 0; u && w->ffn->activation != SFFN_ACT_DRELU && i < n * n_tokens; i++)
+        s[i] *= u[i];
+    for (size_t t = 0; args->h && t < n_tokens; t++)
+        for (size_t i = 0; i < n; i++)
+            args->h[(w->token + t) * args->h_stride + start + i] = s[i * n_tokens + t];
+    if (!scale)
+        return;
+    /* sffn_axpy_note() for all, in integers: floats without a sign are in the order of their bits, and NaN comes last. */
+    int32_t max[SFFN_TILE_TOKENS] = {0};
+    for (size_t i = 0; i < n; i++)
+        for (size_t t = 0; t < n_tokens; t++) {
+            const float v = scale[start + i] * s[i * n_tokens + t];
+            int32_t bits;
+            memcpy(&bits, &v, sizeof bits);
+            bits &= INT32_MAX;
+            max[t] = bits > max[t] ? bits : max[t];
+            s[i * n_tokens + t] = scale[start + i] == 0 ? 0 : s[i * n_tokens + t];
+        }
+    for (size_t t = 0; t < n_tokens; t++) {
+        float *h_max = w->w.axpy.h_max + w->ith * SFFN_TILE_TOKENS + t, v;
+        memcpy(&v, &max[t], sizeof v);
+        *h_max = sffn_max_nan(*h_max, v);
+    }
+}
+
 void sffn_run_dense_h(struct sffn_worker *w)
 {
     const struct sffn_ffn *ffn = w->ffn;
     const struct sffn_list list = sffn_every_row(w, w->w.nonzero.values);
     struct inputs in = {0};
-    float *g = w->w.values + w->ith * 2 * SFFN_CHUNK_VALUES, *u = g + SFFN_CHUNK_VALUES;
+    float *room = ffn->is_gated ? w->w.values + w->ith * 2 * SFFN_CHUNK_VALUES : NULL;
     struct pieces p = pieces_of(w, &list, NULL, &ffn->gate);
     uint64_t n_rows = 0;
     while (next_piece(w, &p)) {
         prepare_inputs(w, &in, 1, ffn->is_gated);
         while (next_chunk(w, &p)) {
+            float *s = list.values + p.start * w->tile, *u = room;
             n_rows += p.n;
-            sffn_rows_dot(w->k, &ffn->gate, &list, p.start, p.n, &in.gate, w->tile, g);
-            if (ffn->is_gated)
+            sffn_rows_dot(w->k, &ffn->gate, &list, p.start, p.n, &in.gate, w->tile, s);
+            add_bias(ffn->gate_bias, NULL, p.start, p.n, w->tile, s);
+            sffn_activate(w->k, ffn, s, p.n * w->tile);
+            if (u) {
                 sffn_rows_dot(w->k, &ffn->up, &list, p.start, p.n, &in.up, w->tile, u);
-            for (size_t i = 0; i < p.n; i++) {
-                const uint32_t row = (uint32_t)(p.start + i);
-                for (size_t t = 0; t < w->tile; t++) {
-                    const float s = sffn_activate(
-                        ffn, g[i * w->tile + t] + (ffn->gate_bias ? ffn->gate_bias[row] : 0.0f));
-                    const float h =
-                        ffn->is_gated ? sffn_make_h(ffn, row, s, u[i * w->tile + t]) : s;
-                    list.values[(size_t)row * w->tile + t] = sffn_note_h(w, row, t, h);
-                }
+                add_bias(ffn->up_bias, NULL, p.start, p.n, w->tile, u);
             }
+            if (w->tile == 1)
+                note_all(w, s, u, p.start, p.n, 1);
+            else
+                note_all(w, s, u, p.start, p.n, w->tile);
         }
     }
     const uint64_t n = n_rows * w->tile;

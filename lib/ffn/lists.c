@@ -125,7 +125,7 @@ void sffn_run_keep(struct sffn_worker *w)
     for (uint32_t i = 0; i < w->w.n_pieces; i++) {
         const uint32_t segment = w->ith * w->w.n_pieces + i;
         const struct sffn_segment before = list->segments[segment];
-        struct sffn_appender out = sffn_append_to(list, segment, before.start, w->tile);
+        struct sffn_appender out = sffn_append_to(list, segment, before.start);
         for (size_t pos = before.start; pos < before.start + before.n; pos++) {
             const uint32_t row = list->rows[pos];
             const unsigned wanted = list->masks[pos];
@@ -147,7 +147,7 @@ void sffn_run_keep(struct sffn_worker *w)
                     w->call->s_out[(w->token + t) * ffn->d_ff + row] = v;
             }
             if (kept)
-                sffn_append(&out, row, kept, values);
+                sffn_append(&out, row, kept, values, w->tile);
         }
         n_rows += out.segment->n;
     }

@@ -50,25 +50,25 @@ static inline void sffn_clear_segments(const struct sffn_worker *w, struct sffn_
 struct sffn_appender {
     struct sffn_list *list;
     struct sffn_segment *segment;
-    size_t n_tokens;
 };
 
 static inline struct sffn_appender sffn_append_to(struct sffn_list *list, uint32_t segment,
-                                                  size_t start, size_t n_tokens)
+                                                  size_t start)
 {
-    struct sffn_appender a = {list, &list->segments[segment], n_tokens};
+    struct sffn_appender a = {list, &list->segments[segment]};
     a.segment->start = start;
     a.segment->n = 0;
     return a;
 }
 
+/* n_tokens: the tile's. */
 static inline void sffn_append(struct sffn_appender *a, uint32_t row, unsigned mask,
-                               const float *values)
+                               const float *values, size_t n_tokens)
 {
     const size_t pos = a->segment->start + a->segment->n++;
     a->list->rows[pos] = row;
     a->list->masks[pos] = (uint8_t)mask;
-    memcpy(a->list->values + pos * a->n_tokens, values, a->n_tokens * sizeof(float));
+    memcpy(a->list->values + pos * n_tokens, values, n_tokens * sizeof(float));
 }
 
 /* ---- values on their way to a list ---- */

@@ -110,6 +110,11 @@ typedef void sffn_columns_axpy_fn(int32_t *out, const void *codes, size_t column
  * use_abs compares |v[i]|. Returns how many. rows has room for n entries; whole-vector stores past the count are allowed up to rows + n. */
 typedef size_t sffn_threshold_fn(uint32_t *rows, const float *v, uint32_t first, size_t n, float t, int keep_equal, int use_abs);
 
+/* In place, for SFFN_ACT_SILU and SFFN_ACT_GELU_TANH: s[i] = g / (1 + exp(-z)), where z is g, or 2 sqrt(2 / pi) (g + 0.044715 g^3), with which this is
+ * 0.5 g (1 + tanh(z / 2)) without its cancellation. With u = 2^-24 the error is at most ((8 |z| + 6) u e^-z / (1 + e^-z) + 2 u) |s| + 2^-125 |g| + 2^-150 (SiLU:
+ * without 8 |z|), and s = -0 where exp(-z) overflows. NaN stays, -infinity becomes NaN. Bits depend on g alone, not on its place. */
+typedef void sffn_activate_fn(float *s, size_t n, int32_t activation);
+
 /* Bit k % 8 of bits[k / 8] is x[k] < 0, so 0 for -0 and NaN; (n + 7) / 8 bytes, the unused bits of the last one 0. */
 typedef void sffn_pack_signs_fn(uint8_t *bits, const float *x, size_t n);
 
@@ -130,6 +135,7 @@ SFFN_KERNEL_ENTRY(batch_axpy_int);
 SFFN_KERNEL_ENTRY(blocks_axpy);
 SFFN_KERNEL_ENTRY(quantize_x);
 SFFN_KERNEL_ENTRY(threshold);
+SFFN_KERNEL_ENTRY(activate);
 SFFN_KERNEL_ENTRY(pack_signs);
 SFFN_KERNEL_ENTRY(count_signs);
 SFFN_KERNEL_ENTRY(plane_dot);

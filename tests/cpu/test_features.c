@@ -122,7 +122,7 @@ static const struct {
         "rows_axpy_int_q8_0_scalar", "rows_axpy_int_q4_0_scalar",
         "rows_axpy_int_q4_0_apart_scalar",
         "batch_axpy_int_q8_0_scalar", "batch_axpy_int_q4_0_scalar", "batch_axpy_int_q4_0_apart_scalar",
-        "blocks_axpy_q8_0_scalar", "blocks_axpy_q4_0_scalar", "quantize_x_scalar", "threshold_scalar", "pack_signs_scalar",
+        "blocks_axpy_q8_0_scalar", "blocks_axpy_q4_0_scalar", "quantize_x_scalar", "threshold_scalar", "activate_scalar", "pack_signs_scalar",
         "count_signs_scalar", "plane_dot_scalar", "columns_axpy_scalar", NULL } },
     { "avx2",
       { "rows_dot_f32_avx2", "rows_dot_f16_avx2", "rows_dot_bf16_avx2", "rows_dot_q8_0_avx2", "rows_dot_q4_0_avx2", "rows_dot_q4_0_apart_scalar",
@@ -131,7 +131,7 @@ static const struct {
         "rows_axpy_int_q8_0_avx2", "rows_axpy_int_q4_0_avx2", "rows_axpy_int_q4_0_apart_scalar",
         "batch_axpy_int_q8_0_avx2", "batch_axpy_int_q4_0_avx2", "batch_axpy_int_q4_0_apart_scalar",
         "blocks_axpy_q8_0_avx2",
-        "blocks_axpy_q4_0_avx2", "quantize_x_avx2", "threshold_avx2", "pack_signs_avx2", "count_signs_avx2",
+        "blocks_axpy_q4_0_avx2", "quantize_x_avx2", "threshold_avx2", "activate_avx2", "pack_signs_avx2", "count_signs_avx2",
         "plane_dot_avx2", "columns_axpy_avx2", NULL } },
     { "avx512_vnni",
       { "rows_dot_f32_avx512", "rows_dot_f16_avx512", "rows_dot_bf16_avx512", "rows_dot_q8_0_avx512_vnni", "rows_dot_q4_0_avx512_vnni",
@@ -141,7 +141,7 @@ static const struct {
         "rows_axpy_int_q4_0_avx512_vnni", "rows_axpy_int_q4_0_apart_avx512_vnni",
         "batch_axpy_int_q8_0_avx512_vnni", "batch_axpy_int_q4_0_avx512_vnni", "batch_axpy_int_q4_0_apart_avx512_vnni", "blocks_axpy_q8_0_avx512_vnni", "blocks_axpy_q4_0_avx512_vnni",
         "quantize_x_avx512",
-        "threshold_avx512", "pack_signs_avx512", "count_signs_avx512", "plane_dot_avx512_vnni",
+        "threshold_avx512", "activate_avx512", "pack_signs_avx512", "count_signs_avx512", "plane_dot_avx512_vnni",
         "columns_axpy_avx512_vnni", NULL } },
 };
 

@@ -13,4 +13,5 @@
 
 #include "kernels/tmpl/quantize_x_tmpl.h"
 #include "kernels/tmpl/threshold_tmpl.h"
+#include "kernels/tmpl/activate_tmpl.h"
 #include "kernels/tmpl/signs_tmpl.h"

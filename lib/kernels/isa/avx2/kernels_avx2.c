@@ -43,6 +43,7 @@ const struct sffn_kernels sffn_kernels_avx2 = {
     },
     .quantize_x = KERNEL_ENTRY(quantize_x_avx2),
     .threshold = KERNEL_ENTRY(threshold_avx2),
+    .activate = KERNEL_ENTRY(activate_avx2),
     .pack_signs = KERNEL_ENTRY(pack_signs_avx2),
     .count_signs = KERNEL_ENTRY(count_signs_avx2),
     .plane_dot = KERNEL_ENTRY(plane_dot_avx2),

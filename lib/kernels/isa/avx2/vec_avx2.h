@@ -79,6 +79,22 @@ KERNEL_INLINE vf vf_fma(vf a, vf b, vf c)
     return _mm256_fmadd_ps(a, b, c);
 }
 
+KERNEL_INLINE vf vf_div(vf a, vf b)
+{
+    return _mm256_div_ps(a, b);
+}
+
+/* b when it is NaN. */
+KERNEL_INLINE vf vf_min(vf a, vf b)
+{
+    return _mm256_min_ps(a, b);
+}
+
+KERNEL_INLINE vf vf_max(vf a, vf b)
+{
+    return _mm256_max_ps(a, b);
+}
+
 KERNEL_INLINE vf vf_abs(vf a)
 {
     return _mm256_andnot_ps(_mm256_set1_ps(-0.0f), a);
@@ -130,6 +146,15 @@ KERNEL_INLINE vf vf_from_vi(vi a)
 KERNEL_INLINE vi vi_from_vf(vf a)
 {
     return _mm256_cvtps_epi32(a);
+}
+
+/* a * 2^n, |n| <= 200, in two factors. */
+KERNEL_INLINE vf vf_scale(vf a, vi n)
+{
+    const __m256i half = _mm256_srai_epi32(n, 1), bias = _mm256_set1_epi32(127);
+    const __m256i rest = _mm256_sub_epi32(n, half);
+    const vf first = _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_add_epi32(half, bias), 23));
+    return _mm256_mul_ps(_mm256_mul_ps(a, first), _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_add_epi32(rest, bias), 23)));
 }
 
 KERNEL_INLINE vi vi_zero(void)

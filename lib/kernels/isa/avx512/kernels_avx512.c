@@ -22,6 +22,7 @@ const struct sffn_kernels sffn_kernels_avx512 = {
     },
     .quantize_x = KERNEL_ENTRY(quantize_x_avx512),
     .threshold = KERNEL_ENTRY(threshold_avx512),
+    .activate = KERNEL_ENTRY(activate_avx512),
     .pack_signs = KERNEL_ENTRY(pack_signs_avx512),
     .count_signs = KERNEL_ENTRY(count_signs_avx512),
 };

@@ -67,6 +67,22 @@ KERNEL_INLINE vf vf_fma(vf a, vf b, vf c)
     return _mm512_fmadd_ps(a, b, c);
 }
 
+KERNEL_INLINE vf vf_div(vf a, vf b)
+{
+    return _mm512_div_ps(a, b);
+}
+
+/* b when it is NaN. */
+KERNEL_INLINE vf vf_min(vf a, vf b)
+{
+    return _mm512_min_ps(a, b);
+}
+
+KERNEL_INLINE vf vf_max(vf a, vf b)
+{
+    return _mm512_max_ps(a, b);
+}
+
 KERNEL_INLINE vf vf_abs(vf a)
 {
     return _mm512_abs_ps(a);
@@ -194,6 +210,12 @@ KERNEL_INLINE vf vf_from_vi(vi a)
 KERNEL_INLINE vi vi_from_vf(vf a)
 {
     return _mm512_cvtps_epi32(a);
+}
+
+/* a * 2^n */
+KERNEL_INLINE vf vf_scale(vf a, vi n)
+{
+    return _mm512_scalef_ps(a, _mm512_cvtepi32_ps(n));
 }
 
 KERNEL_INLINE void vi_store(int32_t *p, vi a)

@@ -43,6 +43,7 @@ const struct sffn_kernels sffn_kernels_neon = {
     },
     .quantize_x = KERNEL_ENTRY(quantize_x_neon),
     .threshold = KERNEL_ENTRY(threshold_neon),
+    .activate = KERNEL_ENTRY(activate_neon),
     .pack_signs = KERNEL_ENTRY(pack_signs_neon),
     .count_signs = KERNEL_ENTRY(count_signs_neon),
     .plane_dot = KERNEL_ENTRY(plane_dot_neon),

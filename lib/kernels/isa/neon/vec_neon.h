@@ -153,6 +153,39 @@ KERNEL_INLINE vi vi_from_vf(vf a)
     return b;
 }
 
+KERNEL_INLINE vf vf_div(vf a, vf b)
+{
+    const vf c = { { vdivq_f32(a.v[0], b.v[0]), vdivq_f32(a.v[1], b.v[1]) } };
+    return c;
+}
+
+/* NaN when either is. */
+KERNEL_INLINE vf vf_min(vf a, vf b)
+{
+    const vf c = { { vminq_f32(a.v[0], b.v[0]), vminq_f32(a.v[1], b.v[1]) } };
+    return c;
+}
+
+KERNEL_INLINE vf vf_max(vf a, vf b)
+{
+    const vf c = { { vmaxq_f32(a.v[0], b.v[0]), vmaxq_f32(a.v[1], b.v[1]) } };
+    return c;
+}
+
+KERNEL_INLINE float32x4_t scale_by(float32x4_t a, int32x4_t n)
+{
+    const int32x4_t half = vshrq_n_s32(n, 1), bias = vdupq_n_s32(127);
+    const float32x4_t first = vreinterpretq_f32_s32(vshlq_n_s32(vaddq_s32(half, bias), 23));
+    return vmulq_f32(vmulq_f32(a, first), vreinterpretq_f32_s32(vshlq_n_s32(vaddq_s32(vsubq_s32(n, half), bias), 23)));
+}
+
+/* a * 2^n, |n| <= 200, in two factors. */
+KERNEL_INLINE vf vf_scale(vf a, vi n)
+{
+    const vf c = { { scale_by(a.v[0], n.v[0]), scale_by(a.v[1], n.v[1]) } };
+    return c;
+}
+
 KERNEL_INLINE vi vi_set1(int32_t i)
 {
     const vi a = { { vdupq_n_s32(i), vdupq_n_s32(i) } };

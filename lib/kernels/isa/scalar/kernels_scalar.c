@@ -3,6 +3,7 @@
  */
 #include "kernels/kernels.h"
 #include "base/fp16.h"
+#include "sparseffn/ffn.h"
 #include <math.h>
 #include <string.h>
 
@@ -380,6 +381,15 @@ static size_t threshold_scalar(uint32_t *rows, const float *v, uint32_t first, s
     return count;
 }
 
+static void activate_scalar(float *s, size_t n, int32_t activation)
+{
+    for (size_t i = 0; i < n; i++) {
+        const float g = sffn_load_f32(s + i);
+        const float z = activation == SFFN_ACT_GELU_TANH ? g * (1.59576912160573f + 0.0713548162726f * (g * g)) : g;
+        sffn_store_f32(s + i, g / (1.0f + expf(-z)));
+    }
+}
+
 static void pack_signs_scalar(uint8_t *bits, const float *x, size_t n)
 {
     memset(bits, 0, (n + 7) / 8);
@@ -447,6 +457,7 @@ const struct sffn_kernels sffn_kernels_scalar = {
     },
     .quantize_x = { quantize_x_scalar, "quantize_x_scalar" },
     .threshold = { threshold_scalar, "threshold_scalar" },
+    .activate = { activate_scalar, "activate_scalar" },
     .pack_signs = { pack_signs_scalar, "pack_signs_scalar" },
     .count_signs = { count_signs_scalar, "count_signs_scalar" },
     .plane_dot = { plane_dot_scalar, "plane_dot_scalar" },
