@@ -292,8 +292,7 @@ static sffn_status start_pool(sffn_context *ctx)
                          "the allocator returned NULL for a pool of %u threads",
                          (unsigned)c->n_threads);
     /* More threads than CPUs would only take turns: the work is cut for n_threads, whose number is nowhere to be seen in y, and done by these. */
-    const uint32_t n_cpus = ctx->topology.n_cpus > 0 ? ctx->topology.n_cpus : 1;
-    const uint32_t n_started = c->n_threads < n_cpus ? c->n_threads : n_cpus;
+    const uint32_t n_started = sffn_context_n_workers(ctx);
     const int error =
         sffn_thread_pool_start(pool, c->n_threads, n_started, (uint64_t)c->spin_us * 1000,
                                c->bind_threads ? sffn_topology_bind_thread : NULL);
@@ -444,6 +443,12 @@ const struct sffn_kernels *sffn_context_kernels(const sffn_context *ctx)
 uint32_t sffn_context_n_threads(const sffn_context *ctx)
 {
     return ctx->config.n_threads;
+}
+
+uint32_t sffn_context_n_workers(const sffn_context *ctx)
+{
+    const uint32_t n_cpus = ctx->topology.n_cpus > 0 ? ctx->topology.n_cpus : 1;
+    return ctx->config.n_threads < n_cpus ? ctx->config.n_threads : n_cpus;
 }
 
 int sffn_context_collects_stats(const sffn_context *ctx)

@@ -38,7 +38,9 @@ sffn_status sffn_info_copy(const sffn_context *ctx, const char *what, void *dst,
                            size_t src_size);
 
 const struct sffn_kernels *sffn_context_kernels(const sffn_context *ctx);
+/* Shares of a call, and how many threads can work on them at a time: no more than there are CPUs. */
 uint32_t sffn_context_n_threads(const sffn_context *ctx);
+uint32_t sffn_context_n_workers(const sffn_context *ctx);
 int sffn_context_collects_stats(const sffn_context *ctx);
 /* The counters; NULL unless the context collects them. */
 struct sffn_stats *sffn_context_stats(const sffn_context *ctx);

@@ -127,7 +127,7 @@ int sffn_dense_onednn_forward(sffn_context *ctx, const struct sffn_call *call, v
         return 0;
     const int is_timed = sffn_context_collects_stats(ctx);
     const uint64_t begin = is_timed ? sffn_now_ns() : 0;
-    const int threads_before = sffn_onednn_set_threads((int)sffn_context_n_threads(ctx));
+    const int threads_before = sffn_onednn_set_threads((int)sffn_context_n_workers(ctx));
     struct dense d = {.k = sffn_context_kernels(ctx), .ffn = ffn, .call = call, .gate = scratch};
     d.up = d.gate + SFFN_DENSE_NEURONS * (size_t)ffn->d_model;
     d.down = d.up + SFFN_DENSE_NEURONS * (size_t)ffn->d_model;
