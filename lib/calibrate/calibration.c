@@ -293,7 +293,7 @@ sffn_status sffn_calibration_products(sffn_context *ctx, const struct sffn_calib
         for (uint32_t i = 0; i < f; i++) {
             float *gi = g + t * f + i, *hi = h ? h + t * f + i : NULL;
             *gi += ffn->gate_bias ? ffn->gate_bias[i] : 0.0f;
-            const float s = sffn_activate_one(sffn_context_kernels(ctx), ffn, *gi);
+            const float s = sffn_activate_one(ffn, *gi);
             if (hi && sum_u) {
                 const float u = ffn->is_gated ? *hi + (ffn->up_bias ? ffn->up_bias[i] : 0.0f) : 1;
                 sum_u[i] += fabs((double)u);

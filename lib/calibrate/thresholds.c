@@ -88,7 +88,7 @@ float sffn_activity_value(const struct sffn_calibration *c, int32_t kind, float 
     case SFFN_ACTIVE_GATE:
         return g > 0 ? g : 0;
     default:
-        return fabsf(sffn_activate_one(sffn_context_kernels(c->ctx), c->ffn, g));
+        return fabsf(sffn_activate_one(c->ffn, g));
     }
 }
 

@@ -42,12 +42,9 @@ void sffn_activate(const struct sffn_kernels *k, const struct sffn_ffn *ffn, flo
             g[i] = g[i] <= 0 ? 0.0f : g[i] * g[i];
         break;
     case SFFN_ACT_SILU:
+    case SFFN_ACT_GELU_ERF:
     case SFFN_ACT_GELU_TANH:
         k->activate.fn(g, n, ffn->activation);
-        break;
-    case SFFN_ACT_GELU_ERF:
-        for (size_t i = 0; i < n; i++)
-            g[i] = 0.5f * g[i] * (1.0f + erff(g[i] * 0.70710678118654752f));
         break;
     default: /* ReLU, dReLU */
         for (size_t i = 0; i < n; i++)

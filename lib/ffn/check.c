@@ -9,7 +9,7 @@ static void check_token(struct sffn_worker *w, size_t t)
     const struct sffn_x x = sffn_x_prepare(
         w->k, sffn_tile_x(w) + t * w->call->args.x_stride, w->call->args.x_stride, 1,
         ffn->gate.n_cols, sffn_is_quantized(ffn->gate.dtype), w->w.x + w->ith * w->w.x_bytes);
-    float *g = w->w.values + w->ith * 2 * SFFN_CHUNK_VALUES;
+    float *g = sffn_products(w);
     struct sffn_walk walk = sffn_walk_begin(&selected, 0, ffn->d_ff);
     size_t pos = 0; /* of the walk's stretch */
     int is_listed = sffn_walk_next(&walk);
@@ -18,6 +18,9 @@ static void check_token(struct sffn_worker *w, size_t t)
     for (size_t start = first; start < last; start += SFFN_CHUNK_VALUES) {
         const size_t n = last - start < SFFN_CHUNK_VALUES ? last - start : SFFN_CHUNK_VALUES;
         sffn_rows_dot(w->k, &ffn->gate, &all, start, n, &x, 1, g);
+        for (size_t i = 0; ffn->gate_bias && i < n; i++)
+            g[i] += ffn->gate_bias[start + i];
+        sffn_activate(w->k, ffn, g, n);
         for (size_t i = 0; i < n; i++) {
             const uint32_t row = (uint32_t)(start + i);
             size_t listed = 0;
@@ -33,8 +36,7 @@ static void check_token(struct sffn_worker *w, size_t t)
             const int is_selected =
                 is_listed && listed == row &&
                 (!selected.masks || (selected.masks[walk.start + pos] >> t & 1));
-            const float s =
-                sffn_activate_one(w->k, ffn, g[i] + (ffn->gate_bias ? ffn->gate_bias[row] : 0.0f));
+            const float s = g[i];
             const int is_true =
                 !sffn_gate_drops(ffn, row, s) && (ffn->is_gated || !sffn_h_drops(ffn, row, s));
             w->counters->sampled_selected += (uint64_t)is_selected;

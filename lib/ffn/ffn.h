@@ -47,9 +47,10 @@ static inline const struct sffn_selector *sffn_ffn_selector(const struct sffn_ff
 
 /* s = act(g) in place of n values. dReLU's up half is applied in the up stage. The bits of each depend on nothing but it and k. */
 void sffn_activate(const struct sffn_kernels *k, const struct sffn_ffn *ffn, float *g, size_t n);
-static inline float sffn_activate_one(const struct sffn_kernels *k, const struct sffn_ffn *ffn, float g)
+/* One value, with the scalar kernel, which is faster there: for what is not compared with a call's bits. */
+static inline float sffn_activate_one(const struct sffn_ffn *ffn, float g)
 {
-    sffn_activate(k, ffn, &g, 1);
+    sffn_activate(sffn_kernels_isa_table(0), ffn, &g, 1);
     return g;
 }
 /* h = s * u with u's bias; dReLU rectifies u too. NaN stays. */
@@ -123,7 +124,7 @@ struct sffn_workspace {
     struct sffn_counters *counters; /* [nth] */
     uint8_t *x;                     /* [nth][x_bytes]: quantised x */
     struct sffn_select_scratch select;
-    float *values;                  /* [nth][2][SFFN_CHUNK_VALUES]: products on their way to a list */
+    float *values;                  /* [nth][SFFN_CHUNK_VALUES]: products on their way to a list */
     struct sffn_list selected, active, nonzero;
     /* For rules that look at all neurons of a token: */
     float *rule_values;             /* [SFFN_TILE_TOKENS][d_ff]: |s| or |h|, 0 where there is none */

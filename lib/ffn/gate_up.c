@@ -243,7 +243,7 @@ static void run_up_of(struct sffn_worker *w, const struct sffn_x *x, uint32_t se
     const struct sffn_list active = sffn_list_input(&w->w.active, w->tile);
     const struct sffn_segment from = active.segments[segment];
     struct sffn_appender out = sffn_append_to(&w->w.nonzero, segment, from.start);
-    float *u = w->w.values + w->ith * 2 * SFFN_CHUNK_VALUES;
+    float *u = sffn_products(w);
     const size_t most = SFFN_CHUNK_VALUES / w->tile;
     const uint64_t begin = w->collects_stats ? sffn_now_ns() : 0;
     for (size_t done = 0; done < from.n; done += most)
@@ -260,7 +260,7 @@ void sffn_run_gate(struct sffn_worker *w, int with_up)
     const struct sffn_ffn *ffn = w->ffn;
     const struct sffn_list list = sffn_selected_rows(w);
     struct inputs in = {0};
-    float *g = w->w.values + w->ith * 2 * SFFN_CHUNK_VALUES;
+    float *g = sffn_products(w);
     const struct gate_rule rule = gate_rule_of(w);
     const uint64_t begin = with_up && w->collects_stats ? sffn_now_ns() : 0;
     if (w->ith == 0 && w->call->select != SFFN_SELECT_GATE && !list.rows)
@@ -291,7 +291,7 @@ void sffn_run_up(struct sffn_worker *w)
     const struct sffn_ffn *ffn = w->ffn;
     const struct sffn_list list = sffn_list_input(&w->w.active, w->tile);
     struct inputs in = {0};
-    float *u = w->w.values + w->ith * 2 * SFFN_CHUNK_VALUES;
+    float *u = sffn_products(w);
     struct pieces p = pieces_of(w, &list, &w->w.nonzero, &ffn->up);
     while (next_piece(w, &p)) {
         prepare_inputs(w, &in, 0, 1);
@@ -340,7 +340,7 @@ void sffn_run_dense_h(struct sffn_worker *w)
     const struct sffn_ffn *ffn = w->ffn;
     const struct sffn_list list = sffn_every_row(w, w->w.nonzero.values);
     struct inputs in = {0};
-    float *room = ffn->is_gated ? w->w.values + w->ith * 2 * SFFN_CHUNK_VALUES : NULL;
+    float *room = ffn->is_gated ? sffn_products(w) : NULL;
     struct pieces p = pieces_of(w, &list, NULL, &ffn->gate);
     uint64_t n_rows = 0;
     while (next_piece(w, &p)) {

@@ -98,7 +98,6 @@ void sffn_run_import(struct sffn_worker *w)
     }
 }
 
-/* all |s| or |h| of a token -> where the rule cuts them. The cuts are shared out: finding one is too short to be divided. */
 void sffn_run_cut(struct sffn_worker *w)
 {
     const sffn_value_rule *rule = &w->ffn->value_rule;
@@ -114,7 +113,6 @@ void sffn_run_cut(struct sffn_worker *w)
     }
 }
 
-/* Drops from this thread's segment what lies below the cuts. Only now is it known which h goes into the sums, and their scale. */
 void sffn_run_keep(struct sffn_worker *w)
 {
     const struct sffn_ffn *ffn = w->ffn;

@@ -200,7 +200,7 @@ size_t sffn_workspace_layout(const struct sffn_ffn *ffn, uint32_t nth, struct sf
     TAKE(turns, 2 * (size_t)nth, sizeof(struct sffn_turn));
     TAKE(counters, nth, sizeof(struct sffn_counters));
     TAKE(x, nth, x_bytes);
-    TAKE(values, nth, 2 * SFFN_CHUNK_VALUES * sizeof(float));
+    TAKE(values, nth, SFFN_CHUNK_VALUES * sizeof(float));
     TAKE(selected.rows, ffn->d_ff, sizeof(uint32_t));
     TAKE(selected.masks, ffn->d_ff, 1);
     TAKE(selected.segments, nth, sizeof(struct sffn_segment));

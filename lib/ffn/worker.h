@@ -26,6 +26,12 @@ static inline const float *sffn_tile_x(const struct sffn_worker *w)
     return w->call->args.x + w->token * w->call->args.x_stride;
 }
 
+/* Room for SFFN_CHUNK_VALUES products. */
+static inline float *sffn_products(const struct sffn_worker *w)
+{
+    return w->w.values + w->ith * SFFN_CHUNK_VALUES;
+}
+
 /* ---- lists ---- */
 
 /* Every neuron, in order. */
@@ -103,9 +109,9 @@ void sffn_run_clear(struct sffn_worker *w);
 void sffn_run_select(struct sffn_worker *w, uint32_t step);
 /* the caller's set and s -> active (nonzero for ungated layers) */
 void sffn_run_import(struct sffn_worker *w);
-/* all |s| or |h| of a token -> where the rule cuts them */
+/* all |s| or |h| of a token -> where the rule cuts them. The cuts are shared out: finding one is too short to be divided. */
 void sffn_run_cut(struct sffn_worker *w);
-/* active or nonzero -> the same without what lies below the cuts */
+/* active or nonzero -> the same without what lies below the cuts. Only now is it known which h goes into the sums, and their scale. */
 void sffn_run_keep(struct sffn_worker *w);
 /* active -> the caller's set, if there is one */
 void sffn_run_export(struct sffn_worker *w);

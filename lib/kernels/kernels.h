@@ -110,9 +110,12 @@ typedef void sffn_columns_axpy_fn(int32_t *out, const void *codes, size_t column
  * use_abs compares |v[i]|. Returns how many. rows has room for n entries; whole-vector stores past the count are allowed up to rows + n. */
 typedef size_t sffn_threshold_fn(uint32_t *rows, const float *v, uint32_t first, size_t n, float t, int keep_equal, int use_abs);
 
-/* In place, for SFFN_ACT_SILU and SFFN_ACT_GELU_TANH: s[i] = g / (1 + exp(-z)), where z is g, or 2 sqrt(2 / pi) (g + 0.044715 g^3), with which this is
- * 0.5 g (1 + tanh(z / 2)) without its cancellation. With u = 2^-24 the error is at most ((8 |z| + 6) u e^-z / (1 + e^-z) + 2 u) |s| + 2^-125 |g| + 2^-150 (SiLU:
- * without 8 |z|), and s = -0 where exp(-z) overflows. NaN stays, -infinity becomes NaN. Bits depend on g alone, not on its place. */
+/* In place, s[i] from g:
+ *   SFFN_ACT_SILU, SFFN_ACT_GELU_TANH   g / (1 + exp(-z)), where z is g, or 2 sqrt(2 / pi) (g + 0.044715 g^3), with which this is 0.5 g (1 + tanh(z / 2))
+ *                                       without its cancellation. With u = 2^-24 the error is at most ((4 |z| + 5) u e^-z / (1 + e^-z) + 2 u) |s| +
+ *                                       2^-125 |g| + 2^-150 (SiLU: without 4 |z|), and s = -0 where exp(-z) overflows.
+ *   SFFN_ACT_GELU_ERF                   0.5 g (1 + erf(g / sqrt(2))), within 6 u |g| + 2^-150.
+ * NaN stays, -infinity becomes NaN. Bits depend on g alone, not on its place. */
 typedef void sffn_activate_fn(float *s, size_t n, int32_t activation);
 
 /* Bit k % 8 of bits[k / 8] is x[k] < 0, so 0 for -0 and NaN; (n + 7) / 8 bytes, the unused bits of the last one 0. */

@@ -110,9 +110,7 @@ static void dot_phase(void *arg, uint32_t phase, uint32_t ith, uint32_t nth)
                    (last - first) * sizeof(float));
         return;
     }
-    const struct sffn_x x = sffn_x_prepare(p->k, p->in + p->token * p->in_stride, p->in_stride,
-                                           p->tile, p->m->n_cols, sffn_is_quantized(p->m->dtype),
-                                           p->x_scratch + ith * sffn_x_scratch_bytes(p->m->n_cols));
+    struct sffn_x x = {.x = NULL}; /* not made before there is a piece to do */
     float *values = p->values + ith * DOT_CHUNK * SFFN_TILE_TOKENS;
     const struct sffn_list list = sffn_list_input(&p->list, p->tile);
     const size_t n_rows = sffn_list_count(&list);
@@ -120,6 +118,10 @@ static void dot_phase(void *arg, uint32_t phase, uint32_t ith, uint32_t nth)
         nth * sffn_pieces_per_thread((uint64_t)n_rows * p->m->row_bytes, SFFN_MOST_PIECES, nth);
     struct sffn_deal deal = sffn_deal_begin(p->turns, n_pieces, ith, nth);
     while (sffn_deal_next(&deal)) {
+        if (!x.x)
+            x = sffn_x_prepare(p->k, p->in + p->token * p->in_stride, p->in_stride, p->tile,
+                               p->m->n_cols, sffn_is_quantized(p->m->dtype),
+                               p->x_scratch + ith * sffn_x_scratch_bytes(p->m->n_cols));
         sffn_share(n_rows, (uint32_t)deal.piece, n_pieces, &first, &last);
         struct sffn_walk walk = sffn_walk_begin(&list, first, last);
         while (sffn_walk_next(&walk)) {

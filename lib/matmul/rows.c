@@ -40,11 +40,14 @@ int sffn_deal_next(struct sffn_deal *d)
 {
     for (; d->owner < (d->turns ? d->nth : 1); d->owner++) {
         const uint32_t owner = (d->ith + d->owner) % d->nth;
+        atomic_uint *taken = d->turns ? &d->turns[owner].taken : NULL;
         size_t first;
         sffn_share(d->n, owner, d->nth, &first, &d->last);
-        d->piece = first + (d->turns ? atomic_fetch_add_explicit(&d->turns[owner].taken, 1,
-                                                                 memory_order_relaxed)
-                                     : d->taken++);
+        /* Looking costs the others nothing where all is taken. */
+        if (taken && atomic_load_explicit(taken, memory_order_relaxed) >= d->last - first)
+            continue;
+        d->piece = first +
+                   (taken ? atomic_fetch_add_explicit(taken, 1, memory_order_relaxed) : d->taken++);
         if (d->piece < d->last)
             return 1;
     }
@@ -347,7 +350,7 @@ static uint32_t n_slices(size_t n_cols, uint32_t nth)
     return slices;
 }
 
-/* Columns [col, col + n) of partition p; the rows of those up to p_end are this thread's, too. */
+/* Columns [col, col + n) of partition p. The rows of those up to p_end come next, unless others take them, and may be fetched. */
 static void accumulate_rows(const struct sffn_kernels *k, const struct sffn_matmul *m,
                             const struct sffn_list *list, size_t n_tokens,
                             const struct sffn_axpy_scratch *s, uint32_t ith, uint32_t p,
@@ -445,7 +448,10 @@ void sffn_axpy_accumulate(const struct sffn_kernels *k, const struct sffn_matmul
         return;
     }
     const uint32_t slices = n_slices(m->n_cols, nth);
-    struct sffn_deal deal = sffn_deal_begin(turns, SFFN_PARTITIONS * slices, ith, nth);
+    const uint64_t bytes = (uint64_t)sffn_list_count(list) * m->stride / m->block_size;
+    struct sffn_deal deal =
+        sffn_deal_begin(sffn_pieces_per_thread(bytes, 2, nth) > 1 ? turns : NULL,
+                        SFFN_PARTITIONS * slices, ith, nth);
     while (sffn_deal_next(&deal)) {
         const uint32_t p = (uint32_t)deal.piece / slices, slice = (uint32_t)deal.piece % slices;
         /* Slices begin on cache lines of every type. */

@@ -138,7 +138,7 @@ static inline float sffn_max_nan(float a, float b)
 {
     return b > a || b != b ? b : a;
 }
-/* Every h on its way into a list passes here: folds |h * row scale| into the thread's h_max, and returns h, or 0 where the row is zero and
+/* Every h on its way to down passes here, or through note_all() (ffn/gate_up.c), which does the same for arrays: folds |h * row scale| into the thread's h_max, and returns h, or 0 where the row is zero and
  * has no scale to fold h into. */
 static inline float sffn_axpy_note(const struct sffn_matmul *m, uint32_t row, float h, float *h_max)
 {

@@ -9,30 +9,36 @@
 
 static const double pi = 3.14159265358979323846;
 
+/* The bounds of kernels.h, where they come from. SiLU, GELU (tanh): e = exp(-z) has 0.7 u from its reduction, 2.8 u from the polynomial and one for each rounding of p and 1 + p; the sum and the quotient have
+ * one each. z of GELU: two constants' and three roundings, at most 4 u, which exp multiplies by |z|. The rest: where e overflows, and denormal quotients.
+ * GELU (erf): 1.3 u from the formula, about as much from rounding its terms, and two from the products with g. */
 static void check_value(struct ck *ck, int32_t activation, float g, float s, size_t n, size_t i)
 {
     const int is_gelu = activation == SFFN_ACT_GELU_TANH;
     const double x = g, z = is_gelu ? 2.0 * sqrt(2.0 / pi) * (x + 0.044715 * x * x * x) : x;
-    const double e = exp(-z), exact = x / (1.0 + e), u = 0x1p-24;
-    const double share = isinf(e) ? 1.0 : e / (1.0 + e);
-    /* e: 0.7 u from the reduction, 2.8 u from the polynomial, roundings of p and of 1 + p; the sum and the quotient one each. z of GELU: two
-     * constants and three roundings, which exp multiplies by |z|. The rest: where e overflows, and denormal quotients. */
-    const double bound =
-        (((is_gelu ? 8.0 * fabs(z) : 0.0) + 6.0) * u * share + 2.0 * u) * fabs(exact) +
-        0x1p-125 * fabs(x) + 0x1p-150;
+    const double e = exp(-z), u = 0x1p-24, share = isinf(e) ? 1.0 : e / (1.0 + e);
+    double exact = x / (1.0 + e),
+           bound = (((is_gelu ? 4.0 * fabs(z) : 0.0) + 5.0) * u * share + 2.0 * u) * fabs(exact) +
+                   0x1p-125 * fabs(x);
+    if (activation == SFFN_ACT_GELU_ERF) {
+        exact = 0.5 * x * erfc(-x * sqrt(0.5));
+        bound = 6.0 * u * fabs(x);
+    }
     if (isnan(g) || g == -INFINITY)
         ck_expect(ck, isnan(s), "NaN or -infinity", n, 0, i);
     else if (g == INFINITY)
         ck_expect(ck, s == INFINITY, "infinity", n, 0, i);
     else
-        ck_expect(ck, fabs((double)s - exact) <= bound, "too far from float64", n, 0, i);
+        ck_expect(ck, fabs((double)s - exact) <= bound + 0x1p-150, "too far from float64", n, 0, i);
+    if (g < -130.0f && isfinite(g))
+        ck_expect(ck, s == 0 && signbit(s), "not -0 far below zero", n, 0, i);
 }
 
 static void check_values(struct ck *ck, sffn_activate_fn *fn, const float *g, size_t n,
                          enum ck_where where)
 {
-    static const int32_t activations[] = {SFFN_ACT_SILU, SFFN_ACT_GELU_TANH};
-    for (size_t a = 0; a < 2; a++) {
+    static const int32_t activations[] = {SFFN_ACT_SILU, SFFN_ACT_GELU_TANH, SFFN_ACT_GELU_ERF};
+    for (size_t a = 0; a < 3; a++) {
         float *s = ck_output(ck, n, sizeof *s, where);
         memcpy(s, g, n * sizeof *s);
         fn(s, n, activations[a]);

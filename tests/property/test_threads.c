@@ -239,6 +239,7 @@ static void matmul_same_bits(void **state)
     int32_t type = *(const int32_t *)*state;
     matmul_same_bits_of(type, 300, 11);
     matmul_same_bits_of(type, 9000, 1);
+    matmul_same_bits_of(type, 9000, 2);
 }
 
 /* One layer in several contexts at once, each on its own thread, many times: nobody disturbs

@@ -5,7 +5,6 @@
 #include <stddef.h>
 #include <string.h>
 
-#include "base/context.h"
 #include "check.h"
 #include "ffn/ffn.h"
 
@@ -29,7 +28,7 @@ static int is_below(const struct sffn_score_floor *f, float v)
 static void check_gate(const struct sffn_ffn *ffn, const struct sffn_score_floor *f, float g,
                        struct seen *seen)
 {
-    const float s = sffn_activate_one(sffn_context_kernels(ctx), ffn, g);
+    const float s = sffn_activate_one(ffn, g);
     const int drops = sffn_gate_drops(ffn, 0, s), below = is_below(f, f->is_gate ? g : s);
     seen->dropped += (unsigned)below;
     CHECK_SAYS(below == drops, "%s, rule %s: the floor %g %s g = %g, and s = %g %s",

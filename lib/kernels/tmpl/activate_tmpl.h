@@ -21,26 +21,44 @@ KERNEL_INLINE vf PLAIN_KERNEL(exp)(vf x)
     return vf_scale(vf_add(p, vf_set1(1.0f)), n);
 }
 
-KERNEL_INLINE vf PLAIN_KERNEL(activate_one)(vf g, int is_gelu)
+/* g times the normal distribution function, whose tail h is 0.5 erfc(|g| / sqrt(2)) as in Abramowitz and Stegun, 7.1.26, to 0.75e-7. */
+KERNEL_INLINE vf PLAIN_KERNEL(gelu_erf)(vf g)
 {
+    const vf one = vf_set1(1.0f), t = vf_div(one, vf_fma(vf_abs(g), vf_set1(0.231641888f), one)); /* 0.3275911 sqrt(1/2) */
+    vf p = vf_fma(t, vf_set1(0.5307027145f), vf_set1(-0.7265760135f));
+    p = vf_fma(t, p, vf_set1(0.7107068705f));
+    p = vf_fma(t, p, vf_set1(-0.142248368f));
+    p = vf_mul(t, vf_fma(t, p, vf_set1(0.127414796f)));
+    const vf h = vf_mul(p, PLAIN_KERNEL(exp)(vf_mul(vf_mul(g, g), vf_set1(-0.5f))));
+    /* 1 above zero, else 0; what lies between is so small that h = 1 - h. NaN stays. */
+    const vf is_above = vf_min(one, vf_max(vf_zero(), vf_mul(g, vf_set1(0x1p100f))));
+    return vf_mul(g, vf_fma(is_above, vf_fma(h, vf_set1(-2.0f), one), h));
+}
+
+KERNEL_INLINE vf PLAIN_KERNEL(activate_one)(vf g, int32_t activation)
+{
+    if (activation == SFFN_ACT_GELU_ERF)
+        return PLAIN_KERNEL(gelu_erf)(g);
     /* -z */
-    const vf factor = is_gelu ? vf_fma(vf_mul(g, g), vf_set1(-0.0713548162726f), vf_set1(-1.59576912160573f)) : vf_set1(-1.0f);
+    const vf factor = activation == SFFN_ACT_GELU_TANH ? vf_fma(vf_mul(g, g), vf_set1(-0.0713548162726f), vf_set1(-1.59576912160573f)) : vf_set1(-1.0f);
     return vf_div(g, vf_add(vf_set1(1.0f), PLAIN_KERNEL(exp)(vf_mul(g, factor))));
 }
 
-KERNEL_INLINE void PLAIN_KERNEL(activate_all)(float *s, size_t n, int is_gelu)
+KERNEL_INLINE void PLAIN_KERNEL(activate_all)(float *s, size_t n, const int32_t activation)
 {
     size_t i = 0;
     for (; i + VF_LEN <= n; i += VF_LEN)
-        vf_store(s + i, PLAIN_KERNEL(activate_one)(vf_load(s + i), is_gelu));
+        vf_store(s + i, PLAIN_KERNEL(activate_one)(vf_load(s + i), activation));
     if (i < n)
-        vf_store_part(s + i, PLAIN_KERNEL(activate_one)(vf_load_part(s + i, n - i), is_gelu), n - i);
+        vf_store_part(s + i, PLAIN_KERNEL(activate_one)(vf_load_part(s + i, n - i), activation), n - i);
 }
 
 static void PLAIN_KERNEL(activate)(float *s, size_t n, int32_t activation)
 {
-    if (activation == SFFN_ACT_GELU_TANH)
-        PLAIN_KERNEL(activate_all)(s, n, 1);
+    if (activation == SFFN_ACT_GELU_ERF)
+        PLAIN_KERNEL(activate_all)(s, n, SFFN_ACT_GELU_ERF);
+    else if (activation == SFFN_ACT_GELU_TANH)
+        PLAIN_KERNEL(activate_all)(s, n, SFFN_ACT_GELU_TANH);
     else
-        PLAIN_KERNEL(activate_all)(s, n, 0);
+        PLAIN_KERNEL(activate_all)(s, n, SFFN_ACT_SILU);
 }

@@ -386,7 +386,7 @@ static void activate_scalar(float *s, size_t n, int32_t activation)
     for (size_t i = 0; i < n; i++) {
         const float g = sffn_load_f32(s + i);
         const float z = activation == SFFN_ACT_GELU_TANH ? g * (1.59576912160573f + 0.0713548162726f * (g * g)) : g;
-        sffn_store_f32(s + i, g / (1.0f + expf(-z)));
+        sffn_store_f32(s + i, activation == SFFN_ACT_GELU_ERF ? 0.5f * g * (1.0f + erff(g * 0.70710678118654752f)) : g / (1.0f + expf(-z)));
     }
 }
 
