@@ -71,7 +71,7 @@ static void scene_make(struct scene *scene, int32_t type, const struct way *way,
     spec.d_model = is_quantised(type) ? 256 : 203;
     if (way->select == SFFN_SELECT_PREDICTOR)
         spec.d_model = 256;
-    static const uint32_t n_experts[] = {17, 70, 280};
+    static const uint32_t n_experts[] = {17, 70, 160};
     spec.d_ff = n_experts[way->size] * 32;
     spec.has_bias = 1;
     spec.rule = SFFN_RULE_ABS_H;
@@ -238,8 +238,8 @@ static void matmul_same_bits(void **state)
 {
     int32_t type = *(const int32_t *)*state;
     matmul_same_bits_of(type, 300, 11);
-    matmul_same_bits_of(type, 9000, 1);
-    matmul_same_bits_of(type, 9000, 2);
+    matmul_same_bits_of(type, 5000, 1);
+    matmul_same_bits_of(type, 5000, 2);
 }
 
 /* One layer in several contexts at once, each on its own thread, many times: nobody disturbs
