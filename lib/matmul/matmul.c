@@ -113,28 +113,22 @@ static void dot_phase(void *arg, uint32_t phase, uint32_t ith, uint32_t nth)
     struct sffn_x x = {.x = NULL}; /* not made before there is a piece to do */
     float *values = p->values + ith * DOT_CHUNK * SFFN_TILE_TOKENS;
     const struct sffn_list list = sffn_list_input(&p->list, p->tile);
-    const size_t n_rows = sffn_list_count(&list);
-    const uint32_t n_pieces =
-        nth * sffn_pieces_per_thread((uint64_t)n_rows * p->m->row_bytes, SFFN_MOST_PIECES, nth);
-    struct sffn_deal deal = sffn_deal_begin(p->turns, n_pieces, ith, nth);
-    while (sffn_deal_next(&deal)) {
+    struct sffn_dealt dealt = sffn_dealt_begin(&list, p->m->row_bytes, p->turns, ith, nth);
+    while (sffn_dealt_next(&dealt)) {
+        const size_t start = dealt.walk.start, n_rows = dealt.walk.n;
         if (!x.x)
             x = sffn_x_prepare(p->k, p->in + p->token * p->in_stride, p->in_stride, p->tile,
                                p->m->n_cols, sffn_is_quantized(p->m->dtype),
                                p->x_scratch + ith * sffn_x_scratch_bytes(p->m->n_cols));
-        sffn_share(n_rows, (uint32_t)deal.piece, n_pieces, &first, &last);
-        struct sffn_walk walk = sffn_walk_begin(&list, first, last);
-        while (sffn_walk_next(&walk)) {
-            if (!list.rows && p->tile == 1) { /* dense decode: straight into out */
-                sffn_rows_dot(p->k, p->m, &list, walk.start, walk.n, &x, 1,
-                              p->out + p->token * p->out_stride + walk.start);
-                continue;
-            }
-            for (size_t done = 0; done < walk.n; done += DOT_CHUNK) {
-                const size_t n = walk.n - done < DOT_CHUNK ? walk.n - done : DOT_CHUNK;
-                sffn_rows_dot(p->k, p->m, &list, walk.start + done, n, &x, p->tile, values);
-                scatter(p, walk.start + done, n, values);
-            }
+        if (!list.rows && p->tile == 1) { /* dense decode: straight into out */
+            sffn_rows_dot(p->k, p->m, &list, start, n_rows, &x, 1,
+                          p->out + p->token * p->out_stride + start);
+            continue;
+        }
+        for (size_t done = 0; done < n_rows; done += DOT_CHUNK) {
+            const size_t n = n_rows - done < DOT_CHUNK ? n_rows - done : DOT_CHUNK;
+            sffn_rows_dot(p->k, p->m, &list, start + done, n, &x, p->tile, values);
+            scatter(p, start + done, n, values);
         }
     }
 }

@@ -54,6 +54,28 @@ int sffn_deal_next(struct sffn_deal *d)
     return 0;
 }
 
+struct sffn_dealt sffn_dealt_begin(const struct sffn_list *list, size_t row_bytes,
+                                   struct sffn_turn *turns, uint32_t ith, uint32_t nth)
+{
+    struct sffn_dealt d = {.n_rows = sffn_list_count(list), .walk = sffn_walk_begin(list, 0, 0)};
+    const uint32_t per_thread =
+        sffn_pieces_per_thread((uint64_t)d.n_rows * row_bytes, SFFN_MOST_PIECES, nth);
+    d.deal = sffn_deal_begin(turns, (size_t)nth * per_thread, ith, nth);
+    return d;
+}
+
+int sffn_dealt_next(struct sffn_dealt *d)
+{
+    while (!sffn_walk_next(&d->walk)) {
+        size_t first, last;
+        if (!sffn_deal_next(&d->deal))
+            return 0;
+        sffn_share(d->n_rows, (uint32_t)d->deal.piece, (uint32_t)d->deal.n, &first, &last);
+        d->walk = sffn_walk_begin(d->walk.list, first, last);
+    }
+    return 1;
+}
+
 static size_t round_up_64(size_t n)
 {
     return (n + 63) & ~(size_t)63;
@@ -271,21 +293,10 @@ static void accumulate_int(const struct sffn_kernels *k, const struct sffn_matmu
         memset(acc_of(s, n, ith, t), 0, n * sizeof(*s->acc));
     }
     s->has_sum[ith] = 0;
-    const size_t n_rows = sffn_list_count(list);
-    const uint32_t n_pieces =
-        nth * sffn_pieces_per_thread((uint64_t)n_rows * m->stride, SFFN_MOST_PIECES, nth);
     size_t since_drain = 0;
-    struct sffn_deal deal = sffn_deal_begin(turns, n_pieces, ith, nth);
-    struct sffn_walk walk = sffn_walk_begin(list, 0, 0);
-    for (;;) {
-        if (!sffn_walk_next(&walk)) {
-            if (!sffn_deal_next(&deal))
-                break;
-            size_t first, last;
-            sffn_share(n_rows, (uint32_t)deal.piece, n_pieces, &first, &last);
-            walk = sffn_walk_begin(list, first, last);
-            continue;
-        }
+    struct sffn_dealt dealt = sffn_dealt_begin(list, m->stride, turns, ith, nth);
+    while (sffn_dealt_next(&dealt)) {
+        const struct sffn_walk walk = dealt.walk;
         for (size_t done = 0; done < walk.n; done += step) {
             const size_t chunk = walk.n - done < step ? walk.n - done : step;
             if (since_drain + chunk > rows_max) {

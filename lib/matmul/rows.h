@@ -85,6 +85,17 @@ static inline uint32_t sffn_pieces_per_thread(uint64_t bytes, uint32_t most, uin
     return nth == 1 || bytes < (uint64_t)nth * most * SFFN_PIECE_BYTES ? 1 : most;
 }
 
+/* Walks the stretches of a list that a thread gets when its rows, of row_bytes, are dealt out so.
+ * struct sffn_dealt d = sffn_dealt_begin(list, row_bytes, turns, ith, nth); while (sffn_dealt_next(&d)) use d.walk.start, d.walk.n */
+struct sffn_dealt {
+    size_t n_rows;
+    struct sffn_deal deal;
+    struct sffn_walk walk;
+};
+struct sffn_dealt sffn_dealt_begin(const struct sffn_list *list, size_t row_bytes,
+                                   struct sffn_turn *turns, uint32_t ith, uint32_t nth);
+int sffn_dealt_next(struct sffn_dealt *dealt);
+
 /* x of a tile for sffn_rows_dot(): quantised into scratch (sffn_x_scratch_bytes) when the weights want that, else as it is, or on cache lines of
  * its own there. Quantised and not, it may lie in one scratch at the same time. */
 size_t sffn_x_scratch_bytes(size_t n);
@@ -138,8 +149,8 @@ static inline float sffn_max_nan(float a, float b)
 {
     return b > a || b != b ? b : a;
 }
-/* Every h on its way to down passes here, or through note_all() (ffn/gate_up.c), which does the same for arrays: folds |h * row scale| into the thread's h_max, and returns h, or 0 where the row is zero and
- * has no scale to fold h into. */
+/* Every h on its way to down passes here, or through note_all() (ffn/gate_up.c), which does the same for arrays: folds |h * row scale| into the
+ * thread's h_max, and returns h, or 0 where the row is zero and has no scale to fold h into. */
 static inline float sffn_axpy_note(const struct sffn_matmul *m, uint32_t row, float h, float *h_max)
 {
     if (!m->row_scale_max)
