@@ -49,7 +49,7 @@ typedef struct sffn_context_config {
     sffn_parallel_for_fn parallel_for; /**< NULL: own pool of n_threads - 1 threads plus the caller's, but no more than the CPUs this process may use when the
                                       context is made. No call waits for a thread of it that has not begun. Else no thread is ever created */
     void *parallel_for_user;
-    const char *max_isa;         /**< NULL: best this CPU runs. Else a row of the ISA table, "scalar", "avx2", "avx512", "avx512_vnni", on AArch64 "neon", "dotprod", as a cap */
+    const char *max_isa;         /**< NULL: best this CPU runs. Else a row of the ISA table, "scalar", "avx2", "avx_vnni", "avx512vl_vnni", "avx512", "avx512_vnni", on AArch64 "neon", "dotprod", as a cap */
     int32_t huge_pages;          /**< enum sffn_huge_pages */
     int32_t bind_threads;        /**< 1: own pool threads are bound to one core each (hwloc or OS). Default 0 */
     uint32_t spin_us;            /**< how long idle pool threads stay awake before they sleep, microseconds, at most 1000000. Default 50. Threads that wait for

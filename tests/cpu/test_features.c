@@ -44,7 +44,7 @@ static const struct machine {
     { "Cascade Lake",
       { 22, { 0x00050657, 0, 0x7ffefbff, 0xbfebfbff }, { 0, 0xd39ffffb, 0x00000808, 0xbc000600 }, { 0 }, "GenuineIntel",
         XCR0_AVX512 | XCR0_PKU, 0 },
-      SKYLAKE_X_BITS | SFFN_CPU_AVX512_VNNI, "avx2" },
+      SKYLAKE_X_BITS | SFFN_CPU_AVX512_VNNI, "avx512vl_vnni" },
     { "Ice Lake",
       { 27, { 0x000606a6, 0, 0x7ffefbff, 0xbfebfbff }, { 0, 0xf3bfbfef, 0x40417f5e, 0xbc040412 }, { 0 }, "GenuineIntel",
         XCR0_AVX512 | XCR0_PKU, 0 },
@@ -60,7 +60,7 @@ static const struct machine {
     { "Sapphire Rapids, an OS that keeps YMM state only",
       { 32, { 0x000806f8, 0, 0x7ffefbff, 0xbfebfbff }, { 2, 0xf3bfbfef, 0xfb417ffe, 0xffdd4432 }, { 0x00001c30, 0, 0, 0 }, "GenuineIntel",
         XCR0_AVX, 0 },
-      HASWELL_BITS | SFFN_CPU_AVX_VNNI, "avx2" },
+      HASWELL_BITS | SFFN_CPU_AVX_VNNI, "avx_vnni" },
     { "Sapphire Rapids, an OS that keeps SSE state only",
       { 32, { 0x000806f8, 0, 0x7ffefbff, 0xbfebfbff }, { 2, 0xf3bfbfef, 0xfb417ffe, 0xffdd4432 }, { 0x00001c30, 0, 0, 0 }, "GenuineIntel",
         0x3u, 0 },
@@ -68,7 +68,7 @@ static const struct machine {
     { "Alder Lake",
       { 32, { 0x00090672, 0, 0x7ffafbff, 0xbfebfbff }, { 2, 0x239c27eb, 0x98c027bc, 0xfc1cc410 }, { 0x00401c10, 0, 0, 0 }, "GenuineIntel",
         XCR0_AVX | XCR0_PKU, 0 },
-      HASWELL_BITS | SFFN_CPU_AVX_VNNI, "avx2" },
+      HASWELL_BITS | SFFN_CPU_AVX_VNNI, "avx_vnni" },
     { "Haswell, leaves above 6 hidden by a hypervisor",
       { 6, { 0x000306c3, 0, 0x7ffafbff, 0xbfebfbff }, { 0, 0x000027ab, 0, 0x9c000600 }, { 0 }, "GenuineIntel", XCR0_AVX, 0 },
       SFFN_CPU_FMA | SFFN_CPU_F16C, "scalar" },
@@ -125,14 +125,25 @@ static const struct {
         "blocks_axpy_q8_0_scalar", "blocks_axpy_q4_0_scalar", "quantize_x_scalar", "threshold_scalar", "activate_scalar", "pack_signs_scalar",
         "count_signs_scalar", "plane_dot_scalar", "columns_axpy_scalar", NULL } },
     { "avx2",
-      { "rows_dot_f32_avx2", "rows_dot_f16_avx2", "rows_dot_bf16_avx2", "rows_dot_q8_0_avx2", "rows_dot_q4_0_avx2", "rows_dot_q4_0_apart_scalar",
-        "rows_axpy_f32_avx2",
-        "rows_axpy_f16_avx2", "rows_axpy_bf16_avx2", "batch_axpy_f32_avx2", "batch_axpy_f16_avx2", "batch_axpy_bf16_avx2",
-        "rows_axpy_int_q8_0_avx2", "rows_axpy_int_q4_0_avx2", "rows_axpy_int_q4_0_apart_scalar",
-        "batch_axpy_int_q8_0_avx2", "batch_axpy_int_q4_0_avx2", "batch_axpy_int_q4_0_apart_scalar",
-        "blocks_axpy_q8_0_avx2",
-        "blocks_axpy_q4_0_avx2", "quantize_x_avx2", "threshold_avx2", "activate_avx2", "pack_signs_avx2", "count_signs_avx2",
-        "plane_dot_avx2", "columns_axpy_avx2", NULL } },
+      { "rows_dot_f32_avx2", "rows_dot_f16_avx2", "rows_dot_bf16_avx2", "rows_dot_q8_0_avx2", "rows_dot_q4_0_avx2", "rows_dot_q4_0_apart_avx2",
+        "rows_axpy_f32_avx2", "rows_axpy_f16_avx2", "rows_axpy_bf16_avx2", "batch_axpy_f32_avx2", "batch_axpy_f16_avx2", "batch_axpy_bf16_avx2",
+        "rows_axpy_int_q8_0_avx2", "rows_axpy_int_q4_0_avx2", "rows_axpy_int_q4_0_apart_avx2", "batch_axpy_int_q8_0_avx2",
+        "batch_axpy_int_q4_0_avx2", "batch_axpy_int_q4_0_apart_avx2", "blocks_axpy_q8_0_avx2", "blocks_axpy_q4_0_avx2", "quantize_x_avx2",
+        "threshold_avx2", "activate_avx2", "pack_signs_avx2", "count_signs_avx2", "plane_dot_avx2", "columns_axpy_avx2", NULL } },
+    { "avx_vnni",
+      { "rows_dot_f32_avx2", "rows_dot_f16_avx2", "rows_dot_bf16_avx2", "rows_dot_q8_0_avx_vnni", "rows_dot_q4_0_avx_vnni",
+        "rows_dot_q4_0_apart_avx_vnni", "rows_axpy_f32_avx2", "rows_axpy_f16_avx2", "rows_axpy_bf16_avx2", "batch_axpy_f32_avx2",
+        "batch_axpy_f16_avx2", "batch_axpy_bf16_avx2", "rows_axpy_int_q8_0_avx_vnni", "rows_axpy_int_q4_0_avx_vnni",
+        "rows_axpy_int_q4_0_apart_avx_vnni", "batch_axpy_int_q8_0_avx_vnni", "batch_axpy_int_q4_0_avx_vnni",
+        "batch_axpy_int_q4_0_apart_avx_vnni", "blocks_axpy_q8_0_avx_vnni", "blocks_axpy_q4_0_avx_vnni", "quantize_x_avx2", "threshold_avx2",
+        "activate_avx2", "pack_signs_avx2", "count_signs_avx2", "plane_dot_avx2", "columns_axpy_avx2", NULL } },
+    { "avx512vl_vnni",
+      { "rows_dot_f32_avx2", "rows_dot_f16_avx2", "rows_dot_bf16_avx2", "rows_dot_q8_0_avx512vl_vnni", "rows_dot_q4_0_avx512vl_vnni",
+        "rows_dot_q4_0_apart_avx512vl_vnni", "rows_axpy_f32_avx2", "rows_axpy_f16_avx2", "rows_axpy_bf16_avx2", "batch_axpy_f32_avx2",
+        "batch_axpy_f16_avx2", "batch_axpy_bf16_avx2", "rows_axpy_int_q8_0_avx512vl_vnni", "rows_axpy_int_q4_0_avx512vl_vnni",
+        "rows_axpy_int_q4_0_apart_avx512vl_vnni", "batch_axpy_int_q8_0_avx512vl_vnni", "batch_axpy_int_q4_0_avx512vl_vnni",
+        "batch_axpy_int_q4_0_apart_avx512vl_vnni", "blocks_axpy_q8_0_avx512vl_vnni", "blocks_axpy_q4_0_avx512vl_vnni", "quantize_x_avx2", "threshold_avx2",
+        "activate_avx2", "pack_signs_avx2", "count_signs_avx2", "plane_dot_avx2", "columns_axpy_avx2", NULL } },
     { "avx512_vnni",
       { "rows_dot_f32_avx512", "rows_dot_f16_avx512", "rows_dot_bf16_avx512", "rows_dot_q8_0_avx512_vnni", "rows_dot_q4_0_avx512_vnni",
         "rows_dot_q4_0_apart_avx512_vnni",
@@ -148,8 +159,9 @@ static const struct {
 static void kernels_of_each_machine(void **state)
 {
     (void)state;
-    if (isa_index("avx2") < 0 || isa_index("avx512") < 0 || isa_index("avx512_vnni") < 0)
-        skip(); /* built for another CPU family, or with -Disas */
+    if (isa_index("avx2") < 0 || isa_index("avx_vnni") < 0 || isa_index("avx512vl_vnni") < 0 || isa_index("avx512") < 0 ||
+        isa_index("avx512_vnni") < 0)
+        skip(); /* built for another CPU family, with -Disas, or by a compiler that lacks one */
     for (size_t i = 0; i < N_MACHINES; i++) {
         struct sffn_kernels k;
         const size_t row = sffn_kernels_select(&k, machines[i].bits, SIZE_MAX);

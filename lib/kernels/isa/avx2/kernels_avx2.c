@@ -6,6 +6,8 @@
 #include "kernels/tmpl/instantiate_q.h"
 #include "kernels/wtype/wt_q4_0.h"
 #include "kernels/tmpl/instantiate_q.h"
+#include "kernels/wtype/wt_q4_0_apart.h"
+#include "kernels/tmpl/instantiate_q.h"
 #include "kernels/isa/avx2/plane_dot_avx2.h"
 #include "kernels/tmpl/plane_dot_tmpl.h"
 #include "kernels/isa/avx2/columns_axpy_avx2.h"
@@ -18,6 +20,7 @@ const struct sffn_kernels sffn_kernels_avx2 = {
         [SFFN_BF16] = KERNEL_ENTRY(rows_dot_bf16_avx2),
         [SFFN_Q8_0] = KERNEL_ENTRY(rows_dot_q8_0_avx2),
         [SFFN_Q4_0] = KERNEL_ENTRY(rows_dot_q4_0_avx2),
+        [SFFN_W_Q4_0_APART] = KERNEL_ENTRY(rows_dot_q4_0_apart_avx2),
     },
     .rows_axpy = {
         [SFFN_F32] = KERNEL_ENTRY(rows_axpy_f32_avx2),
@@ -32,10 +35,12 @@ const struct sffn_kernels sffn_kernels_avx2 = {
     .rows_axpy_int = {
         [SFFN_Q8_0] = KERNEL_ENTRY(rows_axpy_int_q8_0_avx2),
         [SFFN_Q4_0] = KERNEL_ENTRY(rows_axpy_int_q4_0_avx2),
+        [SFFN_W_Q4_0_APART] = KERNEL_ENTRY(rows_axpy_int_q4_0_apart_avx2),
     },
     .batch_axpy_int = {
         [SFFN_Q8_0] = KERNEL_ENTRY(batch_axpy_int_q8_0_avx2),
         [SFFN_Q4_0] = KERNEL_ENTRY(batch_axpy_int_q4_0_avx2),
+        [SFFN_W_Q4_0_APART] = KERNEL_ENTRY(batch_axpy_int_q4_0_apart_avx2),
     },
     .blocks_axpy = {
         [SFFN_Q8_0] = KERNEL_ENTRY(blocks_axpy_q8_0_avx2),

@@ -263,6 +263,7 @@ KERNEL_INLINE vi quants_dot_same_q8_0_avx512_vnni(const struct quants_q8_0_avx51
 
 #define QUANTS_OFFSET_q8_0 128
 #define AXPY_BLOCKS_q8_0 2
+#define AXPY_PAIRS_q8_0 4
 
 KERNEL_INLINE vi q8_words(const char *block)
 {

@@ -169,6 +169,8 @@ QUANTS_OF(q4_0, 18, bytes_of_q4_0)
 #define QUANTS_OFFSET_q8_0 0
 #define QUANTS_OFFSET_q4_0 0
 #define AXPY_BLOCKS_q8_0 1
+#define AXPY_PAIRS_q8_0 4
 #define AXPY_BLOCKS_q4_0 1
+#define AXPY_PAIRS_q4_0 4
 
 #endif /* SFFN_QUANTS_NEON_H */
