@@ -9,9 +9,11 @@ enum { D_MODEL = 512, D_FF = 2048 };
 
 int main(void)
 {
-    float *gate = random_floats(D_FF * D_MODEL, 1.0f / sqrtf(D_MODEL)); /* [d_ff][d_model]: one row is one neuron */
-    float *up = random_floats(D_FF * D_MODEL, 1.0f / sqrtf(D_MODEL));   /* the same */
-    float *down = random_floats(D_MODEL * D_FF, 1.0f / sqrtf(D_FF));    /* [d_model][d_ff]: one column is one neuron */
+    /* [d_ff][d_model]: one row is one neuron */
+    float *gate = random_floats(D_FF * D_MODEL, 1.0f / sqrtf(D_MODEL));
+    float *up = random_floats(D_FF * D_MODEL, 1.0f / sqrtf(D_MODEL)); /* the same */
+    /* [d_model][d_ff]: one column is one neuron */
+    float *down = random_floats(D_MODEL * D_FF, 1.0f / sqrtf(D_FF));
     float *x = random_floats(D_MODEL, 1.0f), y[D_MODEL], y_dense[D_MODEL], bias[D_FF];
     for (size_t i = 0; i < D_FF; i++)
         bias[i] = -1.25f;
@@ -51,8 +53,10 @@ int main(void)
     args.stats = &dense_stats;
     must(ctx, sffn_ffn_forward(ctx, ffn, &args));
 
-    const double density = (double)stats.n_active / D_FF, difference = relative_difference(y, y_dense, D_MODEL);
-    printf("density            %.3f (%u of %d neurons are active)\n", density, (unsigned)stats.n_active, D_FF);
+    const double density = (double)stats.n_active / D_FF,
+                 difference = relative_difference(y, y_dense, D_MODEL);
+    printf("density            %.3f (%u of %d neurons are active)\n", density,
+           (unsigned)stats.n_active, D_FF);
     printf("weight bytes read  %llu sparse, %llu dense\n", (unsigned long long)stats.touched_bytes,
            (unsigned long long)dense_stats.touched_bytes);
     printf("difference of y    %.1e of its norm\n", difference);

@@ -32,7 +32,8 @@ static void *run_with_barrier(void *arg)
 {
     struct worker *w = arg;
     struct job *j = w->job;
-    must(j->ctx, sffn_ffn_forward_spmd(j->ctx, j->ffn, &j->args, w->ith, N_THREADS, wait_for_all, &j->barrier));
+    must(j->ctx, sffn_ffn_forward_spmd(j->ctx, j->ffn, &j->args, w->ith, N_THREADS, wait_for_all,
+                                       &j->barrier));
     return NULL;
 }
 
@@ -60,7 +61,8 @@ static void on_threads(struct job *job, void *(*run)(void *))
 
 int main(void)
 {
-    float *weights = random_floats(3 * D_FF * D_MODEL, 1.0f / sqrtf(D_MODEL)), *x = random_floats(D_MODEL, 1.0f);
+    float *weights = random_floats(3 * D_FF * D_MODEL, 1.0f / sqrtf(D_MODEL)),
+          *x = random_floats(D_MODEL, 1.0f);
     float y[3][D_MODEL];
     sffn_ffn *ffn;
     sffn_ffn_config config = SFFN_FFN_CONFIG_INIT;
@@ -68,11 +70,13 @@ int main(void)
     config.d_ff = D_FF;
     config.gate.data = weights;
     config.up.data = weights + D_FF * D_MODEL;
-    config.down.data = weights + 2 * D_FF * D_MODEL; /* [d_ff][d_model] here, which is the default layout */
+    /* [d_ff][d_model] here, which is the default layout */
+    config.down.data = weights + 2 * D_FF * D_MODEL;
     struct job job = {NULL, NULL, SFFN_FFN_ARGS_INIT, {{0}}, 0};
     must(NULL, sffn_context_create(NULL, &job.ctx)); /* NULL: all defaults, among them one thread */
     must(job.ctx, sffn_ffn_create(job.ctx, &config, &ffn));
-    must(job.ctx, sffn_ffn_reserve_threads(job.ctx, ffn, N_THREADS)); /* scratch for more threads than the context's own */
+    /* scratch for more threads than the context's own */
+    must(job.ctx, sffn_ffn_reserve_threads(job.ctx, ffn, N_THREADS));
     job.ffn = ffn;
     job.args.n_tokens = 1;
     job.args.x = x;
@@ -89,9 +93,10 @@ int main(void)
     for (job.phase = 0; job.phase < n_phases; job.phase++)
         on_threads(&job, run_one_phase);
 
-    const int is_same = memcmp(y[0], y[1], sizeof y[0]) == 0 && memcmp(y[0], y[2], sizeof y[0]) == 0;
-    printf("1 thread, %d threads with a barrier, %d threads in %u phases: y %s\n", N_THREADS, N_THREADS, n_phases,
-           is_same ? "is the same, bit for bit" : "DIFFERS");
+    const int is_same =
+        memcmp(y[0], y[1], sizeof y[0]) == 0 && memcmp(y[0], y[2], sizeof y[0]) == 0;
+    printf("1 thread, %d threads with a barrier, %d threads in %u phases: y %s\n", N_THREADS,
+           N_THREADS, n_phases, is_same ? "is the same, bit for bit" : "DIFFERS");
     sffn_ffn_destroy(ffn);
     sffn_context_destroy(job.ctx);
     free(weights), free(x);

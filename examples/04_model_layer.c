@@ -11,9 +11,11 @@ static float *read_inputs(const char *path, size_t d_model, uint32_t *n_tokens)
 {
     float *x = random_floats(MAX_TOKENS * d_model, 0.0f);
     FILE *file = fopen(path, "rb");
-    *n_tokens = file != NULL ? (uint32_t)(fread(x, sizeof *x, MAX_TOKENS * d_model, file) / d_model) : 0;
+    *n_tokens =
+        file != NULL ? (uint32_t)(fread(x, sizeof *x, MAX_TOKENS * d_model, file) / d_model) : 0;
     if (*n_tokens == 0) {
-        fprintf(stderr, "%s: cannot be read, or holds less than one token of %zu floats\n", path, d_model);
+        fprintf(stderr, "%s: cannot be read, or holds less than one token of %zu floats\n", path,
+                d_model);
         exit(1);
     }
     fclose(file);
@@ -34,8 +36,9 @@ int main(int argc, char **argv)
     sffn_ffn *ffn;
     sffn_ffn_config config = SFFN_FFN_CONFIG_INIT;
     must(ctx, sffn_model_layer_config(model, layer, &config));
-    if (config.down.layout == SFFN_LAYOUT_ROWS)  /* as sffn prepare stores it */
-        config.storage = SFFN_STORAGE_BORROW;    /* without this the rows are packed into huge pages */
+    if (config.down.layout == SFFN_LAYOUT_ROWS) /* as sffn prepare stores it */
+        /* without this the rows are packed into huge pages */
+        config.storage = SFFN_STORAGE_BORROW;
     must(ctx, sffn_ffn_create(ctx, &config, &ffn));
 
     uint32_t n_tokens;
@@ -59,8 +62,9 @@ int main(int argc, char **argv)
         }
         worst = fmax(worst, relative_difference(y[1], y[0], config.d_model));
     }
-    printf("%s, layer %u: %u neurons of width %u, %s, activation %s\n", path, layer, config.d_ff, config.d_model,
-           sffn_dtype_name(config.up.dtype), sffn_activation_name(config.activation));
+    printf("%s, layer %u: %u neurons of width %u, %s, activation %s\n", path, layer, config.d_ff,
+           config.d_model, sffn_dtype_name(config.up.dtype),
+           sffn_activation_name(config.activation));
     printf("mean of %u tokens    dense     sparse\n", n_tokens);
     printf("density          %9.3f  %9.3f\n", density[0], density[1]);
     printf("bytes read       %9.0f  %9.0f\n", bytes[0], bytes[1]);

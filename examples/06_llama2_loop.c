@@ -42,7 +42,9 @@ static void feed_forward(struct engine *e, size_t l, enum way way)
         matmul(m->hb, m->xb, m->w + m->w1 + l * m->f * m->d, m->d, m->f);
         matmul(m->hb2, m->xb, m->w + m->w3 + l * m->f * m->d, m->d, m->f);
         for (size_t i = 0; i < m->f; i++)
-            m->hb[i] = (e->activation == SFFN_ACT_RELU ? fmaxf(m->hb[i], 0) : m->hb[i] / (1 + expf(-m->hb[i]))) * m->hb2[i];
+            m->hb[i] = (e->activation == SFFN_ACT_RELU ? fmaxf(m->hb[i], 0)
+                                                       : m->hb[i] / (1 + expf(-m->hb[i]))) *
+                       m->hb2[i];
         matmul(m->q, m->hb, m->w + m->w2 + l * m->d * m->f, m->f, m->d);
         e->bytes += 3.0 * (double)(m->d * m->f * sizeof(float));
     } else { /* after */
@@ -82,7 +84,9 @@ static size_t forward(struct engine *e, size_t token, size_t pos, enum way way)
 int main(int argc, char **argv)
 {
     static const char *const names[N_WAYS] = {"three products", "one call, dense", "one call"};
-    struct engine e = {.activation = sffn_activation_from_name(argc > 2 ? argv[2] : argc > 1 ? "silu" : "relu")};
+    struct engine e = {.activation = sffn_activation_from_name(argc > 2   ? argv[2]
+                                                               : argc > 1 ? "silu"
+                                                                          : "relu")};
     const int32_t dtype = sffn_dtype_from_name(argc > 3 ? argv[3] : "f32");
     FILE *file = argc > 1 ? fopen(argv[1], "rb") : tmpfile();
     if (!file || (e.activation != SFFN_ACT_RELU && e.activation != SFFN_ACT_SILU) || dtype < 0) {
@@ -97,8 +101,8 @@ int main(int argc, char **argv)
     const size_t n_tokens = e.m.seq < 64 ? e.m.seq : 64, n = e.m.n_vocab;
     float *first = random_floats(n_tokens * n, 0);
     double worst = 0;
-    printf("%-16s  %10s  %12s  %12s  %-16s  %s\n", "feed-forward", "tokens/s", "us per token", "kB per token", "logits differ by",
-           "ran dense");
+    printf("%-16s  %10s  %12s  %12s  %-16s  %s\n", "feed-forward", "tokens/s", "us per token",
+           "kB per token", "logits differ by", "ran dense");
     for (int way = 0; way < N_WAYS; way++) {
         double difference = 0;
         e.ffn_us = e.bytes = 0;
@@ -109,15 +113,17 @@ int main(int argc, char **argv)
                 memcpy(first + pos * n, e.m.logits, n * sizeof(float));
             difference = fmax(difference, relative_difference(e.m.logits, first + pos * n, n));
         }
-        printf("%-16s  %10.0f  %12.1f  %12.1f  %-16.1e  %s\n", names[way], (double)n_tokens * 1e6 / (now_us() - start),
-               e.ffn_us / (double)n_tokens, e.bytes / 1e3 / (double)n_tokens, difference,
+        printf("%-16s  %10.0f  %12.1f  %12.1f  %-16.1e  %s\n", names[way],
+               (double)n_tokens * 1e6 / (now_us() - start), e.ffn_us / (double)n_tokens,
+               e.bytes / 1e3 / (double)n_tokens, difference,
                way == THREE_PRODUCTS ? "" : sffn_dense_reason_name(e.dense_reason));
         worst = fmax(worst, difference);
     }
     for (size_t l = 0; l < (size_t)e.m.s.n_layers; l++)
         sffn_ffn_destroy(e.layers[l]);
     sffn_context_destroy(e.ctx);
-    float *const all[] = {first, e.m.w, e.m.x, e.m.xb, e.m.q, e.m.att, e.m.hb, e.m.hb2, e.m.logits, e.m.keys, e.m.values};
+    float *const all[] = {first,  e.m.w,   e.m.x,      e.m.xb,   e.m.q,     e.m.att,
+                          e.m.hb, e.m.hb2, e.m.logits, e.m.keys, e.m.values};
     for (size_t i = 0; i < sizeof all / sizeof *all; i++)
         free(all[i]);
     free(e.layers);

@@ -7,21 +7,31 @@
 #include <string.h>
 
 struct model {
-    struct { int32_t dim, hidden, n_layers, n_heads, n_kv_heads, vocab, seq; } s; /* vocab < 0: the output matrix is not the embedding */
-    size_t d, f, kv, head, n_vocab, seq, embed, rms_att, wq, wk, wv, wo, rms_ffn, w1, w2, w3, rms_final, out; /* tensors: where in w */
-    float *w, *x, *xb, *q, *att, *hb, *hb2, *logits, *keys, *values; /* keys and values [n_layers][seq][kv] */
+    /* vocab < 0: the output matrix is not the embedding */
+    struct {
+        int32_t dim, hidden, n_layers, n_heads, n_kv_heads, vocab, seq;
+    } s;
+    /* tensors: where in w */
+    size_t d, f, kv, head, n_vocab, seq, embed, rms_att, wq, wk, wv, wo, rms_ffn, w1, w2, w3,
+        rms_final, out;
+    /* keys and values [n_layers][seq][kv] */
+    float *w, *x, *xb, *q, *att, *hb, *hb2, *logits, *keys, *values;
 };
 
 /* Finds the tensors of the file; returns how many floats it holds. */
 static inline size_t lay_out(struct model *m)
 {
-    const size_t n = (size_t)m->s.n_layers, d = m->d = (size_t)m->s.dim, f = m->f = (size_t)m->s.hidden;
+    const size_t n = (size_t)m->s.n_layers, d = m->d = (size_t)m->s.dim,
+                 f = m->f = (size_t)m->s.hidden;
     m->head = d / (size_t)m->s.n_heads, m->kv = m->head * (size_t)m->s.n_kv_heads;
     m->n_vocab = (size_t)abs(m->s.vocab), m->seq = (size_t)m->s.seq;
-    m->rms_att = m->embed + m->n_vocab * d, m->wq = m->rms_att + n * d, m->wk = m->wq + n * d * d, m->wv = m->wk + n * m->kv * d;
-    m->wo = m->wv + n * m->kv * d, m->rms_ffn = m->wo + n * d * d, m->w1 = m->rms_ffn + n * d, m->w2 = m->w1 + n * f * d;
+    m->rms_att = m->embed + m->n_vocab * d, m->wq = m->rms_att + n * d, m->wk = m->wq + n * d * d,
+    m->wv = m->wk + n * m->kv * d;
+    m->wo = m->wv + n * m->kv * d, m->rms_ffn = m->wo + n * d * d, m->w1 = m->rms_ffn + n * d,
+    m->w2 = m->w1 + n * f * d;
     m->w3 = m->w2 + n * d * f, m->rms_final = m->w3 + n * f * d;
-    const size_t end = m->rms_final + d + m->seq * m->head; /* two tables for the rotation, which is computed here */
+    /* two tables for the rotation, which is computed here */
+    const size_t end = m->rms_final + d + m->seq * m->head;
     m->out = m->s.vocab < 0 ? end : m->embed;
     return end + (m->s.vocab < 0 ? m->n_vocab * d : 0);
 }
@@ -58,7 +68,8 @@ static inline void rmsnorm(float *y, const float *x, const float *w, size_t n)
         y[i] = w[i] * x[i] / sqrtf(sum / (float)n + 1e-5f);
 }
 
-static inline void matmul(float *y, const float *x, const float *w, size_t n, size_t d) /* w [d][n] */
+static inline void matmul(float *y, const float *x, const float *w, size_t n,
+                          size_t d) /* w [d][n] */
 {
     for (size_t i = 0; i < d; i++) {
         float sum = 0;
@@ -71,7 +82,8 @@ static inline void matmul(float *y, const float *x, const float *w, size_t n, si
 static inline void rotate(float *v, size_t n, size_t head, size_t pos)
 {
     for (size_t i = 0; i < n; i += 2) {
-        const float angle = (float)pos * powf(10000.0f, -(float)(i % head) / (float)head), c = cosf(angle), s = sinf(angle), a = v[i];
+        const float angle = (float)pos * powf(10000.0f, -(float)(i % head) / (float)head),
+                    c = cosf(angle), s = sinf(angle), a = v[i];
         v[i] = a * c - v[i + 1] * s, v[i + 1] = a * s + v[i + 1] * c;
     }
 }
@@ -109,16 +121,20 @@ static inline void add(float *x, const float *y, size_t n)
 
 static inline void read_model(struct model *m, FILE *file)
 {
-    int ok = fread(&m->s, sizeof m->s, 1, file) == 1 && m->s.dim > 0 && m->s.hidden > 0 && m->s.n_layers > 0 && m->s.n_heads > 0 &&
-             m->s.n_kv_heads > 0 && m->s.n_heads % m->s.n_kv_heads == 0 && m->s.dim % m->s.n_heads == 0 && m->s.vocab != 0 && m->s.seq > 0;
+    int ok = fread(&m->s, sizeof m->s, 1, file) == 1 && m->s.dim > 0 && m->s.hidden > 0 &&
+             m->s.n_layers > 0 && m->s.n_heads > 0 && m->s.n_kv_heads > 0 &&
+             m->s.n_heads % m->s.n_kv_heads == 0 && m->s.dim % m->s.n_heads == 0 &&
+             m->s.vocab != 0 && m->s.seq > 0;
     const size_t n = ok ? lay_out(m) : 1, cache = ok ? (size_t)m->s.n_layers * m->seq * m->kv : 1;
     m->w = random_floats(n, 0);
     if (!ok || fread(m->w, sizeof(float), n, file) != n) {
         fprintf(stderr, "not a model in llama2.c's first format, or cut off\n");
         exit(1);
     }
-    m->x = random_floats(m->d, 0), m->xb = random_floats(m->d, 0), m->q = random_floats(m->d, 0), m->att = random_floats(m->seq, 0);
-    m->hb = random_floats(m->f, 0), m->hb2 = random_floats(m->f, 0), m->logits = random_floats(m->n_vocab, 0);
+    m->x = random_floats(m->d, 0), m->xb = random_floats(m->d, 0), m->q = random_floats(m->d, 0),
+    m->att = random_floats(m->seq, 0);
+    m->hb = random_floats(m->f, 0), m->hb2 = random_floats(m->f, 0),
+    m->logits = random_floats(m->n_vocab, 0);
     m->keys = random_floats(cache, 0), m->values = random_floats(cache, 0);
 }
 #endif /* LLAMA2_H */

@@ -19,7 +19,8 @@ struct fit_options {
     const sffn_ffn_config *ffn;    /* the layer, down in SFFN_LAYOUT_ROWS */
     const sffn_activity *activity; /* what counts as active */
     const float *x;                /* [n][d_model], the sample */
-    const float *select_x;         /* [n][d_model]: what a selection with an input of its own reads; else NULL */
+    /* [n][d_model]: what a selection with an input of its own reads; else NULL */
+    const float *select_x;
     size_t n;
     uint64_t seed;
     sffn_progress_fn progress;

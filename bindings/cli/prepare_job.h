@@ -18,9 +18,11 @@ struct prepare_request {
     uint32_t n_tokens, window, n_samples, n_threads;
     uint64_t seed;
     uint32_t expert_size; /* 0: not said */
-    int32_t select_input; /* enum sffn_selector_input: what some predictor reads besides the FFN's input */
+    /* enum sffn_selector_input: what some predictor reads besides the FFN's input */
+    int32_t select_input;
     int small_embeddings, is_resumed, json_wanted;
-    uint32_t n_default_predictors; /* nobody named a predictor: the first ones are tried where a layer allows it */
+    /* nobody named a predictor: the first ones are tried where a layer allows it */
+    uint32_t n_default_predictors;
     sffn_progress_fn progress; /* of fits */
     void *progress_user;
 };
@@ -43,7 +45,9 @@ struct prepared_layer {
     uint32_t rule_k, rule_m;
     float rule_sparsity;
     double rule_value, rule_cett,
-        rule_density; /* one number for the layer, see enum sffn_active_kind, or the rule's k or share; what it does; NAN: no rule */
+        /* one number for the layer, see enum sffn_active_kind, or the rule's k or share; what it
+         * does; NAN: no rule */
+        rule_density;
     struct candidate candidates[MAX_CANDIDATES];
     uint32_t n_candidates, chosen;
     struct fitted fitted; /* of the chosen one */

@@ -20,7 +20,8 @@ static void must(int is_done, const char *what)
     }
 }
 
-static void run(struct ggml_context *g, ggml_backend_t cpu, struct ggml_tensor *x, struct ggml_tensor *y, const float *in, float *out)
+static void run(struct ggml_context *g, ggml_backend_t cpu, struct ggml_tensor *x,
+                struct ggml_tensor *y, const float *in, float *out)
 {
     struct ggml_cgraph *graph = ggml_new_graph(g);
     ggml_set_input(x);
@@ -47,7 +48,8 @@ int main(void)
     /* The engine: weights as ggml tensors, and llama.cpp's order of nodes. */
     ggml_backend_t cpu = ggml_backend_cpu_init();
     struct ggml_context *g = ggml_init((struct ggml_init_params){1 << 20, NULL, true});
-    struct ggml_tensor *w[3] = {ggml_new_tensor_2d(g, GGML_TYPE_F32, D_MODEL, D_FF), ggml_new_tensor_2d(g, GGML_TYPE_F32, D_MODEL, D_FF),
+    struct ggml_tensor *w[3] = {ggml_new_tensor_2d(g, GGML_TYPE_F32, D_MODEL, D_FF),
+                                ggml_new_tensor_2d(g, GGML_TYPE_F32, D_MODEL, D_FF),
                                 ggml_new_tensor_2d(g, GGML_TYPE_F32, D_FF, D_MODEL)};
     ggml_backend_buffer_t buffer = ggml_backend_alloc_ctx_tensors(g, cpu);
     for (int i = 0; i < 3; i++)
@@ -82,7 +84,8 @@ int main(void)
         largest = fmaxf(largest, fabsf(y[0][i]));
     }
     const int is_same = memcmp(y[1], y[2], sizeof y[1]) == 0;
-    printf("largest difference to ggml's nodes %.1e of %.1e; 1 and 2 threads: %s\n", (double)difference, (double)largest, is_same ? "the same bits" : "DIFFERENT");
+    printf("largest difference to ggml's nodes %.1e of %.1e; 1 and 2 threads: %s\n",
+           (double)difference, (double)largest, is_same ? "the same bits" : "DIFFERENT");
     sffn_ffn_destroy(ffn);
     sffn_context_destroy(ctx);
     ggml_free(g);

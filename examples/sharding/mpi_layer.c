@@ -12,7 +12,8 @@
 /* The largest y by which slices and whole may differ, given the h of one token. */
 static void add_bound(const sffn_ffn_config *c, const float *h, int n_ranks, double *bound)
 {
-    const size_t row_bytes = sffn_dtype_row_bytes(c->down.dtype, c->d_model), block = sffn_dtype_block_size(c->down.dtype);
+    const size_t row_bytes = sffn_dtype_row_bytes(c->down.dtype, c->d_model),
+                 block = sffn_dtype_block_size(c->down.dtype);
     float *w = random_floats(c->d_model, 0), scale = 0;
     double largest = 0;
     const double rounding = 2.01 * (c->d_ff + n_ranks + 8) * 0x1p-24;
@@ -26,11 +27,14 @@ static void add_bound(const sffn_ffn_config *c, const float *h, int n_ranks, dou
             must(NULL, sffn_dtype_to_f32(c->down.dtype, row, c->d_model, w));
             for (size_t j = 0; j < c->d_model; j++) {
                 if (block > 1 && j % block == 0) /* a block begins with its scale */
-                    must(NULL, sffn_dtype_to_f32(SFFN_F16, row + j / block * (row_bytes / (c->d_model / block)), 1, &scale));
+                    must(NULL, sffn_dtype_to_f32(
+                                   SFFN_F16, row + j / block * (row_bytes / (c->d_model / block)),
+                                   1, &scale));
                 if (pass == 0)
                     largest = fmax(largest, fabs((double)h[i] * scale));
                 else
-                    bound[j] += rounding * fabs((double)h[i] * w[j]) + (scale != 0 ? 2 * 0.51 * largest / 16256 * fabs(w[j] / scale) : 0);
+                    bound[j] += rounding * fabs((double)h[i] * w[j]) +
+                                (scale != 0 ? 2 * 0.51 * largest / 16256 * fabs(w[j] / scale) : 0);
             }
         }
     }
@@ -54,9 +58,13 @@ int main(int argc, char **argv)
     sffn_ffn_config whole = SFFN_FFN_CONFIG_INIT;
     must(NULL, sffn_context_create(NULL, &ctx));
     must(ctx, sffn_model_open(ctx, path, &model));
-    must(ctx, sffn_model_layer_config(model, argc == 4 ? (uint32_t)strtoul(argv[2], NULL, 10) : 3, &whole));
-    const uint32_t n_blocks = whole.d_ff / 32, first = (uint32_t)((uint64_t)n_blocks * rank / n_ranks) * 32,
-                   end = rank + 1 == n_ranks ? whole.d_ff : (uint32_t)((uint64_t)n_blocks * (rank + 1) / n_ranks) * 32;
+    must(ctx, sffn_model_layer_config(model, argc == 4 ? (uint32_t)strtoul(argv[2], NULL, 10) : 3,
+                                      &whole));
+    const uint32_t n_blocks = whole.d_ff / 32,
+                   first = (uint32_t)((uint64_t)n_blocks * rank / n_ranks) * 32,
+                   end = rank + 1 == n_ranks
+                             ? whole.d_ff
+                             : (uint32_t)((uint64_t)n_blocks * (rank + 1) / n_ranks) * 32;
     sffn_ffn_config config = whole;
     must(ctx, sffn_ffn_config_slice(ctx, &config, first, end - first));
     must(ctx, sffn_ffn_create(ctx, &config, &slice));
@@ -86,8 +94,10 @@ int main(int argc, char **argv)
     }
     for (int r = 0; r < n_ranks; r++, MPI_Barrier(MPI_COMM_WORLD))
         if (r == rank && n_tokens > 0)
-            printf("rank %d of %d: neurons %u to %u, %.0f kB read per token, %.0f us, all-reduce %.0f us\n", rank, n_ranks, first, end - 1,
-                   (double)bytes / 1e3 / n_tokens, us[0] / n_tokens, us[1] / n_tokens),
+            printf("rank %d of %d: neurons %u to %u, %.0f kB read per token, %.0f us, all-reduce "
+                   "%.0f us\n",
+                   rank, n_ranks, first, end - 1, (double)bytes / 1e3 / n_tokens, us[0] / n_tokens,
+                   us[1] / n_tokens),
                 fflush(stdout);
 
     int is_right = rank != 0 || (n_tokens > 0 && whole.down.layout == SFFN_LAYOUT_ROWS);
@@ -108,12 +118,17 @@ int main(int argc, char **argv)
             }
             worst = fmax(worst, relative_difference(y + t * d, y_whole, d));
         }
-        printf("%d tokens, all-reduce of %zu floats (%zu bytes) per token and layer\n", n_tokens, d, d * sizeof(float));
-        printf("largest difference from the whole layer: %.1e of y's norm, %.2f of the bound: %s\n", worst, share, is_right ? "right" : "WRONG");
+        printf("%d tokens, all-reduce of %zu floats (%zu bytes) per token and layer\n", n_tokens, d,
+               d * sizeof(float));
+        printf("largest difference from the whole layer: %.1e of y's norm, %.2f of the bound: %s\n",
+               worst, share, is_right ? "right" : "WRONG");
         sffn_ffn_destroy(ffn);
         free(h), free(y_whole), free(bound);
     } else if (!is_right) {
-        fprintf(stderr, "%s has no inputs, or %s no neuron-major down rows: use a file that sffn prepare wrote\n", inputs, path);
+        fprintf(stderr,
+                "%s has no inputs, or %s no neuron-major down rows: use a file that sffn prepare "
+                "wrote\n",
+                inputs, path);
     }
     sffn_ffn_destroy(slice);
     sffn_model_close(model);

@@ -36,7 +36,7 @@ static inline int sffn_cut_keeps(struct sffn_cut cut, uint32_t key, size_t index
 
 /* Keeps the k largest of v (of |v|) by value, then by index; all with k >= n, none with k = 0. `first` is the index of v[0] in the cut. Scratch:
  * counts[SFFN_TOP_K_COUNTS], keys[n]. n < 2^32. */
-struct sffn_cut sffn_top_k(const float *v, size_t first, size_t n, size_t k, int by_abs, uint32_t *counts,
-                           uint32_t *keys);
+struct sffn_cut sffn_top_k(const float *v, size_t first, size_t n, size_t k, int by_abs,
+                           uint32_t *counts, uint32_t *keys);
 
 #endif /* SFFN_TOP_K_H */

@@ -6,7 +6,8 @@
 #include "sparseffn/active_set.h"
 
 /* Checks a rule for n values; `what` names it in the error text: "rule.", or a layer's "blk.3: rule_". */
-sffn_status sffn_value_rule_check(const sffn_context *ctx, const char *what, const sffn_value_rule *rule, size_t n);
+sffn_status sffn_value_rule_check(const sffn_context *ctx, const char *what,
+                                  const sffn_value_rule *rule, size_t n);
 
 static inline int sffn_value_rule_needs_all(const sffn_value_rule *rule)
 {
@@ -28,11 +29,14 @@ static inline size_t sffn_value_rule_stretch(const sffn_value_rule *rule, size_t
     return rule->kind == SFFN_VALUE_BLOCK_TOP_K ? rule->m : n;
 }
 /* The cut of the values [first, first + n) of v, a whole stretch. Scratch as sffn_top_k(). */
-struct sffn_cut sffn_value_rule_cut(const sffn_value_rule *rule, const float *v, size_t first, size_t n,
-                                    uint32_t *counts, uint32_t *keys);
-static inline int sffn_value_rule_keeps(const sffn_value_rule *rule, struct sffn_cut cut, size_t i, float v)
+struct sffn_cut sffn_value_rule_cut(const sffn_value_rule *rule, const float *v, size_t first,
+                                    size_t n, uint32_t *counts, uint32_t *keys);
+static inline int sffn_value_rule_keeps(const sffn_value_rule *rule, struct sffn_cut cut, size_t i,
+                                        float v)
 {
-    return sffn_cut_keeps(cut, rule->kind == SFFN_VALUE_STATISTICAL_TOP_K ? sffn_float_key(v) : sffn_float_abs_key(v), i);
+    return sffn_cut_keeps(
+        cut, rule->kind == SFFN_VALUE_STATISTICAL_TOP_K ? sffn_float_key(v) : sffn_float_abs_key(v),
+        i);
 }
 
 #endif /* SFFN_LIB_VALUE_RULE_H */

@@ -41,7 +41,8 @@ static inline float sffn_f16_to_f32(uint16_t h)
     uint32_t exponent = h >> 10 & 0x1fu;
     uint32_t mantissa = h & 0x3ffu;
     if (exponent == 31)
-        return sffn_f32_from_bits(sign | 0x7f800000u | mantissa << 13 | (mantissa != 0 ? 0x400000u : 0));
+        return sffn_f32_from_bits(sign | 0x7f800000u | mantissa << 13 |
+                                  (mantissa != 0 ? 0x400000u : 0));
     if (exponent == 0) {
         if (mantissa == 0)
             return sffn_f32_from_bits(sign);
@@ -70,7 +71,8 @@ static inline uint16_t sffn_f32_to_f16(float f)
     if (magnitude < 0x33000000u) /* below 2^-25, half of the smallest denormal */
         return (uint16_t)sign;
     {
-        const uint32_t shift = 126u - (magnitude >> 23); /* 14 .. 24: what is left counts units of 2^-24 */
+        /* 14 .. 24: what is left counts units of 2^-24 */
+        const uint32_t shift = 126u - (magnitude >> 23);
         const uint32_t mantissa = (magnitude & 0x7fffffu) | 0x800000u;
         const uint32_t whole = mantissa >> shift;
         const uint32_t rest = mantissa & ((1u << shift) - 1u);

@@ -239,10 +239,11 @@ static void write_json_row(struct writer *w, const struct sffn_stats_row *row)
         put(w, "%s\"%s\":%" PRIu64, i ? "," : "", reason_names[1 + i],
             sffn_stat_get(row, (enum sffn_stat)(SFFN_STAT_DENSE_ASKED + i)));
     put(w,
-        "},\"tokens\":%" PRIu64 ",\"widened\":%" PRIu64 ",\"neurons\":%" PRIu64 ",\"selected\":%" PRIu64
-        ",\"active\":%" PRIu64 ",\"nonzero\":%" PRIu64 ",\"weight_bytes\":%" PRIu64
-        ",\"seconds\":{",
-        GET(TOKENS), GET(WIDENED), GET(TOKENS) * row->d_ff, GET(SELECTED), GET(ACTIVE), GET(NONZERO), GET(BYTES));
+        "},\"tokens\":%" PRIu64 ",\"widened\":%" PRIu64 ",\"neurons\":%" PRIu64
+        ",\"selected\":%" PRIu64 ",\"active\":%" PRIu64 ",\"nonzero\":%" PRIu64
+        ",\"weight_bytes\":%" PRIu64 ",\"seconds\":{",
+        GET(TOKENS), GET(WIDENED), GET(TOKENS) * row->d_ff, GET(SELECTED), GET(ACTIVE),
+        GET(NONZERO), GET(BYTES));
     for (int i = 0; i < 6; i++) {
         put(w, "\"%s\":", stage_names[i]);
         put_seconds(w, i < 5 ? sffn_stat_get(row, (enum sffn_stat)(SFFN_STAT_SELECT_NS + i))

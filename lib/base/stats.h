@@ -55,15 +55,16 @@ void sffn_stats_fini(const sffn_context *ctx, struct sffn_stats *stats);
 /* The row of a layer, or NULL. No lock. */
 struct sffn_stats_row *sffn_stats_find(struct sffn_stats *stats, uint64_t layer_id);
 /* Makes the row of a layer unless there is one. */
-sffn_status sffn_stats_register(const sffn_context *ctx, struct sffn_stats *stats, uint64_t layer_id, const char *name,
-                                uint32_t d_ff);
+sffn_status sffn_stats_register(const sffn_context *ctx, struct sffn_stats *stats,
+                                uint64_t layer_id, const char *name, uint32_t d_ff);
 /* The layer is gone. */
 void sffn_stats_forget(struct sffn_stats *stats, uint64_t layer_id);
 
 /* By the one call that runs in the context. */
 static inline void sffn_stat_add(_Atomic uint64_t *value, uint64_t n)
 {
-    atomic_store_explicit(value, atomic_load_explicit(value, memory_order_relaxed) + n, memory_order_relaxed);
+    atomic_store_explicit(value, atomic_load_explicit(value, memory_order_relaxed) + n,
+                          memory_order_relaxed);
 }
 static inline uint64_t sffn_stat_get(const struct sffn_stats_row *row, enum sffn_stat which)
 {

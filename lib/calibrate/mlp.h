@@ -17,26 +17,29 @@ struct sffn_mlp_parts sffn_mlp_parts(const struct sffn_mlp *mlp);
 /* Floats of scratch for n inputs. */
 size_t sffn_mlp_scratch_floats(const struct sffn_mlp *mlp, size_t n);
 /* z [n][n_out] of tight inputs x. */
-sffn_status sffn_mlp_forward(sffn_context *ctx, const struct sffn_mlp *mlp, const float *params, const float *x, size_t n, float *scratch,
-                             float *z);
+sffn_status sffn_mlp_forward(sffn_context *ctx, const struct sffn_mlp *mlp, const float *params,
+                             const float *x, size_t n, float *scratch, float *z);
 /* Mean over n x n_out of the binary cross-entropy of sigmoid(z) against y [n][n_out]; is_weighted: each element has the weight y (1 - m) + m,
  * m = mean y + 0.005 (Deja Vu, methods 5.1). gradient [total], of n_out times that loss, so that its size does not fall with the width. row_loss:
  * n doubles. */
-sffn_status sffn_mlp_gradient(sffn_context *ctx, const struct sffn_mlp *mlp, const float *params, const float *x, const float *y, size_t n,
-                              int is_weighted, float *scratch, double *row_loss, float *gradient, double *loss);
+sffn_status sffn_mlp_gradient(sffn_context *ctx, const struct sffn_mlp *mlp, const float *params,
+                              const float *x, const float *y, size_t n, int is_weighted,
+                              float *scratch, double *row_loss, float *gradient, double *loss);
 
 struct sffn_training {
     const char *what; /* in error texts and progress */
     struct sffn_mlp mlp;
-    float *params;    /* in: the start; out: those with the best score */
-    size_t n;         /* samples */
-    const float *x;   /* [n][n_in] */
+    float *params;  /* in: the start; out: those with the best score */
+    size_t n;       /* samples */
+    const float *x; /* [n][n_in] */
     void (*labels)(const void *arg, size_t sample, float *y);
     const void *labels_arg;
     int is_weighted;
     uint32_t batch_size, max_epochs, patience;
     float learning_rate, weight_decay;
-    double density;   /* share of the outputs that may be let through when a held-out score is taken; <= 0: twice the labels' mean, at most 1 */
+    /* share of the outputs that may be let through when a held-out score is taken; <= 0: twice
+     * the labels' mean, at most 1 */
+    double density;
     float stop_recall;
     uint64_t seed;
     sffn_progress_fn progress;

@@ -9,8 +9,8 @@ struct sffn_topology {
     uint32_t n_numa_nodes; /* memory nodes near at least one of them; >= 1 */
     uint64_t l1d_bytes;    /* caches of one core; 0 = unknown */
     uint64_t l2_bytes;
-    uint64_t llc_bytes;    /* one instance of the outermost cache */
-    int has_hwloc;         /* 1: hwloc answered, 0: the operating system alone */
+    uint64_t llc_bytes; /* one instance of the outermost cache */
+    int has_hwloc;      /* 1: hwloc answered, 0: the operating system alone */
 };
 
 /* Fills *t. Never fails: what the system hides (containers, odd machines) becomes 1 or 0 = unknown. cgroup CPU quotas are ignored:

@@ -19,8 +19,8 @@ int sffn_onednn_set_threads(int n_threads);
 
 /* c[i][j] = beta * c[i][j] + sum_l a[i][l] * b[j][l], i < m, j < n, l < k; with b_is_kn b[l][j] instead. Rows are lda, ldb, ldc elements
  * apart. Returns 1, or 0 with c undefined. Thread-safe; oneDNN allocates inside. oneDNN's sums are not promised to be the same for every number of threads, m or n. */
-int sffn_onednn_sgemm(int b_is_kn, size_t m, size_t n, size_t k, const float *a, size_t lda, const float *b, size_t ldb, float beta, float *c,
-                      size_t ldc);
+int sffn_onednn_sgemm(int b_is_kn, size_t m, size_t n, size_t k, const float *a, size_t lda,
+                      const float *b, size_t ldb, float beta, float *c, size_t ldc);
 
 /* dst[i][j] = sum_l src[i][l] * weights[j][l], i < m (tokens), j < n (rows), l < k (columns); everything packed tightly. */
 enum sffn_onednn_kind {

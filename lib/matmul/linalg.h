@@ -8,11 +8,12 @@
 #include "sparseffn/context.h"
 
 /* c[i][j] = sum_l a[i][l] * b[j][l], i < m, j < n, l < k: rows of a times rows of b. */
-sffn_status sffn_gemm_nt(sffn_context *ctx, size_t m, size_t n, size_t k, const float *a, size_t lda, const float *b, size_t ldb, float *c,
-                         size_t ldc);
+sffn_status sffn_gemm_nt(sffn_context *ctx, size_t m, size_t n, size_t k, const float *a,
+                         size_t lda, const float *b, size_t ldb, float *c, size_t ldc);
 /* c[i][j] (+)= alpha * sum_l a[i][l] * b[l][j]; accumulate 0 overwrites c. */
-sffn_status sffn_gemm_nn(sffn_context *ctx, size_t m, size_t n, size_t k, float alpha, const float *a, size_t lda, const float *b, size_t ldb,
-                         int accumulate, float *c, size_t ldc);
+sffn_status sffn_gemm_nn(sffn_context *ctx, size_t m, size_t n, size_t k, float alpha,
+                         const float *a, size_t lda, const float *b, size_t ldb, int accumulate,
+                         float *c, size_t ldc);
 /* out[j][i] = in[i][j], i < rows, j < columns, tightly packed. */
 void sffn_transpose(size_t rows, size_t columns, const float *in, float *out);
 
@@ -37,10 +38,11 @@ struct sffn_low_rank {
     sffn_progress_fn progress; /* NULL: none */
     void *progress_user;
 };
-sffn_status sffn_low_rank_factors(sffn_context *ctx, const struct sffn_low_rank *job, float *w1, float *w2, double *captured);
+sffn_status sffn_low_rank_factors(sffn_context *ctx, const struct sffn_low_rank *job, float *w1,
+                                  float *w2, double *captured);
 
 /* Reports progress; SFFN_ERR_INTERRUPTED with words when the callback asks to stop. */
-sffn_status sffn_progress_report(const sffn_context *ctx, sffn_progress_fn progress, void *user, const char *what, uint64_t done,
-                                 uint64_t total);
+sffn_status sffn_progress_report(const sffn_context *ctx, sffn_progress_fn progress, void *user,
+                                 const char *what, uint64_t done, uint64_t total);
 
 #endif /* SFFN_LINALG_H */

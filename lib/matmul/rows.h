@@ -117,9 +117,9 @@ void sffn_rows_dot(const struct sffn_kernels *k, const struct sffn_matmul *m,
 
 struct sffn_axpy_scratch {
     /* Tokens are a little more than that apart (rows.c, token_stride()). */
-    float *partial; /* [SFFN_TILE_TOKENS][SFFN_PARTITIONS][n_cols] */
-    int32_t *acc;   /* [nth][SFFN_TILE_TOKENS][n_cols] */
-    int64_t *sum; /* the same: what acc had to hand over before it could overflow */
+    float *partial;    /* [SFFN_TILE_TOKENS][SFFN_PARTITIONS][n_cols] */
+    int32_t *acc;      /* [nth][SFFN_TILE_TOKENS][n_cols] */
+    int64_t *sum;      /* the same: what acc had to hand over before it could overflow */
     uint32_t *has_sum; /* [nth]: 0: nothing was handed over */
     float *gather_h;   /* [nth][SFFN_GATHER_ROWS] */
     uint32_t *gather_rows;
@@ -127,7 +127,9 @@ struct sffn_axpy_scratch {
     float *hq_d;
     int32_t *hq_sum;
     float *
-        h_max; /* [nth][SFFN_TILE_TOKENS]: the largest |h * row scale| a thread saw; NaN or infinite when one was */
+        /* [nth][SFFN_TILE_TOKENS]: the largest |h * row scale| a thread saw; NaN or infinite
+         * when one was */
+        h_max;
 };
 #define SFFN_GATHER_ROWS 1024
 

@@ -604,7 +604,8 @@ static void run_columns(const struct sffn_selector *s, const struct sffn_selecti
                     read = x[t].norm > rest ? x[t].norm * x[t].norm - rest * rest : 0,
                     doubt = s->scorer.margin * column_factor[c->n_steps == 0] *
                             sqrtf(read + c->code_rounding * c->code_rounding * unread);
-        const int32_t all_odd = ((1 << COLUMN_BITS) - 1) * picked[t].sum; /* SFFN_COLUMNS_MAX: fits */
+        /* SFFN_COLUMNS_MAX: fits */
+        const int32_t all_odd = ((1 << COLUMN_BITS) - 1) * picked[t].sum;
         sffn_columns_sums(run->k, c->codes, s->n_rows, s->n_inputs, &picked[t], (uint32_t)first,
                           (uint32_t)last, own->sums);
         for (size_t row = first, n; row < last; row += n) {

@@ -105,11 +105,10 @@ sffn_status sffn_check_gate(const sffn_context *ctx, const sffn_predictor_config
                          "predictor: gate.dtype is %d; expected a value of enum sffn_dtype",
                          (int)gate->dtype);
     if (gate->layout != SFFN_LAYOUT_ROWS)
-        return sffn_fail(ctx,
-                         gate->layout == SFFN_LAYOUT_COLUMNS ? SFFN_ERR_UNSUPPORTED
-                                                             : SFFN_ERR_INVALID_ARGUMENT,
-                         "predictor: gate.layout is %d; expected SFFN_LAYOUT_ROWS",
-                         (int)gate->layout);
+        return sffn_fail(
+            ctx,
+            gate->layout == SFFN_LAYOUT_COLUMNS ? SFFN_ERR_UNSUPPORTED : SFFN_ERR_INVALID_ARGUMENT,
+            "predictor: gate.layout is %d; expected SFFN_LAYOUT_ROWS", (int)gate->layout);
     if (min_bytes == 0)
         return sffn_fail(
             ctx, SFFN_ERR_SHAPE, "predictor: d_model is %u; a gate of %s needs a multiple of %zu",

@@ -16,8 +16,8 @@
 /* A linear map and the limits its outputs are compared with. Row i is kept when score i > limit i (>= with keep_equal), or NaN. */
 struct sffn_scorer {
     struct sffn_matmul m;
-    float *bias;          /* [n_rows] or NULL */
-    float *limits;        /* [n_rows], or NULL: */
+    float *bias;   /* [n_rows] or NULL */
+    float *limits; /* [n_rows], or NULL: */
     float limit;
     int keep_equal;
     /* The limit sinks by margin * error[i] * ||x||: doubt that grows with the row's error and the input. NULL: it does not. */
@@ -39,11 +39,14 @@ struct sffn_selection {
     const struct sffn_kernels *k;
     const float *x; /* the selector's own input */
     size_t x_stride, n_tokens;
-    float *scores;  /* [n_tokens] rows, scores_stride apart; NULL: nobody wants them */
+    float *scores; /* [n_tokens] rows, scores_stride apart; NULL: nobody wants them */
     size_t scores_stride;
-    uint64_t *later_bytes; /* where this thread adds what it read besides sffn_selector_weight_bytes(); NULL: nobody asks */
-    struct sffn_list *list; /* the result; room for n_rows * expand entries and a segment per thread */
-    uint32_t expand;        /* list rows per kept row: an expert's neurons, or 1 */
+    /* where this thread adds what it read besides sffn_selector_weight_bytes(); NULL: nobody
+     * asks */
+    uint64_t *later_bytes;
+    /* the result; room for n_rows * expand entries and a segment per thread */
+    struct sffn_list *list;
+    uint32_t expand; /* list rows per kept row: an expert's neurons, or 1 */
     struct sffn_select_scratch scratch;
     uint32_t ith, nth;
 };
@@ -75,7 +78,9 @@ struct sffn_selector {
     uint32_t top_k; /* rounded up to its multiple already */
     float mass;
     int32_t weighting; /* enum sffn_weighting */
-    int decides_later; /* scores are kept for steps of their own: any rule but a threshold, weights, scores that come all at once */
+    /* scores are kept for steps of their own: any rule but a threshold, weights, scores that
+     * come all at once */
+    int decides_later;
     sffn_select_step_fn *steps[SFFN_SELECT_MAX_STEPS];
     uint32_t n_steps;
 };
@@ -87,7 +92,8 @@ struct sffn_selector {
 /* Appends a step; the kinds do this, then sffn_selector_add_decision() once. */
 void sffn_selector_add_step(struct sffn_selector *s, sffn_select_step_fn *step);
 /* NaN passes. */
-static inline int sffn_score_passes(const struct sffn_scorer *scorer, size_t row, float score, float doubt)
+static inline int sffn_score_passes(const struct sffn_scorer *scorer, size_t row, float score,
+                                    float doubt)
 {
     float limit = scorer->limits ? scorer->limits[row] : scorer->limit;
     if (scorer->error)
@@ -112,29 +118,35 @@ void sffn_select_from_hidden(const struct sffn_selector *s, const struct sffn_se
 /* Thread ith's share of the list `in` (one entry per row; rows NULL: every row): scores to run->scores when wanted, the kept rows to *out
  * (NULL: not decided here), which must not be `in`. So a later step can look only at what an earlier one let through. `input` is x, or what
  * an earlier step made of it; products are multiplied by scale[t] (NULL: 1). */
-void sffn_score_rows(const struct sffn_selection *run, const struct sffn_scorer *scorer, const float *input,
-                     size_t input_stride, const float *scale, const struct sffn_list *in, struct sffn_list *out);
+void sffn_score_rows(const struct sffn_selection *run, const struct sffn_scorer *scorer,
+                     const float *input, size_t input_stride, const float *scale,
+                     const struct sffn_list *in, struct sffn_list *out);
 /* Bytes of scratch for nth threads; with base, also fills *scratch. */
-size_t sffn_select_scratch_layout(const struct sffn_selector *s, uint32_t nth, struct sffn_select_scratch *scratch,
-                                  void *base);
+size_t sffn_select_scratch_layout(const struct sffn_selector *s, uint32_t nth,
+                                  struct sffn_select_scratch *scratch, void *base);
 /* The public call around it: all tokens, own scratch, results into one set per group. active NULL: not wanted. bytes NULL, or what the
  * tokens read when they come one by one. */
-sffn_status sffn_selector_call(sffn_context *ctx, const struct sffn_selector *s, const float *x, size_t x_stride,
-                               size_t n_tokens, float *scores, size_t scores_stride, sffn_active_set *const *active,
+sffn_status sffn_selector_call(sffn_context *ctx, const struct sffn_selector *s, const float *x,
+                               size_t x_stride, size_t n_tokens, float *scores,
+                               size_t scores_stride, sffn_active_set *const *active,
                                uint64_t *bytes);
 /* Packs one of a selector's matrices into memory of its own; `what` names it in error texts. A NaN in it is an error. */
-sffn_status sffn_selector_pack(sffn_context *ctx, const char *what, const sffn_weights *weights, uint32_t n_rows,
-                               uint32_t n_cols, int32_t dtype, struct sffn_matmul *m);
+sffn_status sffn_selector_pack(sffn_context *ctx, const char *what, const sffn_weights *weights,
+                               uint32_t n_rows, uint32_t n_cols, int32_t dtype,
+                               struct sffn_matmul *m);
 /* The same without that look. */
-sffn_status sffn_selector_pack_unchecked(sffn_context *ctx, const char *what, const sffn_weights *weights, uint32_t n_rows,
+sffn_status sffn_selector_pack_unchecked(sffn_context *ctx, const char *what,
+                                         const sffn_weights *weights, uint32_t n_rows,
                                          uint32_t n_cols, int32_t dtype, struct sffn_matmul *m);
 /* Of a cascade: what its first step reads, which is the same for any x. */
 uint64_t sffn_selector_weight_bytes(const struct sffn_selector *s);
 void sffn_selector_fini(const sffn_context *ctx, struct sffn_selector *s);
 /* A NaN among n thresholds or biases (v NULL: none) would let its row through for ever: an error. */
-sffn_status sffn_check_no_nan(const sffn_context *ctx, const char *object, const char *what, const float *v, size_t n);
+sffn_status sffn_check_no_nan(const sffn_context *ctx, const char *object, const char *what,
+                              const float *v, size_t n);
 /* A copy of n floats, or NULL when v is NULL; *status tells an allocator that returned NULL. */
-float *sffn_copy_floats(const sffn_context *ctx, const char *what, const float *v, size_t n, sffn_status *status);
+float *sffn_copy_floats(const sffn_context *ctx, const char *what, const float *v, size_t n,
+                        sffn_status *status);
 
 /* ---- signs.c ---- */
 
@@ -149,7 +161,8 @@ size_t sffn_cascade_own_bytes(const struct sffn_selector *s);
 /* What step `step` of it reads of one row for one token, SFFN_CASCADE_COLUMNS being the one before the planes. */
 #define SFFN_CASCADE_COLUMNS UINT32_MAX
 uint64_t sffn_cascade_row_bytes(const struct sffn_selector *s, uint32_t step);
-void sffn_cascade_get_bits(const struct sffn_selector *s, uint32_t *bits, uint32_t *step_bits, float *column_share);
+void sffn_cascade_get_bits(const struct sffn_selector *s, uint32_t *bits, uint32_t *step_bits,
+                           float *column_share);
 /* What its first step reads, which is the same for any x. */
 uint64_t sffn_cascade_first_bytes(const struct sffn_selector *s);
 void sffn_cascade_fini(const sffn_context *ctx, struct sffn_selector *s);

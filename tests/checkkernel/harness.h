@@ -48,10 +48,10 @@ int ck_output_intact(const void *output, size_t count, size_t size, enum ck_wher
 
 /* What to put into rows and inputs. */
 enum ck_values {
-    CK_NORMAL,    /* around 1 */
-    CK_WIDE,      /* exponents all over the range that cannot overflow a sum of products */
-    CK_TINY,      /* denormals and zeros */
-    CK_EXTREME,   /* the largest integers of a block; for floats the same as CK_NORMAL */
+    CK_NORMAL,  /* around 1 */
+    CK_WIDE,    /* exponents all over the range that cannot overflow a sum of products */
+    CK_TINY,    /* denormals and zeros */
+    CK_EXTREME, /* the largest integers of a block; for floats the same as CK_NORMAL */
     CK_N_VALUES
 };
 void ck_floats(struct ck *ck, float *x, size_t n, enum ck_values values);
@@ -61,13 +61,15 @@ struct ck_rows {
     int32_t wtype; /* what the kernel is for */
     int32_t dtype; /* what its rows hold */
     size_t n, n_rows, n_listed, row_bytes, size;
-    const char *w;         /* the row's first byte: any alignment; the last row ends, or the first starts, at a guard page */
-    const uint32_t *rows;  /* n_listed entries; NULL: all */
-    float *decoded;        /* [n_listed][n], values without the block's scale for quantised types */
-    float *scales;         /* [n_listed][n / 32] for quantised types */
+    /* the row's first byte: any alignment; the last row ends, or the first starts, at a guard
+     * page */
+    const char *w;
+    const uint32_t *rows; /* n_listed entries; NULL: all */
+    float *decoded;       /* [n_listed][n], values without the block's scale for quantised types */
+    float *scales;        /* [n_listed][n / 32] for quantised types */
 };
-void ck_draw_rows(struct ck *ck, struct ck_rows *rows, int32_t wtype, size_t n, size_t n_listed, enum ck_values values,
-                  enum ck_where where);
+void ck_draw_rows(struct ck *ck, struct ck_rows *rows, int32_t wtype, size_t n, size_t n_listed,
+                  enum ck_values values, enum ck_where where);
 /* n_rows rows of one block (a single block is the same apart), whose scale is 1 and whose weights are all at the lower, or upper, end of their range. */
 void ck_limit_rows(struct ck *ck, struct ck_rows *rows, int32_t wtype, size_t n_rows, int is_low);
 /* Overwrites element j of the i-th listed row's floats, or the scale of its block, with `value`. */
@@ -104,9 +106,11 @@ struct ck_bench_rows {
     uint32_t *rows;
     size_t n_rows;
 };
-void ck_bench_rows(struct ck *ck, struct ck_bench_rows *out, enum ck_mode mode, int32_t wtype, size_t row_elements);
+void ck_bench_rows(struct ck *ck, struct ck_bench_rows *out, enum ck_mode mode, int32_t wtype,
+                   size_t row_elements);
 /* Times run(arg), which reads `bytes` bytes, and prints a row. shape names sizes, "n=4096 tokens=1". */
-void ck_bench(struct ck *ck, enum ck_mode mode, const char *shape, size_t bytes, void (*run)(void *arg), void *arg);
+void ck_bench(struct ck *ck, enum ck_mode mode, const char *shape, size_t bytes,
+              void (*run)(void *arg), void *arg);
 /* GB/s of a plain read of the arena from one end to the other, and of gathered pieces; measured once per run. */
 void ck_bench_ceilings(struct ck *ck);
 

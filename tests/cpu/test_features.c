@@ -14,17 +14,20 @@
 #include <string.h>
 #include <cmocka.h>
 
-#define HASWELL_BITS (SFFN_CPU_AVX2 | SFFN_CPU_FMA | SFFN_CPU_F16C)
+#define HASWELL_BITS   (SFFN_CPU_AVX2 | SFFN_CPU_FMA | SFFN_CPU_F16C)
 #define SKYLAKE_X_BITS (HASWELL_BITS | SFFN_CPU_AVX512 | SFFN_CPU_SLOW_ZMM)
-#define ICE_LAKE_BITS \
-    (HASWELL_BITS | SFFN_CPU_AVX512 | SFFN_CPU_AVX512_VNNI | SFFN_CPU_AVX512_VBMI | SFFN_CPU_AVX512_VPOPCNTDQ)
-#define SAPPHIRE_RAPIDS_BITS (ICE_LAKE_BITS | SFFN_CPU_AVX512_BF16 | SFFN_CPU_AVX512_FP16 | SFFN_CPU_AVX_VNNI)
+#define ICE_LAKE_BITS                                                                              \
+    (HASWELL_BITS | SFFN_CPU_AVX512 | SFFN_CPU_AVX512_VNNI | SFFN_CPU_AVX512_VBMI |                \
+     SFFN_CPU_AVX512_VPOPCNTDQ)
+#define SAPPHIRE_RAPIDS_BITS                                                                       \
+    (ICE_LAKE_BITS | SFFN_CPU_AVX512_BF16 | SFFN_CPU_AVX512_FP16 | SFFN_CPU_AVX_VNNI)
 
-#define XCR0_AVX 0x7u
+#define XCR0_AVX    0x7u
 #define XCR0_AVX512 0xe7u
-#define XCR0_PKU 0x200u
-#define XCR0_AMX 0x60000u
+#define XCR0_PKU    0x200u
+#define XCR0_AMX    0x60000u
 
+/* clang-format off */
 static const struct machine {
     const char *name;
     struct sffn_cpuid id;
@@ -84,6 +87,7 @@ static const struct machine {
         XCR0_AVX512 | XCR0_PKU, 0 },
       ICE_LAKE_BITS | SFFN_CPU_AVX512_BF16 | SFFN_CPU_AVX_VNNI | SFFN_CPU_STREAMS, "avx512_vnni" },
 };
+/* clang-format on */
 
 enum { N_MACHINES = sizeof machines / sizeof *machines };
 
@@ -110,6 +114,7 @@ static int isa_index(const char *name)
     return -1;
 }
 
+/* clang-format off */
 /* What each machine must get: float ops from the best float ISA, integer ops from the best with integer dot products. */
 static const struct {
     const char *isa;
@@ -155,25 +160,28 @@ static const struct {
         "threshold_avx512", "activate_avx512", "pack_signs_avx512", "count_signs_avx512", "plane_dot_avx512_vnni",
         "columns_axpy_avx512_vnni", NULL } },
 };
+/* clang-format on */
 
 static void kernels_of_each_machine(void **state)
 {
     (void)state;
-    if (isa_index("avx2") < 0 || isa_index("avx_vnni") < 0 || isa_index("avx512vl_vnni") < 0 || isa_index("avx512") < 0 ||
-        isa_index("avx512_vnni") < 0)
+    if (isa_index("avx2") < 0 || isa_index("avx_vnni") < 0 || isa_index("avx512vl_vnni") < 0 ||
+        isa_index("avx512") < 0 || isa_index("avx512_vnni") < 0)
         skip(); /* built for another CPU family, with -Disas, or by a compiler that lacks one */
     for (size_t i = 0; i < N_MACHINES; i++) {
         struct sffn_kernels k;
         const size_t row = sffn_kernels_select(&k, machines[i].bits, SIZE_MAX);
         size_t t = 0, n = 0;
         if (strcmp(sffn_kernels_isa_name(row), machines[i].isa) != 0)
-            fail_msg("%s runs %s, expected %s", machines[i].name, sffn_kernels_isa_name(row), machines[i].isa);
+            fail_msg("%s runs %s, expected %s", machines[i].name, sffn_kernels_isa_name(row),
+                     machines[i].isa);
         while (strcmp(tables[t].isa, machines[i].isa) != 0)
             t++;
         for (; tables[t].names[n] != NULL; n++) {
             assert_non_null(sffn_kernels_entry_name(&k, n));
             if (strcmp(sffn_kernels_entry_name(&k, n), tables[t].names[n]) != 0)
-                fail_msg("%s got %s, expected %s", machines[i].name, sffn_kernels_entry_name(&k, n), tables[t].names[n]);
+                fail_msg("%s got %s, expected %s", machines[i].name, sffn_kernels_entry_name(&k, n),
+                         tables[t].names[n]);
         }
         assert_null(sffn_kernels_entry_name(&k, n));
     }
@@ -192,7 +200,8 @@ static void cap(void **state)
             int from = -1;
             for (size_t isa = 0; isa <= max; isa++) {
                 const size_t length = strlen(sffn_kernels_isa_name(isa));
-                if (strlen(name) > length && strcmp(name + strlen(name) - length, sffn_kernels_isa_name(isa)) == 0)
+                if (strlen(name) > length &&
+                    strcmp(name + strlen(name) - length, sffn_kernels_isa_name(isa)) == 0)
                     from = (int)isa;
             }
             assert_true(from >= 0);
@@ -212,20 +221,22 @@ static void bits_from_hwcap(void **state)
         uint64_t hwcap, hwcap2, bits;
     } cores[] = {
         /* fp asimd evtstrm aes pmull sha1 sha2 crc32 cpuid */
-        { "Cortex-A53", 0x8ff, 0, SFFN_CPU_NEON },
+        {"Cortex-A53", 0x8ff, 0, SFFN_CPU_NEON},
         /* + atomics fphp asimdhp asimdrdm lrcpc dcpop asimddp ssbs */
-        { "Neoverse N1", 0x10119fff, 0, SFFN_CPU_NEON | SFFN_CPU_DOTPROD },
+        {"Neoverse N1", 0x10119fff, 0, SFFN_CPU_NEON | SFFN_CPU_DOTPROD},
         /* + sve; i8mm bf16 in the second word, no SVE2 */
-        { "Neoverse V1", 0xffffffff & ~(1u << 18), (1u << 0) | (1u << 13) | (1u << 14),
-          SFFN_CPU_NEON | SFFN_CPU_DOTPROD | SFFN_CPU_SVE | SFFN_CPU_I8MM | SFFN_CPU_ARM_BF16 },
-        { "Neoverse V2", 0xffffffff, (1u << 1) | (1u << 13) | (1u << 14),
-          SFFN_CPU_NEON | SFFN_CPU_DOTPROD | SFFN_CPU_SVE | SFFN_CPU_SVE2 | SFFN_CPU_I8MM | SFFN_CPU_ARM_BF16 },
-        { "no SIMD", 0x1, 0, 0 },
+        {"Neoverse V1", 0xffffffff & ~(1u << 18), (1u << 0) | (1u << 13) | (1u << 14),
+         SFFN_CPU_NEON | SFFN_CPU_DOTPROD | SFFN_CPU_SVE | SFFN_CPU_I8MM | SFFN_CPU_ARM_BF16},
+        {"Neoverse V2", 0xffffffff, (1u << 1) | (1u << 13) | (1u << 14),
+         SFFN_CPU_NEON | SFFN_CPU_DOTPROD | SFFN_CPU_SVE | SFFN_CPU_SVE2 | SFFN_CPU_I8MM |
+             SFFN_CPU_ARM_BF16},
+        {"no SIMD", 0x1, 0, 0},
     };
     (void)state;
     for (size_t i = 0; i < sizeof cores / sizeof *cores; i++)
         if (sffn_cpu_from_hwcap(cores[i].hwcap, cores[i].hwcap2) != cores[i].bits)
-            fail_msg("%s: got %#llx", cores[i].name, (unsigned long long)sffn_cpu_from_hwcap(cores[i].hwcap, cores[i].hwcap2));
+            fail_msg("%s: got %#llx", cores[i].name,
+                     (unsigned long long)sffn_cpu_from_hwcap(cores[i].hwcap, cores[i].hwcap2));
 }
 
 static void names_of_bits(void **state)
@@ -243,7 +254,10 @@ static void names_of_bits(void **state)
         if (size == 0)
             assert_int_equal(text[0], 'x');
         else
-            assert_string_equal(text, size < 5 ? "" : size < 9 ? "avx2" : size < 21 ? "avx2 fma" : "avx2 fma avx512_vnni");
+            assert_string_equal(text, size < 5    ? ""
+                                      : size < 9  ? "avx2"
+                                      : size < 21 ? "avx2 fma"
+                                                  : "avx2 fma avx512_vnni");
         assert_int_equal(text[size], 'x');
     }
 }
@@ -255,7 +269,8 @@ static void this_machine(void **state)
     char text[512];
     (void)state;
     assert_true(cpu == sffn_cpu_detect());
-    if ((cpu & (SFFN_CPU_AVX512_VNNI | SFFN_CPU_AVX512_BF16 | SFFN_CPU_AVX512_VBMI | SFFN_CPU_SLOW_ZMM)) != 0)
+    if ((cpu & (SFFN_CPU_AVX512_VNNI | SFFN_CPU_AVX512_BF16 | SFFN_CPU_AVX512_VBMI |
+                SFFN_CPU_SLOW_ZMM)) != 0)
         assert_true((cpu & SFFN_CPU_AVX512) != 0);
     if ((cpu & (SFFN_CPU_DOTPROD | SFFN_CPU_SVE)) != 0)
         assert_true((cpu & SFFN_CPU_NEON) != 0);
@@ -266,8 +281,12 @@ static void this_machine(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(bits_from_cpuid), cmocka_unit_test(kernels_of_each_machine), cmocka_unit_test(cap),
-        cmocka_unit_test(bits_from_hwcap), cmocka_unit_test(names_of_bits),           cmocka_unit_test(this_machine),
+        cmocka_unit_test(bits_from_cpuid),
+        cmocka_unit_test(kernels_of_each_machine),
+        cmocka_unit_test(cap),
+        cmocka_unit_test(bits_from_hwcap),
+        cmocka_unit_test(names_of_bits),
+        cmocka_unit_test(this_machine),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -521,8 +521,8 @@ static void every_field(void **state)
 #define SAME(field) assert_true(p_read.field == p.field)
         SAME(kind), SAME(d_model), SAME(d_ff), SAME(decision), SAME(tie), SAME(threshold);
         SAME(margin), SAME(top_k), SAME(top_k_multiple), SAME(rank), SAME(hidden_activation);
-        SAME(dtype), SAME(input), SAME(alpha), SAME(bits), SAME(step_bits), SAME(column_share), SAME(w1.dtype),
-            SAME(w2.dtype), SAME(n_layers);
+        SAME(dtype), SAME(input), SAME(alpha), SAME(bits), SAME(step_bits), SAME(column_share),
+            SAME(w1.dtype), SAME(w2.dtype), SAME(n_layers);
 #undef SAME
 #define SAME(field) assert_true(r_read.field == r.field)
         SAME(d_model), SAME(n_experts), SAME(block_size), SAME(rule), SAME(threshold), SAME(top_k);

@@ -21,7 +21,7 @@
 
 /* ---------------------------------------------------------------- checks */
 
-#define CHECK(condition) check_that(__FILE__, __LINE__, (condition) != 0, "%s", #condition)
+#define CHECK(condition)           check_that(__FILE__, __LINE__, (condition) != 0, "%s", #condition)
 /* The same with words of our own: CHECK_SAYS(a < b, "token %zu", t). */
 #define CHECK_SAYS(condition, ...) check_that(__FILE__, __LINE__, (condition) != 0, __VA_ARGS__)
 #define CHECK_TEXT(got, want)      check_text(__FILE__, __LINE__, got, want)
