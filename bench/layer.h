@@ -20,8 +20,8 @@ struct layer {
     int32_t dtype, router_dtype;
     size_t row_bytes, down_row_bytes, router_row_bytes;
     uint8_t *gate, *up; /* [d_ff][d_model] */
-    uint8_t
-        *down; /* [d_ff][d_model], one row per neuron; or [d_model][d_ff] when down_is_columns */
+    /* [d_ff][d_model], one row per neuron; or [d_model][d_ff] when down_is_columns */
+    uint8_t *down;
     int down_is_columns;
     uint8_t *router;       /* [d_ff / 32][d_model], or NULL */
     uint64_t weight_bytes; /* gate, up and down */
@@ -44,8 +44,8 @@ struct inputs {
     float *gate_bias;   /* [d_ff] times bias, or NULL for a router */
     float *router_bias; /* [n_experts] times bias, or NULL */
     float *mean;        /* [d_model] of inputs that have one, or NULL */
-    double
-        density; /* the mean share over sets and tokens that was planted: active neurons, or experts */
+    /* the mean share over sets and tokens that was planted: active neurons, or experts */
+    double density;
 };
 /* wanted_sets is lowered to 1 where inputs can't be scaled to the same density (near one half). 0: failed, said on standard error. */
 int inputs_create(struct inputs *in, sffn_context *ctx, const struct layer *l, double density,

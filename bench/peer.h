@@ -16,8 +16,8 @@ struct peer_layer {
     size_t n_tokens;
     uint32_t n_threads;
     uint64_t cold_bytes, most_bytes; /* copies together: at least, at most */
-    const char *
-        folders; /* comma-separated, where libraries are looked for before the system's places; NULL */
+    /* comma-separated, where libraries are looked for before the system's places; NULL */
+    const char *folders;
     const char *python; /* an interpreter that has torch */
 };
 

@@ -20,8 +20,8 @@ void samples_free(struct samples *s);
 void samples_add(struct samples *s, double ns);
 struct summary {
     double median, min, max;
-    double
-        error; /* half the 95 % confidence interval of the median, relative to it; infinite below 6 samples */
+    /* half the 95 % confidence interval of the median, relative to it; infinite below 6 samples */
+    double error;
     double spread; /* the middle half of the samples, relative to the median */
     size_t n;
 };
@@ -30,8 +30,9 @@ struct summary samples_summary(struct samples *s);
 
 /* When to stop sampling: "until the spread is known". */
 struct stop_rule {
-    uint64_t
-        repeats; /* 0: until the median is known within STOP_ERROR, in at least ROUNDS rounds of ROUND_CALLS calls */
+    /* 0: until the median is known within STOP_ERROR, in at least ROUNDS rounds of ROUND_CALLS
+     * calls */
+    uint64_t repeats;
     double seconds; /* most time for each thing that takes turns */
 };
 #define STOP_ERROR 0.01

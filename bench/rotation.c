@@ -13,8 +13,8 @@
 struct block {
     char *at; /* where the objects see it */
     size_t asked_bytes, bytes;
-    char *
-        homes; /* [n_copies] of `bytes` each: where a copy waits; that of the current one is reserved */
+    /* [n_copies] of `bytes` each: where a copy waits; that of the current one is reserved */
+    char *homes;
     char *reserved;
     size_t reserved_bytes;
 };

@@ -10,8 +10,8 @@
 enum { D_MODEL = 256, EXPERT = 32, N_EXPERTS = 64, D_FF = EXPERT * N_EXPERTS, N_TOKENS = 3 };
 
 struct selection {
-    sffn_context
-        *ctx; /* one context runs one call at a time, so a second thread needs a second one */
+    /* one context runs one call at a time, so a second thread needs a second one */
+    sffn_context *ctx;
     const sffn_router *router;
     const float *x;
     sffn_active_set *active;

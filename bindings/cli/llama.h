@@ -11,11 +11,11 @@
 enum { LLAMA_MAX_BATCH = 64 }; /* tokens that run through a layer together */
 
 struct llama_options {
-    uint32_t
-        n_positions; /* of the key-value cache: prompt and generated tokens; at most the model's context */
+    /* of the key-value cache: prompt and generated tokens; at most the model's context */
+    uint32_t n_positions;
     uint32_t dense_tokens; /* see sffn_ffn_config */
-    const struct selection
-        *selection; /* gives each layer the predictor that it names; NULL: none */
+    /* gives each layer the predictor that it names; NULL: none */
+    const struct selection *selection;
 };
 
 /* Sums over the FFN calls of one layer. */
@@ -48,8 +48,8 @@ struct llama {
     float *rope_cos, *rope_sin;                     /* [n_positions][head_dim / 2] */
     float *k_cache, *v_cache;                       /* [n_layers][n_positions][kv_dim] */
     float *x, *x_norm, *q, *attention, *y, *scores; /* of one batch */
-    float *
-        select_x; /* of one batch: what a selector reads that x no longer holds when its FFN runs */
+    /* of one batch: what a selector reads that x no longer holds when its FFN runs */
+    float *select_x;
 
     int32_t select;                  /* enum sffn_select of the FFN; may change between calls */
     struct llama_layer_stats *stats; /* per layer; memset to 0 to start anew */

@@ -47,8 +47,8 @@ sffn_status measure_add(struct measure *measure, const sffn_ffn *ffn,
 /* Means over tokens. */
 struct measure_row {
     double density, predicted_density, recall, precision, cett, relative_error;
-    double
-        down_density; /* share of the neurons whose down row was read: a rule on h saves those alone */
+    /* share of the neurons whose down row was read: a rule on h saves those alone */
+    double down_density;
     double bytes,
         dense_bytes; /* weights read per token when tokens come one by one; a batch shares the rows that it reads */
     double ns,

@@ -22,8 +22,8 @@ static const double worth_it = 0.97;
 
 static const struct rule_name {
     const char *name;
-    int32_t
-        kind; /* enum sffn_active_kind; of a rule that compares a token's neurons: by what it compares */
+    /* enum sffn_active_kind; of a rule that compares a token's neurons: by what it compares */
+    int32_t kind;
     int32_t rule; /* enum sffn_rule that applies it */
 } rules[] = {
     {"cett", SFFN_ACTIVE_CONTRIBUTION, SFFN_RULE_ABS_H},

@@ -9,8 +9,8 @@
 /* One point: every value is single. */
 struct selection {
     char *text; /* "screen,margin=1" */
-    char *
-        point_text; /* the value that differs from its neighbours: "margin=1"; "" when there is one point only */
+    /* the value that differs from its neighbours: "margin=1"; "" when there is one point only */
+    char *point_text;
     const char *kind; /* static */
     size_t series;    /* points from one command line text have the same number */
     int is_curve;     /* 1: nobody asked for it, it is there to draw a curve */
@@ -41,8 +41,8 @@ extern const char selection_fitted_help[];
 
 /* What a selection needs at run time in one layer. */
 struct selector {
-    int32_t
-        select; /* enum sffn_select of the call; SFFN_SELECT_ACTIVE: selector_run() makes the set */
+    /* enum sffn_select of the call; SFFN_SELECT_ACTIVE: selector_run() makes the set */
+    int32_t select;
     sffn_predictor *predictor;
 };
 /* Of all layers of a model. */

@@ -11,8 +11,8 @@ struct plot_axis {
     const char *label; /* with its unit */
     int is_log;
     double min, max; /* both 0: from the data */
-    double
-        floor; /* log: smaller values are drawn here and the tick says "<="; 0: they are left out */
+    /* log: smaller values are drawn here and the tick says "<="; 0: they are left out */
+    double floor;
 };
 
 struct plot_series {

@@ -9,11 +9,11 @@ enum { MATCH_MAX_INNER = 8 };
 
 /* One FFN as a graph has it, from the input x to the result of the down product. */
 struct ffn_match {
-    struct ggml_tensor
-        *x; /* [n_tokens][d_model]; with ids [n_tokens][1][d_model] (slowest first) */
+    /* [n_tokens][d_model]; with ids [n_tokens][1][d_model] (slowest first) */
+    struct ggml_tensor *x;
     struct ggml_tensor *y; /* [n_tokens][d_model]; with ids [n_tokens][n_used][d_model] */
-    const struct ggml_tensor
-        *gate; /* weights; NULL: ungated, or gate and up are the halves of up */
+    /* weights; NULL: ungated, or gate and up are the halves of up */
+    const struct ggml_tensor *gate;
     const struct ggml_tensor *up, *down;
     const struct ggml_tensor *gate_bias, *up_bias; /* NULL: none */
     const struct ggml_tensor *ids; /* [n_tokens][n_used] experts; NULL: no mixture of experts */

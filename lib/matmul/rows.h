@@ -126,10 +126,9 @@ struct sffn_axpy_scratch {
     int8_t *hq; /* lossless blocks: [nth][n_blocks of a partition][32], with d and sum */
     float *hq_d;
     int32_t *hq_sum;
-    float *
-        /* [nth][SFFN_TILE_TOKENS]: the largest |h * row scale| a thread saw; NaN or infinite
-         * when one was */
-        h_max;
+    /* [nth][SFFN_TILE_TOKENS]: the largest |h * row scale| a thread saw; NaN or infinite when one
+     * was */
+    float *h_max;
 };
 #define SFFN_GATHER_ROWS 1024
 

@@ -14,8 +14,8 @@ struct sffn_model {
     size_t n_files;
     struct sffn_parts parts;
     struct sffn_name_entry *meta_order, *name_order, *file_name_order; /* for look-up */
-    float **
-        vectors; /* per tensor: f32 copy of a config's vector that cannot be used in place, or NULL */
+    /* per tensor: f32 copy of a config's vector that cannot be used in place, or NULL */
+    float **vectors;
     const char *unknown_activation; /* the file names one that we don't know; else NULL */
     int is_gated;                   /* some layer has a gate, so all must */
     const struct sffn_json *config; /* of a Hugging Face folder; else NULL */

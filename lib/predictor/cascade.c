@@ -470,8 +470,8 @@ struct scratch {
     int32_t dots[ROW_CHUNK * SFFN_TILE_TOKENS], codes[ROW_CHUNK * SFFN_TILE_TOKENS];
     uint32_t rows[ROW_CHUNK];
     uint8_t masks[ROW_CHUNK];
-    int8_t
-        q[]; /* [SFFN_TILE_TOKENS][n_inputs], and Q_SLACK; then what the step with columns needs */
+    /* [SFFN_TILE_TOKENS][n_inputs], and Q_SLACK; then what the step with columns needs */
+    int8_t q[];
 };
 
 /* Of the step with columns. */

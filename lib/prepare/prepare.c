@@ -33,8 +33,8 @@ struct plan {
     const struct sffn_tensor_type *type;
     enum how how;
     uint32_t n_heads; /* > 0: rows go into GGUF's llama order */
-    const uint32_t
-        *order; /* or: row i of the output is row (HOW_TRANSPOSE: column) order[i] of the source */
+    /* or: row i of the output is row (HOW_TRANSPOSE: column) order[i] of the source */
+    const uint32_t *order;
     uint32_t n_dims;
     uint64_t dims[4]; /* of the output */
     size_t n_rows, n_cols, row_bytes;

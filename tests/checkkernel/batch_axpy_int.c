@@ -61,8 +61,8 @@ struct bench_args {
     struct ck_bench_rows rows;
     size_t n;
     float *h; /* [1024][SFFN_TILE_TOKENS] */
-    int32_t
-        *acc; /* [SFFN_TILE_TOKENS][n + 32]: as in the library, not in the same places of a cache */
+    /* [SFFN_TILE_TOKENS][n + 32]: as in the library, not in the same places of a cache */
+    int32_t *acc;
 };
 
 static void run_bench(void *arg)

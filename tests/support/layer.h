@@ -19,8 +19,8 @@ struct spec {
     int32_t activation, act_tie, rule, rule_tie;
     float act_threshold, rule_threshold;
     int has_thresholds; /* a vector around rule_threshold instead */
-    float
-        gate_shift; /* added to the biases that decide: +100 makes all neurons active, -100 none */
+    /* added to the biases that decide: +100 makes all neurons active, -100 none */
+    float gate_shift;
     size_t tail; /* sources and inputs end this many bytes before a page: 1 makes them unaligned */
 };
 #define SPEC_INIT(d_model, d_ff, type)                                                             \
@@ -38,8 +38,8 @@ struct layer {
     float *gate, *up, *down; /* decoded after packing, [d_ff][d_model]; gate NULL: ungated */
     float *gate_bias, *up_bias, *down_bias, *thresholds;
     int32_t gate_packed, up_packed, down_packed; /* types after packing */
-    unsigned char
-        *down_rows; /* quantised down without lossless blocks: its packed rows, else NULL */
+    /* quantised down without lossless blocks: its packed rows, else NULL */
+    unsigned char *down_rows;
 };
 void layer_make(struct layer *layer, const struct spec *spec, struct rng *rng);
 /* Decodes again after a change of the sources. */
