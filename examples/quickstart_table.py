@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
 """Prints what quickstart measured, for somebody who sees this library for the first time.
 
-    quickstart_table.py PROMPT DENSE SPARSE EVAL
+    quickstart_table.py PROMPT DENSE SPARSE [EVAL]
 
-DENSE and SPARSE hold the lines of `sffn generate --json`, one per round; EVAL the line of `sffn eval --json`.
+DENSE and SPARSE hold the lines of `sffn generate --json`, one per round; EVAL the line of `sffn eval --json`, where there is one.
 Exits with 1 when dense and sparse generated different tokens.
 """
 import json
@@ -36,7 +36,7 @@ def table(header, rows):
 
 def main():
     prompt = sys.argv[1]
-    dense, sparse, (held_out,) = (read_lines(path) for path in sys.argv[2:5])
+    dense, sparse, *evals = (read_lines(path) for path in sys.argv[2:])
     tokens = dense[0]["tokens"]
     is_same = all(r["tokens"] == tokens for r in dense + sparse)
 
@@ -66,18 +66,34 @@ def main():
 
     speeds = [median(r, "tokens_per_second") for r in (dense, sparse)]
     shares = [median(r, "ffn_share") for r in (dense, sparse)]
-    quality = [held_out["perplexity_dense"], held_out["perplexity_sparse"]]
     lines = [("whole model", "dense", "sparse"),
              ("tokens per second", *(f"{v:.0f}" for v in speeds)),
-             ("feed-forward layers, share of the time", *(percent(v) for v in shares)),
-             (f"perplexity of {held_out['n_predicted']} held-out tokens", *(f"{v:.3f}" for v in quality))]
+             ("feed-forward layers, share of the time", *(percent(v) for v in shares))]
+    for (held_out,) in evals:
+        lines.append((f"perplexity of {held_out['n_predicted']} held-out tokens",
+                      *(f"{held_out[key]:.3f}" for key in ("perplexity_dense", "perplexity_sparse"))))
     for name, *values in lines:
         print(f"  {name:42}" + "".join(f"{value:>12}" for value in values))
-    print(textwrap.indent(textwrap.dedent("""
-        Sparse left nothing out that counts: the gate is computed in full, and a neuron whose gate is not
-        positive contributes zero. Perplexity (lower is better) may differ in the last digits, by rounding.
-        """), "  "), end="")
+    print(textwrap.indent(explanation(sparse[0], bool(evals)), "  "), end="")
     return 0 if is_same else 1
+
+
+def explanation(sparse, has_perplexity):
+    if sparse["dense_share"] == 1:
+        return textwrap.dedent("""
+            Every layer ran dense, both times, so the times differ by noise alone: `sffn inspect MODEL` says why.
+            SiLU and GELU have no zeros; `sffn prepare MODEL --calibrate TEXT` finds thresholds for them.
+            """)
+    if sparse["select"] != "gate":
+        return textwrap.dedent("""
+            Which neurons run is predicted, as the file's plan says: `sffn eval` measures what that leaves out.
+            """)
+    text = """
+        Sparse left nothing out that counts: the gate is computed in full, and only neurons whose activation
+        is zero are skipped."""
+    if has_perplexity:
+        text += " Perplexity (lower is better) may differ in the last digits, by rounding."
+    return "\n".join(["", *textwrap.wrap(" ".join(text.split()), 102), ""])
 
 
 def row_of(name, density, bytes_read, ns):

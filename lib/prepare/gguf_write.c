@@ -186,7 +186,7 @@ static sffn_status open_temporary(struct sffn_gguf_writer *w)
         if (errno != EEXIST)
             break;
     }
-    const sffn_status status = io_fail(w, w->temporary, "create");
+    const sffn_status status = io_fail(w, w->path, "create a temporary file beside it");
     sffn_mem_free(w->ctx, w->temporary, w->temporary_bytes);
     w->temporary = NULL;
     return status;

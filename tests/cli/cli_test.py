@@ -10,6 +10,7 @@ import unittest
 
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 MODEL_FOLDER = os.path.join(os.path.dirname(ROOT), "shared", "models", "reglu-30m")
+NO_MODEL_FOLDER = f"no {MODEL_FOLDER}, the Hugging Face folder of the bundled model's kin; it is not part of the repository"
 MODEL_GGUF = os.path.join(ROOT, "examples", "models", "reglu-33m.gguf")
 SFFN = TOKENIZE = None
 

@@ -111,7 +111,7 @@ class Folder(Case):
 
     def setUp(self):
         if not os.path.exists(FOLDER_HELDOUT):
-            self.skipTest(f"no {cli_test.MODEL_FOLDER}")
+            self.skipTest(cli_test.NO_MODEL_FOLDER)
 
     def test_folder_is_gguf(self):
         """Hugging Face's order of q and k, and GGUF's, are the same model; f32 is the same as bf16 in more bytes."""
