@@ -300,7 +300,7 @@ static void failures(void **state)
     CHECK_ERROR(f, sffn_prepare(f->ctx, m, out, &config), SFFN_ERR_INVALID_ARGUMENT, "struct_size");
     config.struct_size = sizeof(config);
     CHECK_ERROR(f, sffn_prepare(f->ctx, m, path_of(f->folder, "no/out.gguf"), &config), SFFN_ERR_IO,
-                "create: No such file");
+                "no/out.gguf: create a temporary file beside it: No such file");
     assert_int_equal(mkdir(path_of(f->folder, "taken"), 0700), 0);
     CHECK_ERROR(f, sffn_prepare(f->ctx, m, path_of(f->folder, "taken"), &config), SFFN_ERR_IO,
                 "rename");
