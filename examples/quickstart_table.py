@@ -74,26 +74,18 @@ def main():
                       *(f"{held_out[key]:.3f}" for key in ("perplexity_dense", "perplexity_sparse"))))
     for name, *values in lines:
         print(f"  {name:42}" + "".join(f"{value:>12}" for value in values))
-    print(textwrap.indent(explanation(sparse[0], bool(evals)), "  "), end="")
+    print("\n" + textwrap.fill(explanation(sparse[0], bool(evals)), 104, initial_indent="  ", subsequent_indent="  "))
     return 0 if is_same else 1
 
 
 def explanation(sparse, has_perplexity):
     if sparse["dense_share"] == 1:
-        return textwrap.dedent("""
-            Every layer ran dense, both times, so the times differ by noise alone: `sffn inspect MODEL` says why.
-            SiLU and GELU have no zeros; `sffn prepare MODEL --calibrate TEXT` finds thresholds for them.
-            """)
+        return ("Every layer ran dense, both times, so the times differ by noise alone: `sffn inspect MODEL` says why. "
+                "SiLU and GELU have no zeros; `sffn prepare MODEL --calibrate TEXT` finds thresholds for them.")
     if sparse["select"] != "gate":
-        return textwrap.dedent("""
-            Which neurons run is predicted, as the file's plan says: `sffn eval` measures what that leaves out.
-            """)
-    text = """
-        Sparse left nothing out that counts: the gate is computed in full, and only neurons whose activation
-        is zero are skipped."""
-    if has_perplexity:
-        text += " Perplexity (lower is better) may differ in the last digits, by rounding."
-    return "\n".join(["", *textwrap.wrap(" ".join(text.split()), 102), ""])
+        return "Which neurons run is predicted, as the file's plan says: `sffn eval` measures what that leaves out."
+    return ("Sparse left nothing out that counts: the gate is computed in full, and only neurons whose activation is zero are skipped."
+            + (" Perplexity (lower is better) may differ in the last digits, by rounding." if has_perplexity else ""))
 
 
 def row_of(name, density, bytes_read, ns):

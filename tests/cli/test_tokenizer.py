@@ -73,7 +73,7 @@ class FromModel(Case):
 class AgainstPackage(Case):
     def setUp(self):
         if tokenizers is None or not os.path.exists(TOKENIZER_JSON):
-            self.skipTest("no tokenizers package" if tokenizers is None else f"no {TOKENIZER_JSON}")
+            self.skipTest("no tokenizers package" if tokenizers is None else cli_test.NO_MODEL_FOLDER)
         with open(TOKENIZER_JSON, encoding="utf-8") as f:
             self.json_text = f.read()
 
