@@ -26,7 +26,7 @@ static const char help[] =
     "  rows_dot     sffn_matmul_rows_dot(), all rows; rows_axpy: sffn_matmul_rows_axpy(), all "
     "rows\n"
     "  blocks_axpy  the same with lossless blocks of 32 neurons, q8_0 and q4_0\n"
-    "  plane_dot    a cascade of one bit: one bit plane of the gate times x\n"
+    "  plane_dot    a cascade of one step of two bits: a plane of the gate's upper bits times x\n"
     "  count_signs  a sign predictor\n"
     "  quantize_x   rows_dot of one row: x to blocks of 32 int8, and the call itself\n"
     "  threshold    sffn_active_set_set_values(), |v| > t, of which a tenth passes; top_k: the "
@@ -55,7 +55,7 @@ static const char help[] =
     "limit_fraction (from memory), gflops (two\n"
     "for each weight and token), speedup_vs_scalar (in the same run), relative_error (against "
     "float64 from the same packed\n"
-    "weights; plane_dot: the bit plane against the gate; null where there is nothing to "
+    "weights; plane_dot: the two bits against the gate; null where there is nothing to "
     "compare).\n";
 
 enum op {
@@ -279,7 +279,7 @@ static sffn_status make_objects(struct kernel_run *k)
     if (k->op == OP_PLANE_DOT || k->op == OP_COUNT_SIGNS) {
         sffn_predictor_config config = SFFN_PREDICTOR_CONFIG_INIT;
         config.kind = k->op == OP_PLANE_DOT ? SFFN_PREDICTOR_CASCADE : SFFN_PREDICTOR_SIGN;
-        config.bits = config.step_bits = 1;
+        config.bits = config.step_bits = 2;
         config.d_model = k->o->n_cols;
         config.d_ff = k->n_rows;
         config.gate = weights;
@@ -321,7 +321,9 @@ static void kernel_destroy(struct kernel_run *k)
 
 static size_t weights_of_op_bits(const struct kernel_run *k)
 {
-    if (k->op == OP_PLANE_DOT || k->op == OP_COUNT_SIGNS)
+    if (k->op == OP_PLANE_DOT)
+        return 2 * k->o->n_cols;
+    if (k->op == OP_COUNT_SIGNS)
         return k->o->n_cols;
     return 8 * sffn_dtype_row_bytes(k->dtype, k->o->n_cols);
 }

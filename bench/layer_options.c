@@ -288,9 +288,6 @@ int layer_options_parse(struct layer_options *o, const char *command, const char
         parse_double(command, "--columns", VALUE("--columns", "0"), 0.0, 1.0, &columns) ||
         parse_uint(command, "--bits", VALUE("--bits", bits_text), columns > 0 ? 0 : 1, 4, &bits) ||
         parse_uint(command, "--step-bits", VALUE("--step-bits", step_text), 1, 4, &step_bits) ||
-        (bits > 0 && step_bits > bits &&
-         usage_error(command, "--step-bits is %u; expected at most --bits, %u", (unsigned)step_bits,
-                     (unsigned)bits)) ||
         parse_double(command, "--margin", VALUE("--margin", margin_text), 0.0, 100.0, &margin) ||
         parse_uint(command, "--rank", VALUE("--rank", rank_text), 32, 1u << 20, &rank) ||
         parse_double(command, "--alpha", VALUE("--alpha", alpha_text), 1e-4, 1000.0, &alpha) ||

@@ -25,7 +25,7 @@ def main():
     mean = x.mean(0)
     g = x @ w["gate"].T
     h = np.maximum(g, 0) * (x @ w["up"].T)
-    for bits, step in ((3, 1), (4, 2), (2, 2), (4, 4)):
+    for bits, step in ((3, 1), (3, 2), (4, 2), (2, 2), (4, 4)):
         steps = [min(step, bits - done) for done in range(0, bits, step)]
         keep = np.ones(g.shape, bool)
         for k, approx in zip(np.cumsum(steps), screens.planes(w["gate"], steps)):

@@ -253,9 +253,10 @@ def with_defaults(layers):
     row = 8 / D
     print("| gate | bits, step_bits, column_share | ratio | wide | recall (worst layer) | error of y (worst) | let through |")
     print("|---|---|---|---|---|---|---|")
-    for dtype, bits, step, share in (("f32", 3, 1, 0), ("bf16", 3, 1, 0), ("bf16", 4, 2, 0), ("q8_0", 3, 1, 0), ("q8_0", 3, 3, 0.4), ("q4_0", 3, 1, 0),
+    for dtype, bits, step, share in (("f32", 3, 1, 0), ("bf16", 3, 1, 0), ("bf16", 3, 2, 0), ("bf16", 4, 2, 0), ("q8_0", 3, 1, 0), ("q8_0", 3, 2, 0), ("q8_0", 3, 3, 0.4),
+                                     ("q4_0", 3, 1, 0), ("q4_0", 3, 2, 0),
                                      ("q4_0", 0, 0, 0.4), ("q4_0", 0, 0, 0.5)):
-        steps = [step] * (bits // step) if step else []
+        steps = [min(step, bits - done) for done in range(0, bits, step)] if step else []
         margins = [MARGIN * COLUMN_FACTORS[bits > 0]] * (share > 0) + [MARGIN * PLANE_FACTORS[k] for k in np.cumsum(steps)]
         bytes_ = [share / 4 + row] * (share > 0) + [s / 8 + row for s in steps]
         _, ratio, _, _, p, _, r = measure(layers, dtype, lambda w, _, s=steps, c=share: ([Columns(w, c)] if c else []) + (planes(w, s) if s else []),

@@ -19,7 +19,7 @@ const char selection_help[] =
     "M in standard\n"
     "                       deviations of the copy's error (1.5)\n"
     "  cascade[,bits=B][,step=S][,columns=C][,margin=M]\n"
-    "                       bit planes of the gate, B in all (3) and S at a time (1), each for the "
+    "                       bit planes of the gate, B in all (3) and S at a time (2), each for the "
     "neurons still in\n"
     "                       doubt; before them, with C, a copy in 2 bits of which only the share C "
     "of the columns is\n"
@@ -398,8 +398,6 @@ int selection_predictor_config(const struct selection *selection, uint32_t layer
             config->bits = (uint32_t)selection->bits;
         if (!isnan(selection->step))
             config->step_bits = (uint32_t)selection->step;
-        else if (config->step_bits > config->bits)
-            config->step_bits = config->bits;
         if (!isnan(selection->columns))
             config->column_share = (float)selection->columns;
     } else if (strcmp(selection->kind, "sign") == 0) {

@@ -40,8 +40,8 @@ enum sffn_predictor_kind {
     SFFN_PREDICTOR_CALLBACK = 4,
     /**
      * A copy of the gate in 1 to 4 bits per weight, kept as bit planes: every neuron is scored with the first step_bits bits, those still in doubt with
-     * the next ones, and so on; the full gate decides among those that pass all steps. No training. The copy reads the fewest bytes of all kinds here:
-     * bench/research/SCREENS.md. With the same bits and any step_bits, the last step's scores are the same, bit for bit, on every ISA.
+     * the next ones, and so on; the full gate decides among those that pass all steps. No training. With step_bits 1 it reads the fewest bytes of all
+     * kinds here, with the default of 2 it takes less time: bench/research/SCREENS.md. With the same bits and any step_bits, the last step's scores are the same, bit for bit, on every ISA.
      * After the step that ends with bit k a neuron passes when score_i + margin * c_k * e_ik * (||x'|| + r_k ||x' - rounded x'||) > threshold_i, where
      * x' = x - input_mean, e_ik is the root mean square error of row i in k bits, c = 1.9, 1.7, 1.3, 1 for k = 1 .. 4, and r_k is how many times the
      * rows are larger than their errors. The score of a neuron that did not pass a step is that step's. A token with an infinity or a NaN lets
@@ -113,7 +113,8 @@ typedef struct sffn_predictor_config {
     int32_t input;            /**< enum sffn_selector_input; default SFFN_INPUT_FFN; only remembered */
     float alpha;              /**< sign bits: in (0, 1000], larger keeps more neurons; default 1.03, as in the paper's code */
     uint32_t bits;            /**< cascade: bits of the copy, 1..4; default 3 */
-    uint32_t step_bits;       /**< cascade: bits that a step reads, 1..bits; default 1. The last step reads what is left; equal to bits: one step */
+    uint32_t step_bits;       /**< cascade: bits that a step reads, 1..4; default 2, which take no longer to multiply than one. The last step reads what is left;
+                                   bits or more: one step */
     const float *input_mean;  /**< cascade: [d_model] mean of the inputs, of a few hundred tokens or more, or NULL for zero; copied. What real inputs have
                                    in common is a large part of them, is then multiplied exactly, and no longer blurs the scores */
     float column_share;       /**< cascade: in [0, 1]; above 0: a first step before the planes, with a copy of its own in 2 bits. Of that a token reads only this share
@@ -122,7 +123,7 @@ typedef struct sffn_predictor_config {
 #define SFFN_PREDICTOR_CONFIG_INIT \
     { sizeof(sffn_predictor_config), SFFN_PREDICTOR_SCREENED_GATE, 0u, 0u, SFFN_WEIGHTS_INIT, NULL, SFFN_DECIDE_THRESHOLD, SFFN_TIE_DROP, \
       0.0f, NULL, 1.5f, 0u, 1u, 1u, 0u, SFFN_WEIGHTS_INIT, SFFN_WEIGHTS_INIT, NULL, NULL, SFFN_HIDDEN_NONE, -1, NULL, NULL, SFFN_INPUT_FFN, \
-      1.03f, 3u, 1u, NULL, 0.0f }
+      1.03f, 3u, 2u, NULL, 0.0f }
 
 /**
  * @retval SFFN_ERR_INVALID_ARGUMENT  NULL, zero size, unknown enum value, NaN or out of range threshold, bias, margin or alpha, NaN in weights, top_k out of range or with thresholds, rank

@@ -85,14 +85,15 @@ typedef void sffn_blocks_axpy_fn(float *y, const void *w, size_t row_bytes, cons
  * the integer products rely on. Identical on every ISA. */
 typedef void sffn_quantize_x_fn(int8_t *q, float *d, int32_t *sum, const float *x, size_t n);
 
-/* Bit planes: one bit per input, n / 8 bytes per row, n a multiple of 32 and at most SFFN_PLANE_INPUTS_MAX. Inputs are taken in groups of 512,
- * the last of which may be shorter; in a group of g, bit b of byte k belongs to input b * (g / 8) + k.
- *     out[r * n_tokens + t] = sum of q[t][j] over the set bits j of row rows[r]     exact in int32
+/* Planes: codes of `bits` bits, 1 or 2, one per input: n * bits / 8 bytes per row, n a multiple of 32 and at most SFFN_PLANE_INPUTS_MAX. Inputs are
+ * taken in groups that fill 64 bytes, the last of which may be shorter; in a group of g bytes the bits from b * bits on of byte k are the code of its
+ * input b * g + k.
+ *     out[r * n_tokens + t] = sum of q[t][j] * code j of row rows[r]     exact in int32
  * for every token t of masks[r] (NULL: all); other entries of out are left alone. Token t's q starts at q + t * q_stride, lies in [-127, 127],
  * and 64 bytes behind the last one are readable. rows NULL: 0 .. n_rows-1. Identical on every ISA. */
 #define SFFN_PLANE_INPUTS_MAX (1u << 20)
 typedef void sffn_plane_dot_fn(int32_t *out, const void *w, size_t row_bytes, const uint32_t *rows, const uint8_t *masks, size_t n_rows,
-                               const int8_t *q, size_t q_stride, size_t n_tokens, size_t n);
+                               const int8_t *q, size_t q_stride, size_t n_tokens, size_t n, unsigned bits);
 
 /* Codes of 2 bits, by columns: a matrix of which only some columns are read. n_rows is a multiple of 256; a group of 256 rows takes 64 bytes of a
  * column: bits 2 b and 2 b + 1 of byte 16 l + 4 j + i of the group are the code of its row 64 b + 16 j + 4 l + i (b, l, j, i in 0 .. 3).

@@ -22,28 +22,30 @@
 
 #define MAX_BITS    4
 #define COLUMN_BITS 2
-#define Q_SLACK     64                /* what plane_dot may read behind q */
-#define ROW_CHUNK   SFFN_COLUMNS_ROWS /* rows on their way through the steps */
+#define Q_SLACK     64   /* what plane_dot may read behind q */
+#define CHUNK_ROWS  2048 /* rows on their way through the steps, for one token; fewer for several */
 
 /* What a step reads of a row beside its planes. bf16: the scale is rounded before it is used, the error is rounded up. */
-struct plane_row {
+struct row_score {
     float base; /* gate_bias + w . mean */
     uint16_t scale, error;
 };
 
 struct sffn_cascade {
     uint32_t bits, step_bits, n_steps;
-    uint8_t *planes; /* [bits][n_rows][n_inputs / 8], the most significant first */
-    size_t plane_bytes, owned_bytes;
-    struct plane_row *rows; /* [n_steps][n_rows] */
-    float *mean;            /* [n_inputs] */
+    /* Of each step in turn: its bits by twos, the most significant first, and a single one if it is left over. A plane of two bits takes the room of
+     * two of one, whose sums take as long as its own: [n_rows][n_inputs * 2 / 8]. */
+    uint8_t *planes;
+    size_t bit_bytes, owned_bytes; /* of one row and bit */
+    struct row_score *rows;        /* [n_steps][n_rows] */
+    float *mean;                   /* [n_inputs] */
     /* The error of a score made with rounded x, in units of the row's own error: how many times ||x - rounded x|| counts. */
     float rounding[MAX_BITS];
     /* The first step that reads columns; n_columns 0: there is none. */
     uint32_t n_columns;
     uint8_t *codes;
     size_t codes_bytes;
-    struct plane_row *code_rows; /* [n_rows] */
+    struct row_score *code_rows; /* [n_rows] */
     float code_rounding;
 };
 
@@ -147,19 +149,40 @@ static void quantise(const float *w, size_t n, uint32_t bits, double rms, uint8_
     }
 }
 
-/* Bit `shift` of the codes, in the order that plane_dot wants. */
-static void pack_plane(const uint8_t *u, size_t n, uint32_t shift, uint8_t *row)
+/* The bits that a step reads: [*first, *end), counted from the most significant one. */
+static void step_range(const struct sffn_cascade *c, uint32_t step, uint32_t *first, uint32_t *end)
 {
-    for (size_t first = 0; first < n; first += 512) {
-        const size_t bytes = (n - first < 512 ? n - first : 512) / 8;
+    *first = step * c->step_bits;
+    *end = *first + c->step_bits < c->bits ? *first + c->step_bits : c->bits;
+}
+
+/* A plane of `bits` bits begins at bit `first`, of those that a step reads up to `end`. Returns how many it has. */
+static uint32_t plane_bits(uint32_t first, uint32_t end)
+{
+    return end - first < 2 ? 1 : 2;
+}
+
+static uint8_t *plane_row(const struct sffn_cascade *c, size_t n_rows, uint32_t first,
+                          uint32_t bits, size_t row)
+{
+    return c->planes + (first * n_rows + bits * row) * c->bit_bytes;
+}
+
+/* `bits` bits of the codes from bit `shift` on, in the order that plane_dot wants. */
+static void pack_plane(const uint8_t *u, size_t n, uint32_t shift, uint32_t bits, uint8_t *row)
+{
+    const uint32_t mask = bits == 1 ? 0x01010101u : 0x03030303u;
+    const size_t total = n / 8 * bits, per_byte = 8 / bits;
+    for (size_t first = 0; first < total; first += 64) {
+        const size_t bytes = total - first < 64 ? total - first : 64;
         for (size_t i = 0; i < bytes; i += 4) {
             uint32_t four = 0;
-            for (size_t bit = 0; bit < 8; bit++) {
+            for (size_t b = 0; b < per_byte; b++) {
                 uint32_t codes;
-                memcpy(&codes, u + first + bit * bytes + i, sizeof(codes));
-                four |= (codes >> shift & 0x01010101u) << bit;
+                memcpy(&codes, u + first * per_byte + b * bytes + i, sizeof(codes));
+                four |= (codes >> shift & mask) << b * bits;
             }
-            memcpy(row + first / 8 + i, &four, sizeof(four));
+            memcpy(row + first + i, &four, sizeof(four));
         }
     }
 }
@@ -189,15 +212,18 @@ static int build_row(const struct build *b, uint32_t r, const float *w, uint8_t 
     else
         memset(u, 0, n);
     for (uint32_t s = 0; s < c->n_steps; s++) {
-        const uint32_t k = (s + 1) * c->step_bits < c->bits ? (s + 1) * c->step_bits : c->bits;
+        uint32_t first, end;
+        step_range(c, s, &first, &end);
         double error = 0;
-        const double scale = squares > 0 ? fit(w, u, n, k, c->bits, squares, &error) : 0;
-        c->rows[(size_t)s * b->config->d_ff + r] = (struct plane_row){
+        const double scale = squares > 0 ? fit(w, u, n, end, c->bits, squares, &error) : 0;
+        c->rows[(size_t)s * b->config->d_ff + r] = (struct row_score){
             (float)base, to_bf16((float)scale, 0), to_bf16((float)sqrt(error), 1)};
+        for (uint32_t bits; first < end; first += bits) {
+            bits = plane_bits(first, end);
+            pack_plane(u, n, c->bits - first - bits, bits,
+                       plane_row(c, b->config->d_ff, first, bits, r));
+        }
     }
-    for (uint32_t p = 0; p < c->bits; p++)
-        pack_plane(u, n, c->bits - 1 - p,
-                   c->planes + ((size_t)p * b->config->d_ff + r) * c->plane_bytes);
     if (c->n_columns) {
         double error = 0, scale = 0;
         if (squares > 0) {
@@ -205,7 +231,7 @@ static int build_row(const struct build *b, uint32_t r, const float *w, uint8_t 
             scale = fit(w, u, n, COLUMN_BITS, COLUMN_BITS, squares, &error);
         }
         sffn_columns_store(c->codes, b->config->d_ff, b->config->d_model, r, u);
-        c->code_rows[r] = (struct plane_row){(float)base, to_bf16((float)scale, 0),
+        c->code_rows[r] = (struct row_score){(float)base, to_bf16((float)scale, 0),
                                              to_bf16((float)sqrt(error), 1)};
     }
     return 1;
@@ -214,9 +240,10 @@ static int build_row(const struct build *b, uint32_t r, const float *w, uint8_t 
 /* A thread's share of the rows, whole groups of those whose codes share bytes. */
 static void share_rows(size_t n_rows, uint32_t ith, uint32_t nth, size_t *first, size_t *last)
 {
-    sffn_share((n_rows + ROW_CHUNK - 1) / ROW_CHUNK, ith, nth, first, last);
-    *first *= ROW_CHUNK;
-    *last = *last * ROW_CHUNK < n_rows ? *last * ROW_CHUNK : n_rows;
+    const size_t group = SFFN_COLUMNS_ROWS;
+    sffn_share((n_rows + group - 1) / group, ith, nth, first, last);
+    *first *= group;
+    *last = *last * group < n_rows ? *last * group : n_rows;
 }
 
 static void build_phase(void *arg, uint32_t phase, uint32_t ith, uint32_t nth)
@@ -236,7 +263,7 @@ static void build_phase(void *arg, uint32_t phase, uint32_t ith, uint32_t nth)
 }
 
 /* How much the rounding of x weighs beside the rows' own errors. */
-static float measure_rounding(const struct plane_row *rows, const double *row_squares,
+static float measure_rounding(const struct row_score *rows, const double *row_squares,
                               size_t n_rows)
 {
     double weights = 0, errors = 0;
@@ -266,10 +293,9 @@ static sffn_status check_config(sffn_context *ctx, const sffn_predictor_config *
         return sffn_fail(ctx, SFFN_ERR_INVALID_ARGUMENT, "cascade: bits is %u; expected 1..%d%s",
                          (unsigned)config->bits, MAX_BITS,
                          config->bits ? "" : ", or a column_share besides");
-    if (config->bits > 0 && (config->step_bits < 1 || config->step_bits > config->bits))
-        return sffn_fail(ctx, SFFN_ERR_INVALID_ARGUMENT,
-                         "cascade: step_bits is %u; expected 1..%u, its bits",
-                         (unsigned)config->step_bits, (unsigned)config->bits);
+    if (config->bits > 0 && (config->step_bits < 1 || config->step_bits > MAX_BITS))
+        return sffn_fail(ctx, SFFN_ERR_INVALID_ARGUMENT, "cascade: step_bits is %u; expected 1..%d",
+                         (unsigned)config->step_bits, MAX_BITS);
     if (config->decision != SFFN_DECIDE_THRESHOLD)
         return sffn_fail(ctx, SFFN_ERR_UNSUPPORTED,
                          "cascade: decision is %d; its steps decide by SFFN_DECIDE_THRESHOLD",
@@ -348,14 +374,14 @@ sffn_status sffn_cascade_init(sffn_context *ctx, struct sffn_predictor *p,
     if (!c)
         return sffn_fail(ctx, SFFN_ERR_OUT_OF_MEMORY, "the allocator returned NULL for a cascade");
     c->bits = config->bits;
-    c->step_bits = config->step_bits;
+    c->step_bits = config->step_bits < c->bits ? config->step_bits : c->bits;
     c->n_steps = c->bits ? (c->bits + c->step_bits - 1) / c->step_bits : 0;
-    c->plane_bytes = config->d_model / 8;
+    c->bit_bytes = config->d_model / 8;
     if (config->column_share > 0) {
         c->n_columns = wanted_columns(config);
         c->codes_bytes = sffn_columns_bytes(config->d_ff, config->d_model);
     }
-    if (!sffn_checked_mul(c->plane_bytes * c->bits, config->d_ff, &c->owned_bytes) ||
+    if (!sffn_checked_mul(c->bit_bytes * c->bits, config->d_ff, &c->owned_bytes) ||
         (c->n_columns && !c->codes_bytes))
         return sffn_fail(ctx, SFFN_ERR_OUT_OF_MEMORY, "cascade: its planes are too large");
     c->mean = sffn_mem_alloc_zero(ctx, config->d_model * sizeof(float));
@@ -467,9 +493,10 @@ static struct rounded round_x(const float *x, const float *mean, size_t n, int8_
 
 /* One thread's scratch. */
 struct scratch {
-    int32_t dots[ROW_CHUNK * SFFN_TILE_TOKENS], codes[ROW_CHUNK * SFFN_TILE_TOKENS];
-    uint32_t rows[ROW_CHUNK];
-    uint8_t masks[ROW_CHUNK];
+    int32_t dots[CHUNK_ROWS], codes[CHUNK_ROWS]; /* [row][token] */
+    float upper[CHUNK_ROWS];
+    uint32_t rows[CHUNK_ROWS], kept[CHUNK_ROWS];
+    uint8_t masks[CHUNK_ROWS];
     /* [SFFN_TILE_TOKENS][n_inputs], and Q_SLACK; then what the step with columns needs */
     int8_t q[];
 };
@@ -507,11 +534,11 @@ size_t sffn_cascade_own_bytes(const struct sffn_selector *s)
 uint64_t sffn_cascade_row_bytes(const struct sffn_selector *s, uint32_t step)
 {
     const struct sffn_cascade *c = s->cascade;
-    const uint32_t done = step * c->step_bits, left = c->bits - done;
+    uint32_t first, end;
     if (step == SFFN_CASCADE_COLUMNS) /* four codes to a byte */
         return (c->n_columns + 3) / 4 + sizeof(*c->rows) + (s->scorer.limits ? sizeof(float) : 0);
-    return (left < c->step_bits ? left : c->step_bits) * c->plane_bytes + sizeof(*c->rows) +
-           (s->scorer.limits ? sizeof(float) : 0);
+    step_range(c, step, &first, &end);
+    return (end - first) * c->bit_bytes + sizeof(*c->rows) + (s->scorer.limits ? sizeof(float) : 0);
 }
 
 uint64_t sffn_cascade_first_bytes(const struct sffn_selector *s)
@@ -519,74 +546,143 @@ uint64_t sffn_cascade_first_bytes(const struct sffn_selector *s)
     return s->n_rows * sffn_cascade_row_bytes(s, s->cascade->n_columns ? SFFN_CASCADE_COLUMNS : 0);
 }
 
-/* One step for rows [first, first + n) (list NULL) or the n listed ones; those that stay are the new list. Returns how many. */
-static size_t run_step(const struct sffn_selector *s, const struct sffn_selection *run,
-                       struct scratch *own, const struct rounded *x, uint32_t step, size_t first,
-                       size_t n, int is_list)
+/* What a step knows of n rows: [first, first + n), or those that own lists. */
+struct step_rows {
+    size_t first, n;
+    int is_list;
+};
+
+static uint32_t step_row(const struct scratch *own, const struct step_rows *rows, size_t i)
+{
+    return rows->is_list ? own->rows[i] : (uint32_t)(rows->first + i);
+}
+
+/* own->codes: the sums of codes that the steps up to this one have read. */
+static void sum_planes(const struct sffn_selector *s, const struct sffn_selection *run,
+                       struct scratch *own, uint32_t step, const struct step_rows *rows)
 {
     const struct sffn_cascade *c = s->cascade;
     const size_t n_tokens = run->n_tokens;
-    const uint32_t done = step * c->step_bits;
-    const uint32_t end = done + c->step_bits < c->bits ? done + c->step_bits : c->bits;
-    const int64_t odd = (1 << end) - 1;
-    float doubt[SFFN_TILE_TOKENS];
-    size_t kept = 0;
-    for (size_t t = 0; t < n_tokens; t++)
-        doubt[t] =
-            s->scorer.margin * margin_factor[end] * (x[t].norm + c->rounding[step] * x[t].lost);
-    for (uint32_t p = done; p < end; p++) {
-        const uint8_t *plane = c->planes + (size_t)p * s->n_rows * c->plane_bytes;
-        run->k->plane_dot.fn(own->dots, is_list ? plane : plane + first * c->plane_bytes,
-                             c->plane_bytes, is_list ? own->rows : NULL,
-                             is_list ? own->masks : NULL, n, own->q, s->n_inputs, n_tokens,
-                             s->n_inputs);
-        for (size_t i = 0; i < n; i++) {
-            const unsigned wanted = is_list ? own->masks[i] : (1u << n_tokens) - 1;
+    const uint8_t *masks = rows->is_list && n_tokens > 1 ? own->masks : NULL;
+    uint32_t first, end;
+    step_range(c, step, &first, &end);
+    for (uint32_t bits; first < end; first += bits) {
+        bits = plane_bits(first, end);
+        run->k->plane_dot.fn(first ? own->dots : own->codes,
+                             plane_row(c, s->n_rows, first, bits, rows->is_list ? 0 : rows->first),
+                             bits * c->bit_bytes, rows->is_list ? own->rows : NULL, masks, rows->n,
+                             own->q, s->n_inputs, n_tokens, s->n_inputs, bits);
+        for (size_t i = 0; first && i < rows->n; i++)
             for (size_t t = 0; t < n_tokens; t++)
-                if (wanted >> t & 1)
+                if (!masks || masks[i] >> t & 1)
                     own->codes[i * n_tokens + t] =
-                        (p ? 2 * own->codes[i * n_tokens + t] : 0) + own->dots[i * n_tokens + t];
-        }
+                        own->codes[i * n_tokens + t] * (1 << bits) + own->dots[i * n_tokens + t];
     }
-    for (size_t i = 0; i < n; i++) {
-        const uint32_t row = is_list ? own->rows[i] : (uint32_t)(first + i);
-        const unsigned wanted = is_list ? own->masks[i] : (1u << n_tokens) - 1;
-        const struct plane_row *r = &c->rows[(size_t)step * s->n_rows + row];
-        const float scale = from_bf16(r->scale), error = from_bf16(r->error);
+}
+
+/* A row's score, and what it may be at most. */
+static float score_of(const struct row_score *r, const struct rounded *x, int32_t codes,
+                      int32_t odd, float doubt, float *upper)
+{
+    /* exact: below 2^53 */
+    const float level = (float)(2.0 * codes - (double)odd * x->sum);
+    const float score = r->base + from_bf16(r->scale) * (x->scale * level);
+    *upper = score + doubt * from_bf16(r->error);
+    return score;
+}
+
+/* Keeps those of rows that one token may need in own's list. Returns how many. */
+static size_t keep_for_one(const struct sffn_selector *s, const struct sffn_selection *run,
+                           struct scratch *own, const struct rounded *x,
+                           const struct row_score *scores, const struct step_rows *rows,
+                           int32_t odd, float doubt)
+{
+    uint32_t *kept = own->kept;
+    size_t n_kept = 0;
+    for (size_t i = 0; i < rows->n; i++) {
+        const uint32_t row = step_row(own, rows, i);
+        const float score = score_of(&scores[row], x, own->codes[i], odd, doubt, &own->upper[i]);
+        if (run->scores)
+            run->scores[row] = score;
+    }
+    if (!s->scorer.limits)
+        n_kept = run->k->threshold.fn(kept, own->upper, 0, rows->n, s->scorer.limit,
+                                      s->scorer.keep_equal, 0);
+    for (size_t i = 0; s->scorer.limits && i < rows->n; i++) {
+        kept[n_kept] = (uint32_t)i;
+        n_kept += (size_t)sffn_score_passes(&s->scorer, step_row(own, rows, i), own->upper[i], 0);
+    }
+    for (size_t i = 0; i < n_kept; i++) {
+        own->rows[i] = step_row(own, rows, kept[i]);
+        own->codes[i] = own->codes[kept[i]];
+        own->masks[i] = 1;
+    }
+    return n_kept;
+}
+
+/* The same for several tokens, each of which may need some. */
+static size_t keep_for_some(const struct sffn_selector *s, const struct sffn_selection *run,
+                            struct scratch *own, const struct rounded *x,
+                            const struct row_score *scores, const struct step_rows *rows,
+                            int32_t odd, const float *doubt)
+{
+    const size_t n_tokens = run->n_tokens;
+    size_t n_kept = 0;
+    for (size_t i = 0; i < rows->n; i++) {
+        const uint32_t row = step_row(own, rows, i);
+        const unsigned wanted = rows->is_list ? own->masks[i] : (1u << n_tokens) - 1;
         unsigned mask = 0;
         for (size_t t = 0; t < n_tokens; t++) {
+            float upper;
             if (!(wanted >> t & 1))
                 continue;
-            const int64_t level = 2 * (int64_t)own->codes[i * n_tokens + t] - odd * x[t].sum;
-            const float score = r->base + scale * (x[t].scale * (float)level);
+            const float score =
+                score_of(&scores[row], &x[t], own->codes[i * n_tokens + t], odd, doubt[t], &upper);
             if (run->scores)
                 run->scores[t * run->scores_stride + row] = score;
-            mask |= (unsigned)sffn_score_passes(&s->scorer, row, score + doubt[t] * error, 0) << t;
+            mask |= (unsigned)sffn_score_passes(&s->scorer, row, upper, 0) << t;
         }
         if (!mask)
             continue;
-        own->rows[kept] = row;
-        own->masks[kept] = (uint8_t)mask;
-        if (kept != i)
-            memcpy(own->codes + kept * n_tokens, own->codes + i * n_tokens,
-                   n_tokens * sizeof(*own->codes));
-        kept++;
+        own->rows[n_kept] = row;
+        own->masks[n_kept] = (uint8_t)mask;
+        memmove(own->codes + n_kept * n_tokens, own->codes + i * n_tokens,
+                n_tokens * sizeof(*own->codes));
+        n_kept++;
     }
-    return kept;
+    return n_kept;
+}
+
+/* One step; the rows that stay are own's new list. Returns how many. */
+static size_t run_step(const struct sffn_selector *s, const struct sffn_selection *run,
+                       struct scratch *own, const struct rounded *x, uint32_t step,
+                       const struct step_rows *rows)
+{
+    const struct sffn_cascade *c = s->cascade;
+    const struct row_score *scores = c->rows + (size_t)step * s->n_rows;
+    float doubt[SFFN_TILE_TOKENS];
+    uint32_t first, end;
+    step_range(c, step, &first, &end);
+    for (size_t t = 0; t < run->n_tokens; t++)
+        doubt[t] =
+            s->scorer.margin * margin_factor[end] * (x[t].norm + c->rounding[step] * x[t].lost);
+    sum_planes(s, run, own, step, rows);
+    return run->n_tokens == 1 ? keep_for_one(s, run, own, x, scores, rows, (1 << end) - 1, doubt[0])
+                              : keep_for_some(s, run, own, x, scores, rows, (1 << end) - 1, doubt);
 }
 
 /* Rows [first, first + n) without their first step, or the n listed ones: through all steps, and to the result. */
 static void run_steps(const struct sffn_selector *s, const struct sffn_selection *run,
-                      struct scratch *own, const struct rounded *x, size_t first, size_t n,
-                      int is_list, struct sffn_segment *kept)
+                      struct scratch *own, const struct rounded *x, struct step_rows rows,
+                      struct sffn_segment *kept)
 {
     for (uint32_t step = 0; step < s->cascade->n_steps; step++) {
-        is_list |= step > 0;
-        if (run->later_bytes && is_list)
-            *run->later_bytes += n * sffn_cascade_row_bytes(s, step);
-        n = run_step(s, run, own, x, step, first, n, is_list);
+        rows.is_list |= step > 0;
+        if (run->later_bytes && rows.is_list)
+            *run->later_bytes += rows.n * sffn_cascade_row_bytes(s, step);
+        rows.n = run_step(s, run, own, x, step, &rows);
     }
-    for (size_t i = 0; run->list && i < n; i++)
+    for (size_t i = 0; run->list && i < rows.n; i++)
         sffn_select_append(run, run->list, kept, own->rows[i], own->masks[i]);
 }
 
@@ -609,9 +705,9 @@ static void run_columns(const struct sffn_selector *s, const struct sffn_selecti
         sffn_columns_sums(run->k, c->codes, s->n_rows, s->n_inputs, &picked[t], (uint32_t)first,
                           (uint32_t)last, own->sums);
         for (size_t row = first, n; row < last; row += n) {
-            const struct plane_row *r = &c->code_rows[row];
-            float score[ROW_CHUNK], upper[ROW_CHUNK];
-            n = last - row < ROW_CHUNK ? last - row : ROW_CHUNK;
+            const struct row_score *r = &c->code_rows[row];
+            float score[SFFN_COLUMNS_ROWS], upper[SFFN_COLUMNS_ROWS];
+            n = last - row < SFFN_COLUMNS_ROWS ? last - row : SFFN_COLUMNS_ROWS;
             for (size_t i = 0; i < n; i++) { /* plain, so that compilers can use vectors */
                 const int32_t level = 2 * own->sums[row - first + i] - all_odd;
                 score[i] = r[i].base + from_bf16(r[i].scale) * (x[t].scale * (float)level);
@@ -647,12 +743,13 @@ static void select_by_columns(const struct sffn_selector *s, const struct sffn_s
         end = end < last ? end : last;
         run_columns(s, run, columns, x, picked, first, end);
         for (size_t row = first, n = 0; row < end; n = 0) {
-            for (; row < end && n < ROW_CHUNK; row++) {
+            for (; row < end && n < CHUNK_ROWS / run->n_tokens; row++) {
                 own->rows[n] = (uint32_t)row;
                 own->masks[n] = columns->masks[row - first];
                 n += own->masks[n] != 0;
             }
-            run_steps(s, run, own, x, 0, n, 1, kept);
+            const struct step_rows listed = {0, n, 1};
+            run_steps(s, run, own, x, listed, kept);
         }
     }
 }
@@ -675,9 +772,10 @@ void sffn_select_cascade(const struct sffn_selector *s, const struct sffn_select
     if (s->cascade->n_columns)
         select_by_columns(s, run, own, x, first, last, &kept);
     else
-        for (size_t row = first; row < last; row += ROW_CHUNK)
-            run_steps(s, run, own, x, row, last - row < ROW_CHUNK ? last - row : ROW_CHUNK, 0,
-                      &kept);
+        for (size_t most = CHUNK_ROWS / run->n_tokens; first < last; first += most) {
+            const struct step_rows rows = {first, last - first < most ? last - first : most, 0};
+            run_steps(s, run, own, x, rows, &kept);
+        }
     if (run->list)
         run->list->segments[run->ith] = kept;
 }

@@ -191,7 +191,7 @@ class sffn_predictor_config(Sized):
         ("input_mean", c_void_p),
         ("column_share", c_float),
     ]
-    _defaults_ = {"margin": 1.5, "top_k_multiple": 1, "n_layers": 1, "dtype": -1, "alpha": 1.03, "bits": 3, "step_bits": 1}
+    _defaults_ = {"margin": 1.5, "top_k_multiple": 1, "n_layers": 1, "dtype": -1, "alpha": 1.03, "bits": 3, "step_bits": 2}
 
 
 class sffn_predictor_info(Sized):

@@ -79,7 +79,7 @@ class Predictor(Child):
         rank: of the SVD; a multiple of 32 for q8_0 and q4_0.
         dtype: packed type of w1 and w2; None keeps theirs, SVD: q8_0.
         alpha: of the sign bits, in (0, 1000], taken to four decimals; larger keeps more.
-        bits, step_bits: of the cascade's copy, 1 .. 4, and how many of them a step reads, 1 .. bits.
+        bits, step_bits: of the cascade's copy, 1 .. 4, and how many of them a step reads, 1 .. 4.
         input_mean: float32 [d_model], the mean of the cascade's inputs, or None for zero; copied.
         column_share: of the cascade: above 0, a first step that reads a 2-bit copy, and of that only this share of the columns, where
             the input is largest. ``bits`` may be 0 then.
@@ -113,7 +113,7 @@ class Predictor(Child):
         rank: int = 0,
         dtype: DType | str | None = None,
         bits: int = 3,
-        step_bits: int = 1,
+        step_bits: int = 2,
         input_mean: Any = None,
         column_share: float = 0.0,
         n_layers: int = 1,

@@ -6,6 +6,10 @@
 #include "kernels/tmpl/instantiate_q.h"
 #include "kernels/wtype/wt_q4_0_apart.h"
 #include "kernels/tmpl/instantiate_q.h"
+#include "kernels/isa/avx_vnni/plane_dot_vnni_256.h"
+#include "kernels/tmpl/plane_dot_tmpl.h"
+#include "kernels/isa/avx_vnni/columns_axpy_vnni_256.h"
+#include "kernels/tmpl/columns_axpy_tmpl.h"
 
 const struct sffn_kernels PLAIN_KERNEL(sffn_kernels) = {
     .rows_dot = {
@@ -27,4 +31,6 @@ const struct sffn_kernels PLAIN_KERNEL(sffn_kernels) = {
         [SFFN_Q8_0] = KERNEL_ENTRY(PLAIN_KERNEL(blocks_axpy_q8_0)),
         [SFFN_Q4_0] = KERNEL_ENTRY(PLAIN_KERNEL(blocks_axpy_q4_0)),
     },
+    .plane_dot = KERNEL_ENTRY(PLAIN_KERNEL(plane_dot)),
+    .columns_axpy = KERNEL_ENTRY(PLAIN_KERNEL(columns_axpy)),
 };

@@ -300,22 +300,23 @@ static void blocks_axpy_q4_0_scalar(float *y, const void *w, size_t row_bytes, c
     blocks_axpy_blocks(decode_q4_0, together(Q4_0_BYTES), y, w, row_bytes, blocks, h, n_blocks, n);
 }
 
-/* ---- bit planes ---- */
+/* ---- planes ---- */
 
 static void plane_dot_scalar(int32_t *out, const void *w, size_t row_bytes, const uint32_t *rows, const uint8_t *masks,
-                             size_t n_rows, const int8_t *q, size_t q_stride, size_t n_tokens, size_t n)
+                             size_t n_rows, const int8_t *q, size_t q_stride, size_t n_tokens, size_t n, unsigned bits)
 {
+    const size_t total = n / 8 * bits, per_byte = 8 / bits;
     for (size_t r = 0; r < n_rows; r++) {
         const unsigned char *row = row_at(w, row_bytes, rows, r);
         for (size_t t = 0; t < n_tokens; t++) {
             int32_t sum = 0;
             if (masks != NULL && (masks[r] >> t & 1) == 0)
                 continue;
-            for (size_t first = 0; first < n; first += 512) {
-                const size_t bytes = (n - first < 512 ? n - first : 512) / 8;
-                for (size_t b = 0; b < 8; b++)
+            for (size_t first = 0; first < total; first += 64) {
+                const size_t bytes = total - first < 64 ? total - first : 64;
+                for (size_t b = 0; b < per_byte; b++)
                     for (size_t k = 0; k < bytes; k++)
-                        sum += (row[first / 8 + k] >> b & 1) * q[t * q_stride + first + b * bytes + k];
+                        sum += (row[first + k] >> b * bits & ((1 << bits) - 1)) * q[t * q_stride + per_byte * first + b * bytes + k];
             }
             out[r * n_tokens + t] = sum;
         }
