@@ -178,6 +178,17 @@ char *cli_read_file(const char *path, size_t *bytes)
     return text;
 }
 
+char *cli_read_text(const char *path, size_t *bytes)
+{
+    char *text = cli_read_file(path, bytes);
+    const size_t length = text != NULL ? strlen(text) : 0;
+    if (text == NULL || length == *bytes)
+        return text;
+    cli_fail("'%s' is not text: byte %zu is 0", path, length);
+    free(text);
+    return NULL;
+}
+
 int cli_finish_stdout(void)
 {
     if (fflush(stdout) != 0 || ferror(stdout))

@@ -46,6 +46,8 @@ int cli_interrupted(void);
 char *cli_bytes_text(uint64_t bytes, char out[32]);
 /* A whole file, with a NUL after it. NULL after an error line. */
 char *cli_read_file(const char *path, size_t *bytes);
+/* The same for text: a file with a zero byte is an error, too. */
+char *cli_read_text(const char *path, size_t *bytes);
 /* Flushes standard output; CLI_FAILED when something could not be written. */
 int cli_finish_stdout(void);
 #endif /* SFFN_CLI_H */

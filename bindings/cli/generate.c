@@ -375,7 +375,7 @@ int cmd_generate(int argc, char **argv)
         return CLI_USAGE;
     }
     if (q.perplexity_path != NULL) { /* before anything takes time */
-        q.perplexity_text = cli_read_file(q.perplexity_path, &q.n_perplexity_bytes);
+        q.perplexity_text = cli_read_text(q.perplexity_path, &q.n_perplexity_bytes);
         if (q.perplexity_text == NULL) {
             selections_free(&q.selections);
             return CLI_FAILED;

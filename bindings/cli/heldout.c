@@ -58,7 +58,7 @@ int heldout_read_text(const char *path, sffn_context *ctx, const sffn_model *mod
                       int32_t *bos)
 {
     size_t n_bytes = 0;
-    char *text = cli_read_file(path, &n_bytes);
+    char *text = cli_read_text(path, &n_bytes);
     struct tokenizer *tokenizer = text != NULL ? tokenizer_create(ctx, model) : NULL;
     int status = tokenizer != NULL ? CLI_OK : CLI_FAILED;
     if (tokenizer != NULL) {

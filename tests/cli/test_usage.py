@@ -335,6 +335,13 @@ class Tiny(Case):
         self.assertAlmostEqual(got["perplexity_dense"], n_vocab, delta=n_vocab * 1e-6)
         self.assertEqual(got["window"], 64)
 
+    def test_text_is_text(self):
+        model = self.make()
+        with open(self.path("bytes"), "wb") as f:
+            f.write(b"hello \0 world")
+        for command in (("generate", model, "--perplexity"), ("eval", model, "--text")):
+            self.fails(1, *command, self.path("bytes"), says=("bytes", "not text", "byte 6"))
+
     def test_perplexity_file_comes_first(self):
         status, out, err = cli_test.run("generate", self.make(), "--prompt", "x", "-n", "2", "--perplexity", self.path("none"))
         self.assertEqual((status, out), (1, ""))
