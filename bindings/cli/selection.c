@@ -173,15 +173,12 @@ static int same_point(const struct selection *a, const struct selection *b)
 /* Takes it over, and looks whether its numbers make sense together. */
 static int add(struct selections *all, const struct selection *s)
 {
-    double bits = isnan(s->bits) ? 3.0 : s->bits;
     cli_grow(&all->data, &all->capacity, all->n, sizeof *all->data);
     all->data[all->n++] = *s;
     if (strcmp(s->kind, "cascade") != 0)
         return CLI_OK;
-    if (bits == 0.0 && !(s->columns > 0.0))
+    if (s->bits == 0.0 && !(s->columns > 0.0)) /* bits that are not said are NaN */
         return args_wrong("'%s': bits is 0, expected columns above 0 with that", s->text);
-    if (bits > 0.0 && s->step > bits) /* a step that is not said is NaN */
-        return args_wrong("'%s': step is %g, expected at most bits, %g", s->text, s->step, bits);
     return CLI_OK;
 }
 

@@ -41,7 +41,8 @@ enum sffn_predictor_kind {
     /**
      * A copy of the gate in 1 to 4 bits per weight, kept as bit planes: every neuron is scored with the first step_bits bits, those still in doubt with
      * the next ones, and so on; the full gate decides among those that pass all steps. No training. With step_bits 1 it reads the fewest bytes of all
-     * kinds here, with the default of 2 it takes less time: bench/research/SCREENS.md. With the same bits and any step_bits, the last step's scores are the same, bit for bit, on every ISA.
+     * kinds here, with the default of 2 it takes less time than with 1: bench/research/SCREENS.md. With the same bits and any step_bits, the last
+     * step's scores are the same, bit for bit, on every ISA.
      * After the step that ends with bit k a neuron passes when score_i + margin * c_k * e_ik * (||x'|| + r_k ||x' - rounded x'||) > threshold_i, where
      * x' = x - input_mean, e_ik is the root mean square error of row i in k bits, c = 1.9, 1.7, 1.3, 1 for k = 1 .. 4, and r_k is how many times the
      * rows are larger than their errors. The score of a neuron that did not pass a step is that step's. A token with an infinity or a NaN lets
@@ -184,7 +185,7 @@ typedef struct sffn_predictor_info {
     int32_t input;            /**< enum sffn_selector_input */
     uint64_t weight_bytes;    /**< as sffn_predictor_weight_bytes() */
     float alpha;              /**< sign bits; 0 otherwise */
-    uint32_t bits, step_bits; /**< cascade; 0 otherwise */
+    uint32_t bits, step_bits; /**< cascade, step_bits being at most bits; 0 otherwise */
     float column_share;       /**< cascade: of the columns that its first step reads, as a whole number of them; 0 otherwise */
 } sffn_predictor_info;
 #define SFFN_PREDICTOR_INFO_INIT { sizeof(sffn_predictor_info), 0, 0u, 0u, 0u, 0u, 0, 0, 0, 0, 0.0f, 0, 0u, 0.0f, 0, 0u, 0.0f, 0u, 0u, 0.0f }

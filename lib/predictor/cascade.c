@@ -1,11 +1,11 @@
-/* cascade.c  The gate's upper bits, one plane after the other, each read only for the neurons that the ones before could not rule out.
+/* cascade.c  The gate's upper bits, some of them at a time, each step only for the neurons that the ones before could not rule out.
  *
  * A first step may come before the planes: a copy in 2 bits of which a token reads only the columns where |x| is large (columns.h). Half of the
  * columns hold nine tenths of a normal distribution's squares, so that 2 bits of half of them tell much more than 1 bit of all.
  *
  * Row i is coded with `bits` bits per weight: u in [0, 2^bits), weight = scale * (2u - (2^bits - 1)), so that the upper k bits of u are the
  * code of a k-bit row whose levels are again centred, and planes nest: with U_k the sum of (upper k bits) * q over the row,
- * U_(k+1) = 2 U_k + (sum of q where the next bit is set). Those are integers. One scale per row serves all its blocks, and one scale per token
+ * U_(k+b) = 2^b U_k + (sum of (next b bits) * q). Those are integers. One scale per row serves all its blocks, and one scale per token
  * all of x: what that costs in precision is measured and part of the doubt.
  *
  * x is centred before it is rounded: the mean of real inputs holds much of their energy in a few columns, and W * mean is known exactly.
@@ -26,18 +26,18 @@
 #define CHUNK_ROWS  2048 /* rows on their way through the steps, for one token; fewer for several */
 
 /* What a step reads of a row beside its planes. bf16: the scale is rounded before it is used, the error is rounded up. */
-struct row_score {
+struct row_terms {
     float base; /* gate_bias + w . mean */
     uint16_t scale, error;
 };
 
 struct sffn_cascade {
     uint32_t bits, step_bits, n_steps;
-    /* Of each step in turn: its bits by twos, the most significant first, and a single one if it is left over. A plane of two bits takes the room of
-     * two of one, whose sums take as long as its own: [n_rows][n_inputs * 2 / 8]. */
+    /* Of each step in turn: its bits by twos, the most significant first, and a single one if it is left over. A plane of two bits, [n_rows][n_inputs * 2
+     * / 8], takes the room of two planes of one bit, and the time of one. */
     uint8_t *planes;
     size_t bit_bytes, owned_bytes; /* of one row and bit */
-    struct row_score *rows;        /* [n_steps][n_rows] */
+    struct row_terms *rows;        /* [n_steps][n_rows] */
     float *mean;                   /* [n_inputs] */
     /* The error of a score made with rounded x, in units of the row's own error: how many times ||x - rounded x|| counts. */
     float rounding[MAX_BITS];
@@ -45,7 +45,7 @@ struct sffn_cascade {
     uint32_t n_columns;
     uint8_t *codes;
     size_t codes_bytes;
-    struct row_score *code_rows; /* [n_rows] */
+    struct row_terms *code_rows; /* [n_rows] */
     float code_rounding;
 };
 
@@ -156,7 +156,7 @@ static void step_range(const struct sffn_cascade *c, uint32_t step, uint32_t *fi
     *end = *first + c->step_bits < c->bits ? *first + c->step_bits : c->bits;
 }
 
-/* A plane of `bits` bits begins at bit `first`, of those that a step reads up to `end`. Returns how many it has. */
+/* How many bits the plane that begins at bit `first` has, in a step that ends before bit `end`. */
 static uint32_t plane_bits(uint32_t first, uint32_t end)
 {
     return end - first < 2 ? 1 : 2;
@@ -216,7 +216,7 @@ static int build_row(const struct build *b, uint32_t r, const float *w, uint8_t 
         step_range(c, s, &first, &end);
         double error = 0;
         const double scale = squares > 0 ? fit(w, u, n, end, c->bits, squares, &error) : 0;
-        c->rows[(size_t)s * b->config->d_ff + r] = (struct row_score){
+        c->rows[(size_t)s * b->config->d_ff + r] = (struct row_terms){
             (float)base, to_bf16((float)scale, 0), to_bf16((float)sqrt(error), 1)};
         for (uint32_t bits; first < end; first += bits) {
             bits = plane_bits(first, end);
@@ -231,7 +231,7 @@ static int build_row(const struct build *b, uint32_t r, const float *w, uint8_t 
             scale = fit(w, u, n, COLUMN_BITS, COLUMN_BITS, squares, &error);
         }
         sffn_columns_store(c->codes, b->config->d_ff, b->config->d_model, r, u);
-        c->code_rows[r] = (struct row_score){(float)base, to_bf16((float)scale, 0),
+        c->code_rows[r] = (struct row_terms){(float)base, to_bf16((float)scale, 0),
                                              to_bf16((float)sqrt(error), 1)};
     }
     return 1;
@@ -263,7 +263,7 @@ static void build_phase(void *arg, uint32_t phase, uint32_t ith, uint32_t nth)
 }
 
 /* How much the rounding of x weighs beside the rows' own errors. */
-static float measure_rounding(const struct row_score *rows, const double *row_squares,
+static float measure_rounding(const struct row_terms *rows, const double *row_squares,
                               size_t n_rows)
 {
     double weights = 0, errors = 0;
@@ -494,9 +494,11 @@ static struct rounded round_x(const float *x, const float *mean, size_t n, int8_
 /* One thread's scratch. */
 struct scratch {
     int32_t dots[CHUNK_ROWS], codes[CHUNK_ROWS]; /* [row][token] */
-    float upper[CHUNK_ROWS];
-    uint32_t rows[CHUNK_ROWS], kept[CHUNK_ROWS];
+    uint32_t listed[CHUNK_ROWS];                 /* rows, and which tokens need them */
     uint8_t masks[CHUNK_ROWS];
+    /* With one token: what the scores may be at most, and the positions that stay. */
+    float upper[CHUNK_ROWS];
+    uint32_t kept[CHUNK_ROWS];
     /* [SFFN_TILE_TOKENS][n_inputs], and Q_SLACK; then what the step with columns needs */
     int8_t q[];
 };
@@ -546,33 +548,36 @@ uint64_t sffn_cascade_first_bytes(const struct sffn_selector *s)
     return s->n_rows * sffn_cascade_row_bytes(s, s->cascade->n_columns ? SFFN_CASCADE_COLUMNS : 0);
 }
 
-/* What a step knows of n rows: [first, first + n), or those that own lists. */
-struct step_rows {
+/* The rows of a step: [first, first + n), or the first n that own lists. */
+struct chunk {
     size_t first, n;
     int is_list;
 };
 
-static uint32_t step_row(const struct scratch *own, const struct step_rows *rows, size_t i)
+static uint32_t row_of(const struct scratch *own, const struct chunk *chunk, size_t i)
 {
-    return rows->is_list ? own->rows[i] : (uint32_t)(rows->first + i);
+    return chunk->is_list ? own->listed[i] : (uint32_t)(chunk->first + i);
 }
 
 /* own->codes: the sums of codes that the steps up to this one have read. */
 static void sum_planes(const struct sffn_selector *s, const struct sffn_selection *run,
-                       struct scratch *own, uint32_t step, const struct step_rows *rows)
+                       struct scratch *own, uint32_t step, const struct chunk *chunk)
 {
     const struct sffn_cascade *c = s->cascade;
     const size_t n_tokens = run->n_tokens;
-    const uint8_t *masks = rows->is_list && n_tokens > 1 ? own->masks : NULL;
+    const uint8_t *masks = chunk->is_list && n_tokens > 1
+                               ? own->masks
+                               : NULL; /* one token needs every row that is listed */
     uint32_t first, end;
     step_range(c, step, &first, &end);
     for (uint32_t bits; first < end; first += bits) {
         bits = plane_bits(first, end);
-        run->k->plane_dot.fn(first ? own->dots : own->codes,
-                             plane_row(c, s->n_rows, first, bits, rows->is_list ? 0 : rows->first),
-                             bits * c->bit_bytes, rows->is_list ? own->rows : NULL, masks, rows->n,
-                             own->q, s->n_inputs, n_tokens, s->n_inputs, bits);
-        for (size_t i = 0; first && i < rows->n; i++)
+        run->k->plane_dot.fn(
+            first ? own->dots : own->codes,
+            plane_row(c, s->n_rows, first, bits, chunk->is_list ? 0 : chunk->first),
+            bits * c->bit_bytes, chunk->is_list ? own->listed : NULL, masks, chunk->n, own->q,
+            s->n_inputs, n_tokens, s->n_inputs, bits);
+        for (size_t i = 0; first && i < chunk->n; i++)
             for (size_t t = 0; t < n_tokens; t++)
                 if (!masks || masks[i] >> t & 1)
                     own->codes[i * n_tokens + t] =
@@ -581,7 +586,7 @@ static void sum_planes(const struct sffn_selector *s, const struct sffn_selectio
 }
 
 /* A row's score, and what it may be at most. */
-static float score_of(const struct row_score *r, const struct rounded *x, int32_t codes,
+static float score_of(const struct row_terms *r, const struct rounded *x, int32_t codes,
                       int32_t odd, float doubt, float *upper)
 {
     /* exact: below 2^53 */
@@ -594,26 +599,28 @@ static float score_of(const struct row_score *r, const struct rounded *x, int32_
 /* Keeps those of rows that one token may need in own's list. Returns how many. */
 static size_t keep_for_one(const struct sffn_selector *s, const struct sffn_selection *run,
                            struct scratch *own, const struct rounded *x,
-                           const struct row_score *scores, const struct step_rows *rows,
-                           int32_t odd, float doubt)
+                           const struct row_terms *terms, const struct chunk *chunk, int32_t odd,
+                           float doubt)
 {
     uint32_t *kept = own->kept;
     size_t n_kept = 0;
-    for (size_t i = 0; i < rows->n; i++) {
-        const uint32_t row = step_row(own, rows, i);
-        const float score = score_of(&scores[row], x, own->codes[i], odd, doubt, &own->upper[i]);
+    for (size_t i = 0; i < chunk->n; i++) {
+        const uint32_t row = row_of(own, chunk, i);
+        const float score = score_of(&terms[row], x, own->codes[i], odd, doubt, &own->upper[i]);
         if (run->scores)
             run->scores[row] = score;
     }
-    if (!s->scorer.limits)
-        n_kept = run->k->threshold.fn(kept, own->upper, 0, rows->n, s->scorer.limit,
+    if (s->scorer.limits)
+        for (size_t i = 0; i < chunk->n; i++) {
+            kept[n_kept] = (uint32_t)i;
+            n_kept +=
+                (size_t)sffn_score_passes(&s->scorer, row_of(own, chunk, i), own->upper[i], 0);
+        }
+    else
+        n_kept = run->k->threshold.fn(kept, own->upper, 0, chunk->n, s->scorer.limit,
                                       s->scorer.keep_equal, 0);
-    for (size_t i = 0; s->scorer.limits && i < rows->n; i++) {
-        kept[n_kept] = (uint32_t)i;
-        n_kept += (size_t)sffn_score_passes(&s->scorer, step_row(own, rows, i), own->upper[i], 0);
-    }
     for (size_t i = 0; i < n_kept; i++) {
-        own->rows[i] = step_row(own, rows, kept[i]);
+        own->listed[i] = row_of(own, chunk, kept[i]);
         own->codes[i] = own->codes[kept[i]];
         own->masks[i] = 1;
     }
@@ -623,28 +630,28 @@ static size_t keep_for_one(const struct sffn_selector *s, const struct sffn_sele
 /* The same for several tokens, each of which may need some. */
 static size_t keep_for_some(const struct sffn_selector *s, const struct sffn_selection *run,
                             struct scratch *own, const struct rounded *x,
-                            const struct row_score *scores, const struct step_rows *rows,
-                            int32_t odd, const float *doubt)
+                            const struct row_terms *terms, const struct chunk *chunk, int32_t odd,
+                            const float *doubt)
 {
     const size_t n_tokens = run->n_tokens;
     size_t n_kept = 0;
-    for (size_t i = 0; i < rows->n; i++) {
-        const uint32_t row = step_row(own, rows, i);
-        const unsigned wanted = rows->is_list ? own->masks[i] : (1u << n_tokens) - 1;
+    for (size_t i = 0; i < chunk->n; i++) {
+        const uint32_t row = row_of(own, chunk, i);
+        const unsigned wanted = chunk->is_list ? own->masks[i] : (1u << n_tokens) - 1;
         unsigned mask = 0;
         for (size_t t = 0; t < n_tokens; t++) {
             float upper;
             if (!(wanted >> t & 1))
                 continue;
             const float score =
-                score_of(&scores[row], &x[t], own->codes[i * n_tokens + t], odd, doubt[t], &upper);
+                score_of(&terms[row], &x[t], own->codes[i * n_tokens + t], odd, doubt[t], &upper);
             if (run->scores)
                 run->scores[t * run->scores_stride + row] = score;
             mask |= (unsigned)sffn_score_passes(&s->scorer, row, upper, 0) << t;
         }
         if (!mask)
             continue;
-        own->rows[n_kept] = row;
+        own->listed[n_kept] = row;
         own->masks[n_kept] = (uint8_t)mask;
         memmove(own->codes + n_kept * n_tokens, own->codes + i * n_tokens,
                 n_tokens * sizeof(*own->codes));
@@ -656,34 +663,34 @@ static size_t keep_for_some(const struct sffn_selector *s, const struct sffn_sel
 /* One step; the rows that stay are own's new list. Returns how many. */
 static size_t run_step(const struct sffn_selector *s, const struct sffn_selection *run,
                        struct scratch *own, const struct rounded *x, uint32_t step,
-                       const struct step_rows *rows)
+                       const struct chunk *chunk)
 {
     const struct sffn_cascade *c = s->cascade;
-    const struct row_score *scores = c->rows + (size_t)step * s->n_rows;
+    const struct row_terms *terms = c->rows + (size_t)step * s->n_rows;
     float doubt[SFFN_TILE_TOKENS];
     uint32_t first, end;
     step_range(c, step, &first, &end);
     for (size_t t = 0; t < run->n_tokens; t++)
         doubt[t] =
             s->scorer.margin * margin_factor[end] * (x[t].norm + c->rounding[step] * x[t].lost);
-    sum_planes(s, run, own, step, rows);
-    return run->n_tokens == 1 ? keep_for_one(s, run, own, x, scores, rows, (1 << end) - 1, doubt[0])
-                              : keep_for_some(s, run, own, x, scores, rows, (1 << end) - 1, doubt);
+    sum_planes(s, run, own, step, chunk);
+    return run->n_tokens == 1 ? keep_for_one(s, run, own, x, terms, chunk, (1 << end) - 1, doubt[0])
+                              : keep_for_some(s, run, own, x, terms, chunk, (1 << end) - 1, doubt);
 }
 
-/* Rows [first, first + n) without their first step, or the n listed ones: through all steps, and to the result. */
+/* A chunk through all steps, and to the result. */
 static void run_steps(const struct sffn_selector *s, const struct sffn_selection *run,
-                      struct scratch *own, const struct rounded *x, struct step_rows rows,
+                      struct scratch *own, const struct rounded *x, struct chunk chunk,
                       struct sffn_segment *kept)
 {
     for (uint32_t step = 0; step < s->cascade->n_steps; step++) {
-        rows.is_list |= step > 0;
-        if (run->later_bytes && rows.is_list)
-            *run->later_bytes += rows.n * sffn_cascade_row_bytes(s, step);
-        rows.n = run_step(s, run, own, x, step, &rows);
+        chunk.is_list |= step > 0;
+        if (run->later_bytes && chunk.is_list)
+            *run->later_bytes += chunk.n * sffn_cascade_row_bytes(s, step);
+        chunk.n = run_step(s, run, own, x, step, &chunk);
     }
-    for (size_t i = 0; run->list && i < rows.n; i++)
-        sffn_select_append(run, run->list, kept, own->rows[i], own->masks[i]);
+    for (size_t i = 0; run->list && i < chunk.n; i++)
+        sffn_select_append(run, run->list, kept, own->listed[i], own->masks[i]);
 }
 
 /* The step with columns for rows [first, last) of one block. Rows that pass for token t get bit t in own->masks. */
@@ -705,7 +712,7 @@ static void run_columns(const struct sffn_selector *s, const struct sffn_selecti
         sffn_columns_sums(run->k, c->codes, s->n_rows, s->n_inputs, &picked[t], (uint32_t)first,
                           (uint32_t)last, own->sums);
         for (size_t row = first, n; row < last; row += n) {
-            const struct row_score *r = &c->code_rows[row];
+            const struct row_terms *r = &c->code_rows[row];
             float score[SFFN_COLUMNS_ROWS], upper[SFFN_COLUMNS_ROWS];
             n = last - row < SFFN_COLUMNS_ROWS ? last - row : SFFN_COLUMNS_ROWS;
             for (size_t i = 0; i < n; i++) { /* plain, so that compilers can use vectors */
@@ -744,12 +751,12 @@ static void select_by_columns(const struct sffn_selector *s, const struct sffn_s
         run_columns(s, run, columns, x, picked, first, end);
         for (size_t row = first, n = 0; row < end; n = 0) {
             for (; row < end && n < CHUNK_ROWS / run->n_tokens; row++) {
-                own->rows[n] = (uint32_t)row;
+                own->listed[n] = (uint32_t)row;
                 own->masks[n] = columns->masks[row - first];
                 n += own->masks[n] != 0;
             }
-            const struct step_rows listed = {0, n, 1};
-            run_steps(s, run, own, x, listed, kept);
+            const struct chunk chunk = {0, n, 1};
+            run_steps(s, run, own, x, chunk, kept);
         }
     }
 }
@@ -773,8 +780,8 @@ void sffn_select_cascade(const struct sffn_selector *s, const struct sffn_select
         select_by_columns(s, run, own, x, first, last, &kept);
     else
         for (size_t most = CHUNK_ROWS / run->n_tokens; first < last; first += most) {
-            const struct step_rows rows = {first, last - first < most ? last - first : most, 0};
-            run_steps(s, run, own, x, rows, &kept);
+            const struct chunk chunk = {first, last - first < most ? last - first : most, 0};
+            run_steps(s, run, own, x, chunk, &kept);
         }
     if (run->list)
         run->list->segments[run->ith] = kept;

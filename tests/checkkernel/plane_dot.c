@@ -62,13 +62,13 @@ static void bench_plane_dot(struct ck *ck, sffn_plane_dot_fn *fn)
     free(a);
 }
 
+/* extreme: 127 or -127 as every q, with the largest codes: the largest sums; 0: random ones. */
 static void check_values(struct ck *ck, sffn_plane_dot_fn *fn, unsigned bits, size_t n,
-                         size_t n_listed, size_t n_tokens, enum ck_where where)
+                         size_t n_listed, size_t n_tokens, int extreme, enum ck_where where)
 {
     const size_t n_rows = 2 * n_listed + 1, row_bytes = n / 8 * bits;
     const size_t q_stride = n + 32 * ck_below(ck, 3);
     const size_t q_bytes = (n_tokens - 1) * q_stride + n + SLACK, count = n_listed * n_tokens;
-    const int extreme = ck_below(ck, 4) == 0; /* the largest sums */
     unsigned char *w = ck_guarded(ck, n_rows * row_bytes, where);
     int8_t *q = ck_guarded(ck, q_bytes, where);
     uint32_t *rows = ck_below(ck, 3) != 0 ? ck_guarded(ck, n_listed * sizeof *rows, where) : NULL;
@@ -78,7 +78,7 @@ static void check_values(struct ck *ck, sffn_plane_dot_fn *fn, unsigned bits, si
     for (size_t i = 0; i < n_rows * row_bytes; i++)
         w[i] = extreme ? 0xff : (unsigned char)ck_random(ck);
     for (size_t i = 0; i < q_bytes; i++)
-        q[i] = (int8_t)(extreme ? 127 : (int)ck_below(ck, 255) - 127);
+        q[i] = (int8_t)(extreme ? extreme : (int)ck_below(ck, 255) - 127);
     for (size_t i = 0; rows != NULL && i < n_listed; i++)
         rows[i] = (uint32_t)(2 * i + ck_below(ck, 3)); /* the first, the last, neighbours, gaps */
     for (size_t i = 0; masks != NULL && i < n_listed; i++)
@@ -113,12 +113,18 @@ void check_plane_dot(struct ck *ck)
         bench_plane_dot(ck, fn);
         return;
     }
-    for (size_t i = 0; ck_length(ck, i, 1, &n); i++)
-        for (size_t k = 0; ck_row_count(ck, k, &n_rows); k++) {
-            check_values(ck, fn, 1 + (unsigned)ck_below(ck, 2), n, n_rows,
-                         (i + 3 * k) % SFFN_TILE_TOKENS + 1,
-                         ck_below(ck, 2) == 0 ? CK_AT_END : CK_AT_START);
+    for (unsigned bits = 1; bits <= 2; bits++) {
+        for (size_t i = 0; ck_length(ck, i, 1, &n); i++)
+            for (size_t k = 0; ck_row_count(ck, k, &n_rows); k++) {
+                const int extreme = ck_below(ck, 4) != 0 ? 0 : ck_below(ck, 2) != 0 ? 127 : -127;
+                check_values(ck, fn, bits, n, n_rows, (i + 3 * k) % SFFN_TILE_TOKENS + 1, extreme,
+                             ck_below(ck, 2) == 0 ? CK_AT_END : CK_AT_START);
+                ck_release(ck);
+            }
+        for (int extreme = -127; extreme <= 127; extreme += 127) {
+            check_values(ck, fn, bits, SFFN_PLANE_INPUTS_MAX, 2, 1, extreme, CK_AT_END);
             ck_release(ck);
         }
+    }
     ck_end(ck);
 }

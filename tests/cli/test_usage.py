@@ -109,7 +109,7 @@ class Usage(Case):
             self.fails(2, *command, "foo", says=("gate|plan|predictor|screen|cascade|sign|svd|router",))
             self.fails(2, *command, "screen,foo=1", says=("screen: margin density",))
             self.fails(2, *command, "cascade,bits=0", says=("bits is 0", "columns"))
-            self.fails(2, *command, "cascade,bits=2,step=3", says=("step is 3", "bits, 2"))
+            self.fails(2, *command, "cascade,bits=2,step=5", says=("'5'",))
         prepare = ("prepare", "m.gguf", "-o", "o.gguf", "--tokens", "t.json", "--predictor")
         self.fails(2, *prepare, "foo", says=("screen|cascade|sign|svd|low_rank|mlp|router",))
         self.fails(2, *prepare, "screen,foo=1", says=("margin density recall",))

@@ -60,8 +60,8 @@ class Predictor(Child):
     - "gate_svd": ``gate``, ``gate_bias``, ``rank``, ``dtype``. The best map of this rank in the gate's place. No training.
     - "sign": ``gate``, ``alpha``. One bit per gate weight; a neuron passes unless more than alpha times as many products
       gate_ij * x_j are negative as are not (SparseInfer). No training.
-    - "cascade": ``gate``, ``gate_bias``, ``margin``, ``bits``, ``step_bits``, ``input_mean``, ``column_share``. Bit planes of the gate, one after the
-      other for the neurons still in doubt; the fewest bytes. No training.
+    - "cascade": ``gate``, ``gate_bias``, ``margin``, ``bits``, ``step_bits``, ``input_mean``, ``column_share``. Bit planes of the gate, step after
+      step for the neurons still in doubt; ``step_bits=1`` reads the fewest bytes, 2 takes less time. No training.
     - "callback": ``callback``, ``d_model``, ``d_ff``, ``n_layers``. A Python function makes the scores.
 
     Args:
@@ -79,7 +79,7 @@ class Predictor(Child):
         rank: of the SVD; a multiple of 32 for q8_0 and q4_0.
         dtype: packed type of w1 and w2; None keeps theirs, SVD: q8_0.
         alpha: of the sign bits, in (0, 1000], taken to four decimals; larger keeps more.
-        bits, step_bits: of the cascade's copy, 1 .. 4, and how many of them a step reads, 1 .. 4.
+        bits, step_bits: of the cascade's copy, 1 .. 4, and how many of them a step reads, 1 .. 4 (``bits`` or more: one step).
         input_mean: float32 [d_model], the mean of the cascade's inputs, or None for zero; copied.
         column_share: of the cascade: above 0, a first step that reads a 2-bit copy, and of that only this share of the columns, where
             the input is largest. ``bits`` may be 0 then.

@@ -2,13 +2,13 @@
  *
  * Code b of 32 bytes, in the lower half of a byte, is 2^(b * bits) times itself: as an unsigned factor it needs no shift, when each has sums of its
  * own, which are shifted at the end. The upper four bits are moved down and join them. A word takes 2 * 2 * 2^3 * 127 = 4064 per 32 bytes of single
- * bits, and 2 * 2 * 12 * 127 = 6096 of pairs, so four times 32 bytes fit; then the words go to dwords.
+ * bits, and 2 * 2 * 12 * 127 = 6096 of pairs, so four times 32 bytes fit of either; then the words go to dwords.
  */
 #ifndef SFFN_PLANE_DOT_AVX2_H
 #define SFFN_PLANE_DOT_AVX2_H
 #include "kernels/isa/avx2/vec_avx2.h"
 
-#define PLANE_GROUPS 2
+#define PLANE_GROUPS 2 /* four times 32 bytes */
 
 struct plane_sums_avx2 {
     vi words[4], dwords[4];
@@ -38,19 +38,10 @@ KERNEL_INLINE void plane_sums_flush_avx2(struct plane_sums_avx2 *s)
     }
 }
 
-KERNEL_INLINE void plane_sums_add_avx2(const unsigned bits, struct plane_sums_avx2 *s, const char *row, const int8_t *q)
+KERNEL_INLINE void plane_sums_group_avx2(const unsigned bits, struct plane_sums_avx2 *s, const char *row, const int8_t *q, size_t stride)
 {
-    plane_sums_half_avx2(bits, s, load256(row), q, 64);
-    plane_sums_half_avx2(bits, s, load256(row + 32), q + 32, 64);
-}
-
-KERNEL_INLINE void plane_sums_part_avx2(const unsigned bits, struct plane_sums_avx2 *s, const char *row, const int8_t *q, size_t bytes)
-{
-    char padded[64]; /* what lies behind a part of q meets zeros */
-    memset(padded, 0, sizeof padded);
-    memcpy(padded, row, bytes);
-    plane_sums_half_avx2(bits, s, load256(padded), q, bytes);
-    plane_sums_half_avx2(bits, s, load256(padded + 32), q + 32, bytes);
+    plane_sums_half_avx2(bits, s, load256(row), q, stride);
+    plane_sums_half_avx2(bits, s, load256(row + 32), q + 32, stride);
 }
 
 KERNEL_INLINE int32_t plane_sums_all_avx2(const unsigned bits, struct plane_sums_avx2 *s)

@@ -7,8 +7,6 @@
 #define SFFN_PLANE_DOT_AVX512_VNNI_H
 #include "kernels/isa/avx512/vec_avx512.h"
 
-#define PLANE_GROUPS (SFFN_PLANE_INPUTS_MAX / 256)
-
 struct plane_sums_avx512_vnni {
     vi code[8];
 };
@@ -19,28 +17,13 @@ KERNEL_INLINE void plane_sums_clear_avx512_vnni(struct plane_sums_avx512_vnni *s
         s->code[b] = vi_zero();
 }
 
-KERNEL_INLINE void plane_sums_group_avx512_vnni(const unsigned bits, struct plane_sums_avx512_vnni *s, vi v, const int8_t *q, size_t stride)
+KERNEL_INLINE void plane_sums_group_avx512_vnni(const unsigned bits, struct plane_sums_avx512_vnni *s, const char *row, const int8_t *q, size_t stride)
 {
+    const vi v = _mm512_loadu_si512(row);
     for (unsigned b = 0; b < 8 / bits; b++) {
         const vi code = _mm512_and_si512(v, _mm512_set1_epi8((char)(((1u << bits) - 1u) << b * bits)));
         s->code[b] = _mm512_dpbusd_epi32(s->code[b], code, _mm512_loadu_si512(q + stride * b));
     }
-}
-
-KERNEL_INLINE void plane_sums_add_avx512_vnni(const unsigned bits, struct plane_sums_avx512_vnni *s, const char *row, const int8_t *q)
-{
-    plane_sums_group_avx512_vnni(bits, s, _mm512_loadu_si512(row), q, 64);
-}
-
-/* What lies behind a part of q meets zeros. */
-KERNEL_INLINE void plane_sums_part_avx512_vnni(const unsigned bits, struct plane_sums_avx512_vnni *s, const char *row, const int8_t *q, size_t bytes)
-{
-    plane_sums_group_avx512_vnni(bits, s, _mm512_maskz_loadu_epi32((__mmask16)((1u << bytes / 4) - 1u), row), q, bytes);
-}
-
-KERNEL_INLINE void plane_sums_flush_avx512_vnni(struct plane_sums_avx512_vnni *s)
-{
-    (void)s;
 }
 
 KERNEL_INLINE int32_t plane_sums_all_avx512_vnni(const unsigned bits, const struct plane_sums_avx512_vnni *s)

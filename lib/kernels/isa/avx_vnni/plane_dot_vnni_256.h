@@ -5,8 +5,6 @@
 #define SFFN_PLANE_DOT_VNNI_256_H
 #include "kernels/isa/avx2/quants_avx2.h"
 
-#define PLANE_GROUPS (SFFN_PLANE_INPUTS_MAX / 256)
-
 struct PLAIN_KERNEL(plane_sums) {
     vi code[8];
 };
@@ -27,25 +25,6 @@ KERNEL_INLINE void PLAIN_KERNEL(plane_sums_group)(const unsigned bits, struct PL
             s->code[b] = DPBUSD(s->code[b], code, load256(q + half + stride * b));
         }
     }
-}
-
-KERNEL_INLINE void PLAIN_KERNEL(plane_sums_add)(const unsigned bits, struct PLAIN_KERNEL(plane_sums) * s, const char *row, const int8_t *q)
-{
-    PLAIN_KERNEL(plane_sums_group)(bits, s, row, q, 64);
-}
-
-KERNEL_INLINE void PLAIN_KERNEL(plane_sums_part)(const unsigned bits, struct PLAIN_KERNEL(plane_sums) * s, const char *row, const int8_t *q,
-                                                 size_t bytes)
-{
-    char padded[64]; /* what lies behind a part of q meets zeros */
-    memset(padded, 0, sizeof padded);
-    memcpy(padded, row, bytes);
-    PLAIN_KERNEL(plane_sums_group)(bits, s, padded, q, bytes);
-}
-
-KERNEL_INLINE void PLAIN_KERNEL(plane_sums_flush)(struct PLAIN_KERNEL(plane_sums) * s)
-{
-    (void)s;
 }
 
 KERNEL_INLINE int32_t PLAIN_KERNEL(plane_sums_all)(const unsigned bits, const struct PLAIN_KERNEL(plane_sums) * s)

@@ -59,20 +59,6 @@ KERNEL_INLINE void PLAIN_KERNEL(plane_sums_group)(const unsigned bits, struct PL
     }
 }
 
-KERNEL_INLINE void PLAIN_KERNEL(plane_sums_add)(const unsigned bits, struct PLAIN_KERNEL(plane_sums) * s, const char *row, const int8_t *q)
-{
-    PLAIN_KERNEL(plane_sums_group)(bits, s, row, q, 64);
-}
-
-KERNEL_INLINE void PLAIN_KERNEL(plane_sums_part)(const unsigned bits, struct PLAIN_KERNEL(plane_sums) * s, const char *row, const int8_t *q,
-                                                 size_t bytes)
-{
-    char padded[64]; /* what lies behind a part of q meets zeros */
-    memset(padded, 0, sizeof padded);
-    memcpy(padded, row, bytes);
-    PLAIN_KERNEL(plane_sums_group)(bits, s, padded, q, bytes);
-}
-
 KERNEL_INLINE int32_t PLAIN_KERNEL(plane_sums_all)(const unsigned bits, struct PLAIN_KERNEL(plane_sums) * s)
 {
     (void)bits;
