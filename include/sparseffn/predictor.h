@@ -53,7 +53,7 @@ enum sffn_predictor_kind {
      * the columns hold most of x', so that this tells more than one bit of all, at the same bytes. A neuron passes when
      * score_i + margin * c * e_i * sqrt(read^2 + r^2 (unread^2 + ||x' - rounded x'||^2)) > threshold_i, read and unread being the norms of x' in the columns
      * that were read and in the others, c = 1.45 without planes behind it and 1.7 with them. column_share 0.5 with bits 0
-     * reads the fewest bytes with a q4_0 gate, and takes the least time of all predictors with q8_0 and bf16 gates, too (bench/RESULTS.md).
+     * reads the fewest bytes with a q4_0 gate, and takes the least time of all predictors with q4_0 and q8_0 gates (bench/RESULTS.md).
      *
      * The c are fitted: on 2,048 tokens of one small model, for 99 % recall. On another model the same c gave 98.7 % (96.6 % in its worst layer): a
      * model's own tokens tell the margin that it needs, "sffn eval --select cascade,margin=1:1.5:2" shows it.
