@@ -21,6 +21,17 @@ KERNEL_INLINE void columns_interleave_avx2(vi v[4], const char *const columns[4]
     v[3] = _mm256_unpackhi_epi16(ab_hi, cd_hi);
 }
 
+/* The same of all columns of a step, with the prefetches of the next one's. */
+KERNEL_INLINE void columns_load_avx2(vi v[SFFN_COLUMNS_QUADS][4], const char *const *column, const char *const *next, size_t at)
+{
+    for (size_t k = 0; k < SFFN_COLUMNS_QUADS; k++) {
+        if (at % 64 == 0)
+            for (size_t c = 0; c < 4; c++)
+                vf_prefetch(next[4 * k + c] + at);
+        columns_interleave_avx2(v[k], column + 4 * k, at);
+    }
+}
+
 /* out += the sums of 16-bit pairs, shifted right: eight rows. */
 KERNEL_INLINE void column_sums_add_avx2(int32_t *out, vi pairs, int shift)
 {
@@ -33,12 +44,7 @@ KERNEL_INLINE void columns_step_avx2(int32_t *out, const char *const *column, co
     const vi low = _mm256_set1_epi8(3), high = _mm256_set1_epi8(12);
     for (size_t at = 0; at < n_rows / 4; at += 32) {
         vi v[SFFN_COLUMNS_QUADS][4];
-        for (size_t k = 0; k < SFFN_COLUMNS_QUADS; k++) {
-            if (at % 64 == 0)
-                for (size_t c = 0; c < 4; c++)
-                    vf_prefetch(next[4 * k + c] + at);
-            columns_interleave_avx2(v[k], column + 4 * k, at);
-        }
+        columns_load_avx2(v, column, next, at);
         for (size_t j = 0; j < 4; j++) {
             int32_t *sums = out + 4 * (at & ~(size_t)63) + 16 * j + (at & 32) / 4;
             vi pairs[4] = { vi_zero(), vi_zero(), vi_zero(), vi_zero() };

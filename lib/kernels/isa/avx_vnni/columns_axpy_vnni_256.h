@@ -16,12 +16,7 @@ KERNEL_INLINE void PLAIN_KERNEL(columns_step)(int32_t *out, const char *const *c
     }
     for (size_t at = 0; at < n_rows / 4; at += 32) {
         vi v[SFFN_COLUMNS_QUADS][4];
-        for (size_t k = 0; k < SFFN_COLUMNS_QUADS; k++) {
-            if (at % 64 == 0)
-                for (size_t c = 0; c < 4; c++)
-                    vf_prefetch(next[4 * k + c] + at);
-            columns_interleave_avx2(v[k], column + 4 * k, at);
-        }
+        columns_load_avx2(v, column, next, at);
         for (size_t j = 0; j < 4; j++) {
             int32_t *to = out + 4 * (at & ~(size_t)63) + 16 * j + (at & 32) / 4;
             vi sums[4] = { load256(to), load256(to + 64), load256(to + 128), load256(to + 192) };
